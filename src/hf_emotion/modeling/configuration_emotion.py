@@ -1,0 +1,52 @@
+"""What the configurations of all four papers share: a language model, two placeholder ids, and a missing-modality policy."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+from .configuration_imagebind_audio import ImageBindAudioConfig
+
+
+class TowerSpec(SubConfigSpec):
+    """A sub-config of any transformers encoder, or of an encoder that transformers lacks and this package brings.
+
+    The lookup is made here, not by registration: a model folder must load where nothing was registered.
+    """
+
+    def get_config_class(self, model_type: str | None = None):
+        if model_type == ImageBindAudioConfig.model_type:
+            return ImageBindAudioConfig
+        return super().get_config_class(model_type)
+
+
+@strict
+class EmotionConfig(PreTrainedConfig):
+    """Base of the papers' configurations; each paper adds its towers as sub-configs and its ablations as fields.
+
+    Args:
+        text_config: configuration of the language model; any causal language model of transformers.
+        video_token_id, audio_token_id: ids of the placeholders which media tokens replace. They may lie beyond the
+            language model's vocabulary: a placeholder is never looked up in the embedding table, so a published
+            language model keeps its published size.
+        missing_modality: what stands for a modality that a clip lacks: `"drop"` (its placeholders are left out of the
+            prompt), `"zero_input"` (zeros enter the tower), `"zero_feature"` (zeros replace the tower's output).
+    """
+
+    model_type = "emotion"
+    keys_to_ignore_at_inference = ["past_key_values", "modalities"]
+
+    text_config: dict | PreTrainedConfig | None = None
+    video_token_id: int = 32000
+    audio_token_id: int = 32001
+    missing_modality: Literal["drop", "zero_input", "zero_feature"] = "drop"
+    tie_word_embeddings: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if getattr(self.text_config, "tie_word_embeddings", False):
+            self.tie_word_embeddings = True
+
+
+__all__ = ["EmotionConfig", "TowerSpec"]

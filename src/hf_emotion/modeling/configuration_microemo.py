@@ -1,0 +1,104 @@
+"""Configuration of MicroEmo (arXiv 2407.16552): its towers, Q-Formers and the ablations of its Table 2."""
+
+from dataclasses import field
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, Blip2QFormerConfig, InstructBlipQFormerConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+from .configuration_emotion import EmotionConfig, TowerSpec
+
+
+@strict
+class MicroEmoConfig(EmotionConfig):
+    """Configuration of `MicroEmoModel` and `MicroEmoForConditionalGeneration`.
+
+    The defaults are the paper's model: `MicroEmoConfig()` describes EVA ViT-g/14, the InstructBLIP Q-Former, ImageBind
+    audio, the Video-LLaMA Q-Formers and LLaMA-2-7B. Any transformers vision, audio or causal language model may stand
+    in their place.
+
+    Args:
+        vision_config: "ViT-G/14 from EVA-CLIP as the image encoder" (4.1).
+        vision_post_layernorm_eps: eps of the vision tower's last LayerNorm alone; 1e-5 in the LAVIS family of
+            checkpoints, where transformers' class has one eps for all. `None` leaves the tower as it is.
+        image_qformer_config: "the image Q-Former [is] initialized from InstructBLIP's checkpoint" (4.1).
+        num_query_tokens: queries of the image Q-Former (InstructBLIP: 32).
+        video_qformer_config, num_video_query_tokens: "the video Q-Former for vision and audio is initialized from
+            Video-LLaMA's checkpoint" (4.1): 2 layers, 32 queries.
+        num_frame_positions: size of the table of frame positions (Video-LLaMA: 32); clips with more frames interpolate
+            it. Paper silent on positions.
+        audio_config: "Imagebind as the audio encoder" (4.1); `None` builds the model without sound.
+        audio_feature: `"pooled"` takes one vector per chunk of sound (ImageBind in Video-LLaMA), `"frames"` every time
+            step of the tower (HuBERT, Whisper).
+        audio_qformer_config, num_audio_query_tokens, num_audio_positions: Video-LLaMA's audio Q-Former, 8 queries over
+            8 chunks.
+        text_config: "LLaMA-2 (7B) as the language foundation model" (4.1).
+        use_regions: `False` is Table 2's "w/o global-local AVE".
+        use_utterances: `False` is Table 2's "w/o utterance-aware V-QF"; both `False` is "w/o all proposed modules".
+        region_attention_size, region_attention_heads: inner width and heads of the regional attention. Paper silent.
+        local_qformer: whether global and local features go through one image Q-Former or two. The paper speaks of "the
+            image Q-Former" (3.2), so `"shared"`.
+        local_fusion: how "the global and local results are fused" (3.2); paper silent on the operator. `"gate"` is a
+            learnable weight per channel, `"sum"` adds, `"concat"` joins both and projects.
+        local_gate_init: start of the gate; 0 starts training from the model without the local branch.
+        local_dynamics: adds the change of the local result from frame to frame, through a gate of its own ("local
+            facial features of temporal dynamics", 1). Paper silent on how; off by default.
+        share_video_qformers: one set of weights for the utterance-aware and the global video Q-Former. The paper has
+            "a global video Q-Former" beside the utterance-aware one (3.3), so `False`.
+    """
+
+    model_type = "microemo"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_vision_model"),
+        "image_qformer_config": SubConfigSpec(
+            config_class=InstructBlipQFormerConfig, init_kwargs={"vocab_size": 30523}
+        ),
+        "video_qformer_config": SubConfigSpec(
+            config_class=Blip2QFormerConfig, init_kwargs={"num_hidden_layers": 2, "cross_attention_frequency": 1}
+        ),
+        "audio_config": TowerSpec(config_class=AutoConfig, model_type="imagebind_audio", optional=True),
+        "audio_qformer_config": SubConfigSpec(
+            config_class=Blip2QFormerConfig, init_kwargs={"num_hidden_layers": 2, "cross_attention_frequency": 1}
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    vision_post_layernorm_eps: float | None = 1e-5
+    image_qformer_config: dict | PreTrainedConfig | None = None
+    num_query_tokens: int = 32
+    video_qformer_config: dict | PreTrainedConfig | None = None
+    num_video_query_tokens: int = 32
+    num_frame_positions: int = 32
+    audio_config: dict | PreTrainedConfig | None = field(default_factory=dict)
+    audio_feature: Literal["pooled", "frames"] = "pooled"
+    audio_qformer_config: dict | PreTrainedConfig | None = None
+    num_audio_query_tokens: int = 8
+    num_audio_positions: int = 8
+    missing_modality: Literal["drop"] = "drop"
+    use_regions: bool = True
+    use_utterances: bool = True
+    region_attention_size: int = 512
+    region_attention_heads: int = 8
+    local_qformer: Literal["shared", "separate"] = "shared"
+    local_fusion: Literal["gate", "sum", "concat"] = "gate"
+    local_gate_init: float | int = 0.0
+    local_dynamics: bool = False
+    share_video_qformers: bool = False
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.image_qformer_config.encoder_hidden_size = self.vision_config.hidden_size
+        self.video_qformer_config.encoder_hidden_size = self.image_qformer_config.hidden_size
+        if self.audio_config is not None:
+            self.audio_qformer_config.encoder_hidden_size = self.audio_width
+
+    @property
+    def audio_width(self) -> int:
+        """Width of what the audio tower hands to the audio Q-Former."""
+        pooled_width = getattr(self.audio_config, "projection_dim", self.audio_config.hidden_size)
+        return pooled_width if self.audio_feature == "pooled" else self.audio_config.hidden_size
+
+
+__all__ = ["MicroEmoConfig"]

@@ -1,0 +1,313 @@
+"""The trunk of all four papers: towers, merge of media tokens into the prompt, and generation that encodes media once.
+
+Letters used for shapes throughout the package: B batch, T frames, P patches, R regions, L audio frames, N utterances,
+K queries, D tower width, H language-model width, S text tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import ModelOutput
+
+from .configuration_emotion import EmotionConfig
+from .modeling_imagebind_audio import ImageBindAudioModel
+from .qformer import QFormer
+
+# Towers that AutoModel cannot build: transformers lacks ImageBind, does not list EVA ViT-g (InstructBLIP) by itself, and
+# means encoder and decoder together by "whisper".
+OWN_TOWERS = {
+    "imagebind_audio": ImageBindAudioModel,
+    "instructblip_vision_model": InstructBlipVisionModel,
+    "whisper": WhisperEncoder,
+}
+
+
+# A headless model is of no use to the users of a remote-code video LLM, so every Auto class gives the generating one.
+GENERATING_AUTO_CLASSES = (
+    "AutoModel",
+    "AutoModelForMultimodalLM",
+    "AutoModelForImageTextToText",
+    "AutoModelForCausalLM",
+)
+
+
+def build_tower(config):
+    """The encoder that `config` describes, with random weights."""
+    own = OWN_TOWERS.get(config.model_type)
+    return AutoModel.from_config(config) if own is None else own(config)
+
+
+@dataclass
+class MediaTokens(ModelOutput):
+    """What a clip becomes: tokens in the language model's space, one entry per clip of the batch.
+
+    Args:
+        video: B tensors of shape (n_b, H); an empty one for a clip without picture. `None` where the model has no such
+            branch or the batch no such input.
+        audio: as `video`, for sound.
+        modalities: (B, M) bool, which of the model's `modality_names` were really used for each clip.
+    """
+
+    video: list[torch.Tensor] | None = None
+    audio: list[torch.Tensor] | None = None
+    modalities: torch.Tensor | None = None
+
+
+@dataclass
+class EmotionModelOutputWithPast(BaseModelOutputWithPast):
+    """`modalities` (B, M) bool: which of `modality_names` each clip really had; `None` after the prompt was read."""
+
+    modalities: torch.Tensor | None = None
+
+
+@dataclass
+class EmotionCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """`modalities` (B, M) bool: which of `modality_names` each clip really had; `None` after the prompt was read."""
+
+    modalities: torch.Tensor | None = None
+
+
+class EmotionPreTrainedModel(PreTrainedModel):
+    """Weights, flags and media inputs that the papers' models share."""
+
+    config: EmotionConfig
+    base_model_prefix = "model"
+    input_modalities = ("video", "audio", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    processor_class: str | None = None
+    frozen_parts: tuple[str, ...] = ("vision_tower", "audio_tower", "language_model")
+    media_inputs: tuple[str, ...] = ()
+    media_names: tuple[str, ...] = ("video", "audio")
+    modality_names: tuple[str, ...] = ("video", "audio")
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, QFormer):
+            init.normal_(module.query_tokens, std=self.config.initializer_range)
+
+    def freeze(self, parts: tuple[str, ...] | None = None):
+        """Stop training of `parts` (default: those the paper freezes) and of nothing else; returns the model."""
+        parts = self.frozen_parts if parts is None else parts
+        for name, module in self.base_model.named_children():
+            module.requires_grad_(name not in parts)
+        if "language_model" in parts and self.get_output_embeddings() is not None:
+            self.get_output_embeddings().requires_grad_(False)
+        return self
+
+    def save_pretrained(self, save_directory, **kwargs):
+        if self.can_generate():
+            model = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
+            config = f"{type(self.config).__module__.rsplit('.', 1)[-1]}.{type(self.config).__name__}"
+            self.config.auto_map = {
+                "AutoConfig": config,
+                "AutoProcessor": self.processor_class,
+                **dict.fromkeys(GENERATING_AUTO_CLASSES, model),
+            }
+        super().save_pretrained(save_directory, **kwargs)
+
+    def replace_placeholders(self, input_ids):
+        """`input_ids` (B, S) with id 0 for every placeholder: ids that the embedding table surely has."""
+        placeholders = torch.zeros_like(input_ids, dtype=torch.bool)
+        for name in self.media_names:
+            placeholders |= input_ids == getattr(self.config, f"{name}_token_id")
+        return input_ids.masked_fill(placeholders, 0)
+
+    def embed(self, input_ids, media=None):
+        """Embeddings of the prompt with the media merged in.
+
+        Args:
+            input_ids: (B, S).
+            media: the clips' `MediaTokens`, or `None` for text alone.
+
+        Returns:
+            (B, S, H).
+
+        Raises:
+            ValueError: if placeholders and media tokens differ in number for any clip; both numbers are named.
+        """
+        embeds = self.get_input_embeddings()(self.replace_placeholders(input_ids))
+        for name in self.media_names:
+            features = None if media is None else getattr(media, name)
+            if features is None:
+                features = [embeds.new_zeros(0, embeds.shape[-1])] * len(input_ids)
+            embeds = merge(embeds, input_ids, getattr(self.config, f"{name}_token_id"), features, name)
+        return embeds
+
+
+def merge(inputs_embeds, input_ids, token_id, features, name):
+    """Write media tokens over their placeholders.
+
+    Args:
+        inputs_embeds: (B, S, H).
+        input_ids: (B, S), holding `token_id` wherever a token of this medium belongs.
+        features: B tensors of shape (n_b, H), in prompt order.
+        name: the medium, for the message.
+
+    Returns:
+        (B, S, H).
+
+    Raises:
+        ValueError: if a row has another number of placeholders than its clip has tokens; both numbers are named.
+    """
+    placeholders = input_ids == token_id  # (B, S)
+    expected = placeholders.sum(-1).tolist()
+    found = [len(tokens) for tokens in features]
+    if expected != found:
+        row = next(i for i, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1])
+        raise ValueError(
+            f"row {row} of the batch has {expected[row]} {name} placeholders in its prompt for {found[row]} {name} "
+            f"tokens of its clip; processor and model must agree on queries, frames and utterances"
+        )
+    tokens = torch.cat(list(features)).to(inputs_embeds)
+    return inputs_embeds.masked_scatter(placeholders.unsqueeze(-1), tokens)
+
+
+def idle(*modules):
+    """A zero that depends on every trained parameter of `modules`.
+
+    Added where a batch gives a branch nothing to do, so that each process has a gradient for the same parameters and
+    distributed training does not wait for one that never comes.
+    """
+    parameters = [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
+    return sum((p.sum() * 0.0 for p in parameters), torch.zeros(()))
+
+
+class PositionTable(nn.Embedding):
+    """Learned positions with interpolation, so that a table of 32 serves a clip of 96 frames (Video-LLaMA, TimeChat).
+
+    A clip that fits the table reads it by index; a longer one spreads its steps evenly over the table. The table is
+    read per clip, never per batch: a clip's positions do not depend on its neighbours.
+    """
+
+    def forward(self, mask):
+        """mask (B, L) bool, True for real steps, which come first -> (B, L, D)."""
+        count = mask.sum(-1, keepdim=True)  # (B, 1)
+        last = self.num_embeddings - 1
+        step = torch.where(count > self.num_embeddings, last / (count - 1).clamp(min=1), 1.0)
+        position = (torch.arange(mask.shape[1], device=mask.device) * step).clamp(max=last)  # (B, L)
+        low = position.floor().long()
+        share = (position - low).unsqueeze(-1).to(self.weight.dtype)
+        high = (low + 1).clamp(max=last)
+        return super().forward(low) * (1 - share) + super().forward(high) * share
+
+
+def encode_sound(tower, feature, input_features=None, input_values=None, audio_attention_mask=None):
+    """Run an audio tower over a padded batch.
+
+    Args:
+        tower: an audio encoder; it is fed chunks (ImageBind, Whisper) or a waveform (HuBERT, wav2vec 2.0, WavLM).
+        feature: `"pooled"` for one vector per chunk, `"frames"` for every time step.
+        input_features: (B, C, mel, frames), C chunks a clip.
+        input_values: (B, samples), a waveform.
+        audio_attention_mask: (B, C) or (B, samples), True where real. Rows may be all False: a clip without sound.
+
+    Returns:
+        the tower's own output over the real chunks or clips, the states (B, L, D), zero where padded, and their mask
+        (B, L) bool.
+    """
+    if input_features is not None:
+        real = audio_attention_mask.bool()  # (B, C)
+        output = tower(input_features[real].to(tower.dtype))
+        states = output.pooler_output[:, None] if feature == "pooled" else output.last_hidden_state  # (n, l, D)
+        batch, steps = real.shape[0], states.shape[1]
+        mask = real.repeat_interleave(steps, dim=1)  # (B, C * l)
+        padded = states.new_zeros(batch, mask.shape[1], states.shape[-1])
+        return output, padded.masked_scatter(mask.unsqueeze(-1), states), mask
+    heard = audio_attention_mask.bool().any(-1)  # (B,)
+    output = tower(input_values[heard].to(tower.dtype), attention_mask=audio_attention_mask[heard].long())
+    states = output.last_hidden_state
+    frames = tower._get_feature_vector_attention_mask(states.shape[1], audio_attention_mask[heard].long()).bool()
+    mask = frames.new_zeros(len(heard), states.shape[1])
+    mask[heard] = frames
+    padded = states.new_zeros(len(heard), *states.shape[1:])
+    padded[heard] = states * frames.unsqueeze(-1)
+    return output, padded, mask
+
+
+class MediaGenerationMixin(GenerationMixin):
+    """`generate` that encodes a clip once, whatever the number of beams, returned sequences or questions.
+
+    The media are turned into embeddings of the prompt before the search starts, so beams repeat embeddings and never
+    pixels, and the search sees no placeholder id, which may lie beyond the vocabulary.
+    """
+
+    def encode_media(self, **inputs) -> MediaTokens:
+        """Encode the media of a processed batch, to be asked many questions through `generate(media=...)`.
+
+        Args:
+            inputs: the processor's output; everything that is no medium is ignored.
+        """
+        return self.base_model.encode_media(**{name: inputs.get(name) for name in self.media_inputs})
+
+    def generate(self, inputs=None, *, input_ids=None, media=None, **kwargs):
+        """As transformers' `generate`; `media` takes what `encode_media` returned in place of pixels and sound."""
+        input_ids = inputs if input_ids is None else input_ids
+        given = {name: kwargs[name] for name in self.media_inputs if kwargs.get(name) is not None}
+        use_cache = kwargs.get("use_cache", getattr(kwargs.get("generation_config"), "use_cache", None))
+        # Without a cache the prompt is read again at each step, and transformers takes embeddings for the first only.
+        if input_ids is None or (media is None and (not given or use_cache is False)):
+            return super().generate(input_ids, **kwargs)
+        if media is None:
+            media = self.encode_media(**given)
+        kwargs = {name: value for name, value in kwargs.items() if name not in self.media_inputs}
+        embeds = self.base_model.embed(input_ids, media)
+        prompt = self.base_model.replace_placeholders(input_ids)
+        output = super().generate(inputs_embeds=embeds, input_ids=prompt, **kwargs)
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        copies = len(sequences) // len(input_ids)
+        sequences[:, : input_ids.shape[1]] = input_ids.to(sequences).repeat_interleave(copies, dim=0)
+        return output
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids,
+        next_sequence_length=None,
+        past_key_values=None,
+        attention_mask=None,
+        inputs_embeds=None,
+        is_first_iteration=False,
+        **kwargs,
+    ):
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            is_first_iteration=is_first_iteration,
+            **kwargs,
+        )
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            # The cache already holds the media tokens; transformers drops only the names it knows.
+            for name in self.media_inputs:
+                model_inputs.pop(name, None)
+        return model_inputs
+
+
+__all__ = [
+    "EmotionCausalLMOutputWithPast",
+    "EmotionModelOutputWithPast",
+    "EmotionPreTrainedModel",
+    "MediaGenerationMixin",
+    "MediaTokens",
+    "PositionTable",
+    "build_tower",
+    "encode_sound",
+    "idle",
+    "merge",
+]

@@ -1,0 +1,545 @@
+"""MicroEmo (arXiv 2407.16552): a video LLM that looks at facial regions and at each utterance.
+
+frames -> vision tower -> global: image Q-Former that reads the frame's timestamp
+                       -> local: regional attention -> the same image Q-Former
+       -> gate -> utterance-aware video Q-Former -> linear -> video tokens
+sound  -> audio tower -> audio Q-Former -> linear -> audio tokens
+prompt with both merged in -> language model
+
+The towers and Q-Formers are transformers' own. New here are the regional attention, the fusion of global and local
+results and the way frames meet utterances (with `qformer.py`).
+"""
+
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
+from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+
+from .configuration_microemo import MicroEmoConfig
+from .modeling_emotion import (
+    EmotionCausalLMOutputWithPast,
+    EmotionModelOutputWithPast,
+    EmotionPreTrainedModel,
+    MediaGenerationMixin,
+    MediaTokens,
+    PositionTable,
+    build_tower,
+    encode_sound,
+    idle,
+)
+from .qformer import QFormer, UtteranceQFormer
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Plain attention: query, key, value (B, heads, P, d), additive mask (B, 1, P, P) -> (B, P, heads, d)."""
+    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2), weights
+
+
+class RegionAttention(nn.Module):
+    """Attention that "allows each patch to selectively attend to pertinent micro-expression regions" (3.2).
+
+    The paper gives no formula. Read as one residual, pre-norm, multi-head attention over the vision tower's tokens: a
+    patch inside a region attends to the patches of its regions; every other token, the class token among them, attends
+    to the union of the regions. The output projection starts at zero, so training starts from the plain encoder.
+    """
+
+    is_causal = False
+
+    def __init__(self, config, hidden_size, attention_size, num_heads):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.scaling = (attention_size // num_heads) ** -0.5
+        self.layernorm = nn.LayerNorm(hidden_size)
+        self.query = nn.Linear(hidden_size, attention_size)
+        self.key = nn.Linear(hidden_size, attention_size)
+        self.value = nn.Linear(hidden_size, attention_size)
+        self.output = nn.Linear(attention_size, hidden_size)
+
+    def forward(self, states, regions):
+        """states (F, prefix + P, D), regions (F, R, P) bool with at least one patch a frame -> (F, prefix + P, D)."""
+        prefix = states.shape[1] - regions.shape[-1]
+        visible = self.visible(nn.functional.pad(regions, (prefix, 0)))
+        mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, torch.finfo(states.dtype).min)
+        hidden = self.layernorm(states)
+        query, key, value = (
+            layer(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        # Flash and flex attention take no arbitrary mask.
+        implementation = "eager" if self.config._attn_implementation == "eager" else "sdpa"
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attended, _ = attend(self, query, key, value, mask[:, None], scaling=self.scaling)
+        return states + self.output(attended.flatten(2))
+
+    @staticmethod
+    def visible(regions):
+        """Which token sees which: regions (F, R, P') bool -> (F, P', P') bool, without an empty row."""
+        member = regions.float()
+        same_region = torch.einsum("frp,frq->fpq", member, member) > 0
+        anywhere = regions.any(1)  # (F, P')
+        return torch.where(anywhere.unsqueeze(-1), same_region, anywhere.unsqueeze(1))
+
+
+class TimestampQFormer(nn.Module):
+    """The image Q-Former: queries that read a frame's patches and the sentence that tells its time (3.2).
+
+    "we add the frame-level timestamp, e.g., 'This frame is sampled at 0.0s.', as a condition to the Q-Former". Only
+    the queries' outputs are kept: the text outputs, which TimeChat also forwards, hold padding.
+    """
+
+    def __init__(self, config, num_query_tokens):
+        super().__init__()
+        self.query_tokens = nn.Parameter(torch.zeros(1, num_query_tokens, config.hidden_size))
+        self.qformer = InstructBlipQFormerModel(config)
+
+    def forward(self, states, timestamp_ids, timestamp_mask):
+        """states (F, P, D), timestamp_ids and timestamp_mask (F, W) -> (F, K, width of the Q-Former)."""
+        queries = self.query_tokens.expand(len(states), -1, -1)
+        attention_mask = torch.cat([timestamp_mask.new_ones(queries.shape[:2]), timestamp_mask], dim=1)
+        output = self.qformer(
+            timestamp_ids,
+            attention_mask=attention_mask,
+            query_embeds=queries,
+            encoder_hidden_states=states.to(queries.dtype),
+        )
+        return output.last_hidden_state[:, : queries.shape[1]]
+
+
+class LocalFusion(nn.Module):
+    """ "The global and local results are fused" (3.2): a weight per channel, a sum, or a projection of both.
+
+    With `local_dynamics` the change of the local result since the frame before is added through a gate of its own.
+    """
+
+    def __init__(self, hidden_size, fusion, gate_init, local_dynamics):
+        super().__init__()
+        self.fusion = fusion
+        self.gate_init = gate_init
+        self.gate = nn.Parameter(torch.full((hidden_size,), float(gate_init))) if fusion == "gate" else None
+        self.projection = nn.Linear(2 * hidden_size, hidden_size) if fusion == "concat" else None
+        self.dynamics_gate = nn.Parameter(torch.full((hidden_size,), float(gate_init))) if local_dynamics else None
+
+    def forward(self, whole, local, found):
+        """whole, local (B, T, K, width), found (B, T) bool: frames with a face -> (B, T, K, width)."""
+        seen = found[..., None, None].to(whole.dtype)  # (B, T, 1, 1)
+        if self.fusion == "gate":
+            fused = whole + self.gate * local * seen
+        elif self.fusion == "sum":
+            fused = whole + local * seen
+        else:
+            fused = whole + self.projection(torch.cat([whole, local], dim=-1)) * seen
+        if self.dynamics_gate is not None:
+            steady = nn.functional.pad(found[:, 1:] & found[:, :-1], (1, 0))[..., None, None].to(whole.dtype)
+            change = nn.functional.pad(local[:, 1:] - local[:, :-1], (0, 0, 0, 0, 1, 0))
+            fused = fused + self.dynamics_gate * change * steady
+        return fused
+
+
+class MicroEmoPreTrainedModel(EmotionPreTrainedModel):
+    """Flags and initial weights of MicroEmo."""
+
+    config: MicroEmoConfig
+    processor_class = "processing_microemo.MicroEmoProcessor"
+    media_inputs = (
+        "pixel_values_videos",
+        "video_features",
+        "video_times",
+        "video_region_masks",
+        "video_timestamp_ids",
+        "video_timestamp_mask",
+        "utterance_spans",
+        "input_features",
+        "input_values",
+        "audio_features",
+        "audio_attention_mask",
+        "audio_times",
+    )
+    modality_names = ("video", "face", "audio")
+    _no_split_modules = ["RegionAttention", "TimestampQFormer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, TimestampQFormer):
+            # Zero queries under a LayerNorm would give gradients near 1e12.
+            init.normal_(module.query_tokens, std=self.config.initializer_range)
+        elif isinstance(module, RegionAttention):
+            init.zeros_(module.output.weight)
+            init.zeros_(module.output.bias)
+        elif isinstance(module, LocalFusion):
+            for gate in (module.gate, module.dynamics_gate):
+                if gate is not None:
+                    init.constant_(gate, module.gate_init)
+
+
+class MicroEmoModel(MicroEmoPreTrainedModel):
+    """MicroEmo without the language-model head."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: MicroEmoConfig):
+        super().__init__(config)
+        frame_width = config.image_qformer_config.hidden_size
+        text_width = config.text_config.hidden_size
+        self.vision_tower = build_tower(config.vision_config)
+        if config.vision_post_layernorm_eps is not None and hasattr(self.vision_tower, "post_layernorm"):
+            self.vision_tower.post_layernorm.eps = config.vision_post_layernorm_eps
+        self.image_qformer = TimestampQFormer(config.image_qformer_config, config.num_query_tokens)
+        if config.use_regions:
+            self.region_attention = RegionAttention(
+                config, config.vision_config.hidden_size, config.region_attention_size, config.region_attention_heads
+            )
+            self.local_fusion = LocalFusion(
+                frame_width, config.local_fusion, config.local_gate_init, config.local_dynamics
+            )
+            if config.local_qformer == "separate":
+                self.local_qformer = TimestampQFormer(config.image_qformer_config, config.num_query_tokens)
+        self.frame_position_embedding = PositionTable(config.num_frame_positions, frame_width)
+        self.video_qformer = UtteranceQFormer(
+            config.video_qformer_config,
+            config.num_video_query_tokens,
+            use_utterances=config.use_utterances,
+            share_weights=config.share_video_qformers,
+        )
+        self.video_projector = nn.Linear(config.video_qformer_config.hidden_size, text_width)
+        if config.audio_config is not None:
+            self.audio_tower = build_tower(config.audio_config)
+            self.audio_position_embedding = PositionTable(config.num_audio_positions, config.audio_width)
+            self.audio_qformer = QFormer(config.audio_qformer_config, config.num_audio_query_tokens)
+            self.audio_projector = nn.Linear(config.audio_qformer_config.hidden_size, text_width)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
+        video_timestamp_ids: torch.Tensor | None = None,
+        video_timestamp_mask: torch.Tensor | None = None,
+        video_region_masks: torch.Tensor | None = None,
+        utterance_spans: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Video tokens T_V of a padded batch (3.2, 3.3).
+
+        Args:
+            pixel_values_videos: (B, T, 3, height, width).
+            video_times: (B, T) int64 ms, -1 for padded frames.
+            video_timestamp_ids, video_timestamp_mask: (B, T, W), the sentence that tells each frame's time.
+            video_region_masks: (B, T, R, P) bool; a frame without any True has no face. Needed unless
+                `use_regions=False`.
+            utterance_spans: (B, N, 2) int64 ms, start and end, -1 for padded utterances.
+            video_features: (B, T, tokens, D), the vision tower's cached output, in place of pixels.
+
+        Returns:
+            the vision tower's output over all real frames, with `pooler_output` a list of B tensors (n_b, H), the
+            projected tokens [T_global, T_1, ..., T_N] of each clip.
+        """
+        if video_times is None or video_timestamp_ids is None or video_timestamp_mask is None:
+            raise ValueError("MicroEmo needs video_times, video_timestamp_ids and video_timestamp_mask beside frames")
+        real = video_times >= 0  # (B, T)
+        if video_features is None:
+            output = self.vision_tower(
+                pixel_values_videos[real].to(self.vision_tower.dtype), return_dict=True, **kwargs
+            )
+        else:
+            output = BaseModelOutputWithPooling(last_hidden_state=video_features[real])
+        states = output.last_hidden_state  # (F, tokens, D), F real frames
+        ids, mask = video_timestamp_ids[real], video_timestamp_mask[real]
+        whole = per_clip(self.image_qformer(states, ids, mask), real)  # (B, T, K, width)
+        if self.config.use_regions:
+            if video_region_masks is None:
+                raise ValueError("MicroEmo with use_regions=True needs video_region_masks beside frames")
+            local, found = self.local_results(states, ids, mask, video_region_masks[real])
+            whole = self.local_fusion(whole, per_clip(local, real), per_clip(found, real))
+        whole = whole + self.frame_position_embedding(real).unsqueeze(2)
+        tokens, counts = self.video_qformer(whole, video_times, utterance_spans)
+        output.pooler_output = list(self.video_projector(tokens).split(counts))
+        return output
+
+    def local_results(self, states, timestamp_ids, timestamp_mask, regions):
+        """The image Q-Former's results on facial regions, for frames with a face; zero for the others.
+
+        states (F, tokens, D), timestamp_ids and timestamp_mask (F, W), regions (F, R, P) -> (F, K, width), (F,) bool.
+        """
+        if not 0 <= states.shape[1] - regions.shape[-1] <= 8:
+            raise ValueError(
+                f"video_region_masks cover {regions.shape[-1]} patches but the vision tower gives {states.shape[1]} "
+                f"tokens a frame; the processor's patch_grid must be the tower's"
+            )
+        found = regions.flatten(1).any(-1)  # (F,)
+        qformer = self.image_qformer if self.config.local_qformer == "shared" else self.local_qformer
+        width = qformer.query_tokens.shape[-1]
+        local = states.new_zeros(len(states), qformer.query_tokens.shape[1], width, dtype=qformer.query_tokens.dtype)
+        if found.any():
+            focused = self.region_attention(states[found].to(self.region_attention.query.weight.dtype), regions[found])
+            local[found] = qformer(focused, timestamp_ids[found], timestamp_mask[found])
+        elif self.training:
+            local = local + idle(self.region_attention, qformer).to(local)
+        return local, found
+
+    @can_return_tuple
+    def get_audio_features(
+        self,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Audio tokens T_A of a padded batch (3.1: "a pre-trained encoder and whole audio Q-Former").
+
+        Args:
+            input_features: (B, C, mel, frames), chunks of sound, or
+            input_values: (B, samples), a waveform.
+            audio_attention_mask: (B, C) or (B, samples), True where real; for `audio_features` (B, L).
+            audio_features: (B, L, D), cached states of the audio tower, in place of sound.
+
+        Returns:
+            the audio tower's output, with `pooler_output` a list of B tensors (K, H); (0, H) for a clip without sound.
+        """
+        if audio_features is None:
+            output, states, mask = encode_sound(
+                self.audio_tower, self.config.audio_feature, input_features, input_values, audio_attention_mask
+            )
+        else:
+            output, states, mask = BaseModelOutputWithPooling(), audio_features, audio_attention_mask.bool()
+        heard = mask.any(-1)  # (B,)
+        states = states.to(self.audio_projector.weight.dtype) + self.audio_position_embedding(mask)
+        tokens = self.audio_projector(self.audio_qformer(states[heard], mask[heard]))  # (heard, K, H)
+        counts = (heard.long() * tokens.shape[1]).tolist()
+        output.pooler_output = list(tokens.flatten(0, 1).split(counts))
+        return output
+
+    def encode_media(
+        self,
+        pixel_values_videos=None,
+        video_features=None,
+        video_times=None,
+        video_region_masks=None,
+        video_timestamp_ids=None,
+        video_timestamp_mask=None,
+        utterance_spans=None,
+        input_features=None,
+        input_values=None,
+        audio_features=None,
+        audio_attention_mask=None,
+        audio_times=None,
+    ) -> MediaTokens:
+        """Video and audio tokens of a batch (see `get_video_features`, `get_audio_features` for the shapes).
+
+        `audio_times` is part of the audio tensors for models that place sound in time; MicroEmo hears the whole clip.
+        """
+        video = audio = None
+        used = {}
+        if video_times is not None and (video_times >= 0).any():
+            video = self.get_video_features(
+                pixel_values_videos=pixel_values_videos,
+                video_times=video_times,
+                video_timestamp_ids=video_timestamp_ids,
+                video_timestamp_mask=video_timestamp_mask,
+                video_region_masks=video_region_masks,
+                utterance_spans=utterance_spans,
+                video_features=video_features,
+            ).pooler_output
+            used["video"] = (video_times >= 0).any(-1)
+            if self.config.use_regions:
+                used["face"] = video_region_masks.flatten(1).any(-1)
+        if self.config.audio_config is not None and audio_attention_mask is not None and audio_attention_mask.any():
+            audio = self.get_audio_features(
+                input_features=input_features,
+                input_values=input_values,
+                audio_attention_mask=audio_attention_mask,
+                audio_features=audio_features,
+            ).pooler_output
+            used["audio"] = audio_attention_mask.bool().any(-1)
+        modalities = None
+        if used:
+            absent = torch.zeros_like(next(iter(used.values())))
+            modalities = torch.stack([used.get(name, absent) for name in self.modality_names], dim=-1)
+        return MediaTokens(video=video, audio=audio, modalities=modalities)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
+        video_region_masks: torch.Tensor | None = None,
+        video_timestamp_ids: torch.Tensor | None = None,
+        video_timestamp_mask: torch.Tensor | None = None,
+        utterance_spans: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        audio_times: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | EmotionModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        modalities = None
+        if inputs_embeds is None:
+            media = self.encode_media(
+                pixel_values_videos=pixel_values_videos,
+                video_features=video_features,
+                video_times=video_times,
+                video_region_masks=video_region_masks,
+                video_timestamp_ids=video_timestamp_ids,
+                video_timestamp_mask=video_timestamp_mask,
+                utterance_spans=utterance_spans,
+                input_features=input_features,
+                input_values=input_values,
+                audio_features=audio_features,
+                audio_attention_mask=audio_attention_mask,
+                audio_times=audio_times,
+            )
+            modalities = media.modalities
+            inputs_embeds = self.embed(input_ids, media)
+            if self.training:
+                inputs_embeds = inputs_embeds + self.idle_branches(media).to(inputs_embeds)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return EmotionModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            modalities=modalities,
+        )
+
+    def idle_branches(self, media):
+        """A zero tied to the branches that this batch leaves without work (see `idle`)."""
+        return idle(
+            *(
+                module
+                for name, module in self.named_children()
+                if name != "language_model" and getattr(media, "audio" if name.startswith("audio") else "video") is None
+            )
+        )
+
+
+class MicroEmoForConditionalGeneration(MicroEmoPreTrainedModel, MediaGenerationMixin):
+    """MicroEmo as a generating model: the class that every Auto class gives for a MicroEmo folder."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: MicroEmoConfig):
+        super().__init__(config)
+        self.model = MicroEmoModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def get_video_features(self, *args, **kwargs):
+        return self.model.get_video_features(*args, **kwargs)
+
+    def get_audio_features(self, *args, **kwargs):
+        return self.model.get_audio_features(*args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
+        video_region_masks: torch.Tensor | None = None,
+        video_timestamp_ids: torch.Tensor | None = None,
+        video_timestamp_mask: torch.Tensor | None = None,
+        utterance_spans: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        audio_times: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | EmotionCausalLMOutputWithPast:
+        """The language-modelling loss of Eq. 1 and logits.
+
+        Args:
+            input_ids, attention_mask: (B, S).
+            labels: (B, S), -100 outside the answer.
+            the media: see `MicroEmoModel.get_video_features` and `get_audio_features`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values_videos=pixel_values_videos,
+            video_features=video_features,
+            video_times=video_times,
+            video_region_masks=video_region_masks,
+            video_timestamp_ids=video_timestamp_ids,
+            video_timestamp_mask=video_timestamp_mask,
+            utterance_spans=utterance_spans,
+            input_features=input_features,
+            input_values=input_values,
+            audio_features=audio_features,
+            audio_attention_mask=audio_attention_mask,
+            audio_times=audio_times,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return EmotionCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            modalities=outputs.modalities,
+        )
+
+
+def per_clip(values, real):
+    """Values of the real frames (F, ...) back in their places: (B, T, ...), zero for padded frames."""
+    placed = values.new_zeros(*real.shape, *values.shape[1:])
+    placed[real] = values
+    return placed
+
+
+__all__ = ["MicroEmoForConditionalGeneration", "MicroEmoModel", "MicroEmoPreTrainedModel"]
