@@ -1,4 +1,4 @@
-"""What the configurations of all four papers share: a language model, two placeholder ids, and a missing-modality policy."""
+"""What the configurations of all papers share: language model, placeholder ids and missing-modality policy."""
 
 from typing import Literal
 

@@ -21,8 +21,8 @@ from .configuration_emotion import EmotionConfig
 from .modeling_imagebind_audio import ImageBindAudioModel
 from .qformer import QFormer
 
-# Towers that AutoModel cannot build: transformers lacks ImageBind, does not list EVA ViT-g (InstructBLIP) by itself, and
-# means encoder and decoder together by "whisper".
+# Towers that AutoModel cannot build: transformers lacks ImageBind, does not list EVA ViT-g (InstructBLIP) by itself,
+# and means encoder and decoder together by "whisper".
 OWN_TOWERS = {
     "imagebind_audio": ImageBindAudioModel,
     "instructblip_vision_model": InstructBlipVisionModel,

@@ -1,0 +1,450 @@
+"""The contract all models sign: what a user of transformers may take for granted of any of them.
+
+A paper joins by adding a case to `CASES`; what the paper alone claims is tested in its own file.
+"""
+
+import copy
+import re
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn.utils.rnn import pad_sequence
+
+from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
+from hf_emotion.sizes import microemo_config
+
+VOCAB = 300
+
+
+class MicroEmoCase:
+    """Two unlike clips: 4 frames, 2 utterances, 3 chunks of sound; 2 frames, 1 utterance, 1 chunk."""
+
+    model_class = MicroEmoForConditionalGeneration
+    towers = ("vision_tower", "audio_tower")
+    ablations = ({"use_utterances": False}, {"use_regions": False}, {"use_utterances": False, "use_regions": False})
+    # The Q-Former's last layer has a feed-forward for the timestamp's text, whose output is dropped.
+    idle_parameters = r"image_qformer\..*\.encoder\.layer\.1\.(intermediate|output)\.|word_embeddings"
+    lora_modules = [
+        "image_qformer",
+        "region_attention",
+        "local_fusion",
+        "frame_position_embedding",
+        "video_qformer",
+        "video_projector",
+        "audio_position_embedding",
+        "audio_qformer",
+        "audio_projector",
+    ]
+
+    def config(self, **fields):
+        return microemo_config(
+            "tiny", vocab_size=VOCAB, **{"video_token_id": VOCAB, "audio_token_id": VOCAB + 1, **fields}
+        )
+
+    def model(self, seed=0, **fields):
+        torch.manual_seed(seed)
+        model = self.model_class(self.config(**fields)).eval()
+        # Zero-initialised gates and projections would hide whole branches from the comparisons below.
+        generator = torch.Generator().manual_seed(seed + 1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "region_attention.output" in name or name.endswith("gate"):
+                    parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+        return model
+
+    def batch(self, config, video=(True, True), audio=(True, True), seed=0):
+        """A padded batch of two clips; `video` and `audio` say which clip has which modality."""
+        generator = torch.Generator().manual_seed(seed)
+        times = torch.tensor([[0, 500, 1000, 1500], [0, 400, -1, -1]])
+        times[~torch.tensor(video)] = -1
+        spans = torch.tensor([[[0, 700], [700, 1500]], [[100, 350], [-1, -1]]])
+        regions = torch.zeros(2, 4, 12, 64, dtype=torch.bool)
+        regions[0, :3, 0, 3:9] = True
+        regions[0, :3, 1, 7:20] = True
+        regions[1, 0, 2, 30] = True
+        chunks = torch.tensor([[True, True, True], [True, False, False]])
+        chunks[~torch.tensor(audio)] = False
+        utterances = [2, 1] if config.use_utterances else [0, 0]
+        rows = []
+        for clip in range(2):
+            row = [5, 6, 7]
+            row += [config.video_token_id] * (config.num_video_query_tokens * (1 + utterances[clip]) * video[clip])
+            row += [config.audio_token_id] * (config.num_audio_query_tokens * audio[clip])
+            rows.append(torch.tensor(row + list(range(10, 14 + clip))))
+        input_ids = pad_sequence(rows, batch_first=True, padding_side="left", padding_value=0)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "pixel_values_videos": torch.randn(2, 4, 3, 112, 112, generator=generator)
+            * (times >= 0)[..., None, None, None],
+            "video_times": times,
+            "video_region_masks": regions & (times >= 0)[..., None, None],
+            "video_timestamp_ids": torch.randint(5, VOCAB, (2, 4, 6), generator=generator),
+            "video_timestamp_mask": torch.ones(2, 4, 6, dtype=torch.long),
+            "utterance_spans": spans,
+            "input_features": torch.randn(2, 3, 128, 204, generator=generator) * chunks[..., None, None],
+            "audio_attention_mask": chunks,
+            "audio_times": torch.where(chunks, torch.tensor([0, 500, 1000]), -1),
+        }
+
+    def single(self, batch, clip):
+        """The clip alone, without the padding that its neighbour caused."""
+        row = {name: value[clip : clip + 1] for name, value in batch.items()}
+        kept = row["attention_mask"][0].bool()
+        frames, chunks = row["video_times"][0] >= 0, row["audio_attention_mask"][0]
+        spoken = row["utterance_spans"][0, :, 0] >= 0
+        row = {name: value[:, frames] if name.startswith(("video", "pixel")) else value for name, value in row.items()}
+        row = {
+            name: value[:, chunks] if name.startswith(("audio", "input_features")) else value
+            for name, value in row.items()
+        }
+        row["utterance_spans"] = row["utterance_spans"][:, spoken]
+        row["input_ids"], row["attention_mask"] = row["input_ids"][:, kept], row["attention_mask"][:, kept]
+        return row
+
+    def cached(self, model, batch):
+        """The batch with the frozen towers' outputs in place of pixels and sound."""
+        batch = dict(batch)
+        real = batch["video_times"] >= 0
+        states = model.model.vision_tower(batch.pop("pixel_values_videos")[real]).last_hidden_state
+        batch["video_features"] = states.new_zeros(*real.shape, *states.shape[1:])
+        batch["video_features"][real] = states
+        chunks = batch["audio_attention_mask"]
+        vectors = model.model.audio_tower(batch.pop("input_features")[chunks]).pooler_output
+        batch["audio_features"] = vectors.new_zeros(*chunks.shape, vectors.shape[-1])
+        batch["audio_features"][chunks] = vectors
+        return batch
+
+
+CASES = {"microemo": MicroEmoCase()}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request):
+    return request.param
+
+
+def labels_of(batch, config):
+    """The four last tokens of each row are the answer."""
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[:, -4:] = batch["input_ids"][:, -4:]
+    return labels
+
+
+def logits_of(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+def test_the_loss_is_finite_and_every_parameter_gets_a_gradient(case):
+    model = case.model().train()
+    batch = case.batch(model.config)
+    loss = model(**batch, labels=labels_of(batch, model.config)).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    assert max(parameter.grad.abs().max() for parameter in model.parameters()) < 1e3
+
+
+@pytest.mark.parametrize("missing", ["video", "audio", "video and audio"])
+def test_a_training_batch_without_a_modality_still_reaches_every_parameter(case, missing):
+    model = case.model().train()
+    batch = case.batch(
+        model.config,
+        video=(False, False) if "video" in missing else (True, True),
+        audio=(False, False) if "audio" in missing else (True, True),
+    )
+    model(**batch, labels=labels_of(batch, model.config)).loss.backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_a_batch_equals_its_clips_one_by_one(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    together = logits_of(model, batch)
+    for clip in range(2):
+        alone = logits_of(model, case.single(batch, clip))
+        kept = batch["attention_mask"][clip].bool()
+        torch.testing.assert_close(together[clip, kept], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_left_padding_changes_nothing(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    padded = dict(batch)
+    for name, value in (("input_ids", 0), ("attention_mask", 0)):
+        padded[name] = torch.nn.functional.pad(batch[name], (7, 0), value=value)
+    kept = batch["attention_mask"].bool()
+    torch.testing.assert_close(
+        logits_of(model, padded)[:, 7:][kept], logits_of(model, batch)[kept], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_wrong_number_of_placeholders_is_refused_with_both_numbers(case, change):
+    model = case.model()
+    batch = case.batch(model.config)
+    ids = batch["input_ids"].clone()
+    tokens = model.config.num_video_query_tokens * 3
+    if change < 0:
+        ids[0, (ids[0] == model.config.video_token_id).nonzero()[0]] = 5
+    else:
+        ids[0, -1] = model.config.video_token_id
+    with pytest.raises(ValueError, match=rf"row 0 .* {tokens + change} video placeholders .* {tokens} video tokens"):
+        model(**{**batch, "input_ids": ids})
+
+
+def test_placeholders_that_move_from_one_clip_to_its_neighbour_are_refused(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    ids = batch["input_ids"].clone()
+    ids[0, (ids[0] == model.config.video_token_id).nonzero()[0]] = 5
+    ids[1, -1] = model.config.video_token_id
+    with pytest.raises(ValueError, match="row 0"):
+        model(**{**batch, "input_ids": ids})
+
+
+@pytest.mark.parametrize(
+    ("video", "audio"),
+    [((True, True), (False, False)), ((False, False), (True, True)), ((True, False), (False, True))],
+)
+def test_an_absent_modality_equals_a_batch_that_never_had_it(case, video, audio):
+    model = case.model()
+    batch = case.batch(model.config, video=video, audio=audio)
+    output = model(**batch)
+    used = dict(zip(model.modality_names, output.modalities.T.tolist(), strict=True))
+    assert used["video"] == list(video)
+    assert used["audio"] == list(audio)
+    for clip in range(2):
+        alone = case.single(batch, clip)
+        if not video[clip]:
+            alone = {name: value for name, value in alone.items() if not name.startswith(("video", "pixel", "utter"))}
+        if not audio[clip]:
+            alone = {name: value for name, value in alone.items() if not name.startswith(("audio", "input_features"))}
+        kept = batch["attention_mask"][clip].bool()
+        torch.testing.assert_close(output.logits[clip, kept], logits_of(model, alone)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("search", [{"num_beams": 1}, {"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}])
+def test_generate_encodes_each_clip_once(case, search):
+    model = case.model()
+    batch = case.batch(model.config)
+    rows = dict.fromkeys(case.towers, 0)
+
+    def count(name):
+        def hook(module, inputs, kwargs, output):
+            rows[name] += len(inputs[0] if inputs else next(iter(kwargs.values())))
+
+        return hook
+
+    for name in case.towers:
+        getattr(model.model, name).register_forward_hook(count(name), with_kwargs=True)
+    generated = model.generate(**batch, max_new_tokens=4, **search)
+    assert generated.shape[0] == 2 * search.get("num_return_sequences", 1)
+    assert rows == {"vision_tower": 6, "audio_tower": 4}
+
+
+def test_generate_returns_the_prompt_with_its_placeholders(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    generated = model.generate(**batch, max_new_tokens=3, do_sample=False)
+    assert torch.equal(generated[:, : batch["input_ids"].shape[1]], batch["input_ids"])
+    result = model.generate(
+        **batch, max_new_tokens=3, do_sample=False, return_dict_in_generate=True, output_scores=True
+    )
+    assert torch.equal(result.sequences, generated)
+
+
+def test_greedy_search_with_a_cache_equals_without(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    search = {"max_new_tokens": 6, "do_sample": False}
+    assert torch.equal(model.generate(**batch, **search), model.generate(**batch, **search, use_cache=False))
+
+
+@pytest.mark.parametrize("search", [{"num_beams": 1}, {"num_beams": 3}])
+def test_generating_for_a_batch_equals_generating_for_each_clip(case, search):
+    model = case.model()
+    batch = case.batch(model.config)
+    together = model.generate(**batch, max_new_tokens=5, do_sample=False, **search)[:, -5:]
+    for clip in range(2):
+        alone = model.generate(**case.single(batch, clip), max_new_tokens=5, do_sample=False, **search)[:, -5:]
+        assert torch.equal(together[clip], alone[0])
+
+
+def test_penalties_that_read_the_prompt_meet_no_id_beyond_the_vocabulary(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    generated = model.generate(
+        **batch, max_new_tokens=5, repetition_penalty=1.5, no_repeat_ngram_size=1, do_sample=False
+    )
+    assert generated[:, -5:].max() < VOCAB
+
+
+def test_media_encoded_once_answer_many_questions(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    media = model.encode_media(**batch)
+    text = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    search = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(model.generate(**text, media=media, **search), model.generate(**batch, **search))
+    other = {**text, "input_ids": torch.where(text["input_ids"] == 10, 20, text["input_ids"])}
+    assert torch.equal(model.generate(**other, media=media, **search), model.generate(**{**batch, **other}, **search))
+
+
+def test_cached_tower_outputs_give_the_same_loss(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    labels = labels_of(batch, model.config)
+    with torch.no_grad():
+        loss = model(**batch, labels=labels).loss
+        torch.testing.assert_close(model(**case.cached(model, batch), labels=labels).loss, loss, rtol=0, atol=1e-6)
+
+
+def test_eager_and_sdpa_attention_agree(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    kept = batch["attention_mask"].bool()
+    results = {}
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        towers = [*case.towers, "language_model", "region_attention"]
+        found = {getattr(model.model, name).config._attn_implementation for name in towers}
+        assert found == {implementation}
+        results[implementation] = logits_of(model, batch)[kept]
+    torch.testing.assert_close(results["eager"], results["sdpa"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_saved_equals_loaded(case, dtype, tmp_path):
+    case.model().save_pretrained(tmp_path / "float32")
+    # Not `.to(dtype)`, which would also round the buffers that loading keeps in float32.
+    model = case.model_class.from_pretrained(tmp_path / "float32", dtype=dtype)
+    batch = case.batch(model.config)
+    model.save_pretrained(tmp_path)
+    loaded, report = case.model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert loaded.dtype == dtype
+    assert torch.equal(logits_of(model, batch), logits_of(loaded, batch))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+
+
+def test_weights_that_a_checkpoint_lacks_are_initialised(case, tmp_path):
+    model = case.model()
+    batch = case.batch(model.config)
+    torch.manual_seed(0)
+    empty = case.model_class.from_pretrained(None, config=model.config, state_dict={})
+    for name, parameter in empty.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+        assert parameter.abs().max() < 10, name
+    assert torch.isfinite(logits_of(empty.eval(), batch)).all()
+
+
+def test_the_model_can_be_built_without_memory(case):
+    with torch.device("meta"):
+        model = case.model_class(case.config())
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def test_embeddings_as_input_equal_ids_as_input(case):
+    model = case.model()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    by_ids = logits_of(model, {"input_ids": ids})
+    by_embeds = logits_of(model, {"inputs_embeds": model.get_input_embeddings()(ids)})
+    torch.testing.assert_close(by_ids, by_embeds)
+    with pytest.raises(ValueError, match="exactly one"):
+        model(input_ids=ids, inputs_embeds=model.get_input_embeddings()(ids))
+
+
+def test_outputs_come_as_tuple_or_dict_with_states_and_attentions(case):
+    model = case.model()
+    model.set_attn_implementation("eager")
+    batch = case.batch(model.config)
+    with torch.no_grad():
+        output = model(**batch, output_hidden_states=True, output_attentions=True)
+        as_tuple = model(**batch, return_dict=False)
+    layers = model.config.text_config.num_hidden_layers
+    assert len(output.hidden_states) == layers + 1
+    assert len(output.attentions) == layers
+    assert torch.equal(as_tuple[0], output.logits)
+
+
+def test_the_embedding_table_can_be_resized(case):
+    model = case.model()
+    model.resize_token_embeddings(VOCAB + 8)
+    batch = case.batch(model.config)
+    assert model.get_input_embeddings().num_embeddings == VOCAB + 8
+    assert model.get_output_embeddings().out_features == VOCAB + 8
+    assert logits_of(model, batch).shape[-1] == VOCAB + 8
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_gradient_checkpointing_changes_no_gradient(case, use_reentrant):
+    def gradients(checkpointing):
+        model = case.model().train()
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+            model.enable_input_require_grads()
+        batch = case.batch(model.config)
+        model(**batch, labels=labels_of(batch, model.config)).loss.backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    plain, checkpointed = gradients(False), gradients(True)
+    for name, gradient in plain.items():
+        if checkpointed[name] is None and use_reentrant:
+            continue  # reentrant checkpoints cut towers whose input (pixels, sound) takes no gradient
+        torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_freezing_trains_exactly_the_parts_the_paper_trains(case):
+    model = case.model().freeze()
+    trained = {name.split(".")[1] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    children = {name for name, _ in model.model.named_children()}
+    assert trained == children - set(model.frozen_parts)
+
+
+def test_lora_trains_one_step_and_moves_only_what_it_names(case, tmp_path):
+    model = case.model().freeze()
+    config = LoraConfig(
+        r=4,
+        target_modules=r"model\.language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj",
+        modules_to_save=case.lora_modules,
+        task_type="CAUSAL_LM",
+    )
+    base = copy.deepcopy(model)
+    adapted = get_peft_model(model, config)
+    batch = case.batch(base.config)
+    before = {name: parameter.detach().clone() for name, parameter in adapted.named_parameters()}
+    optimizer = torch.optim.SGD((p for p in adapted.parameters() if p.requires_grad), lr=1.0)
+    for _ in range(2):  # the first step moves LoRA's B, whose zero hides A from the gradient
+        optimizer.zero_grad()
+        adapted(**batch, labels=labels_of(batch, base.config)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(adapted.parameters(), 1.0)
+        optimizer.step()
+    moved = {n for n, p in adapted.named_parameters() if not torch.equal(p, before[n])}
+    named = {n for n, p in adapted.named_parameters() if p.requires_grad}
+    assert moved <= named
+    assert [name for name in sorted(named - moved) if not re.search(case.idle_parameters, name)] == []
+    assert {n.split(".")[3] for n in moved if "lora_" in n} == {"language_model"}
+    adapted.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(base, tmp_path).eval()
+    torch.testing.assert_close(logits_of(again, batch), logits_of(adapted.eval(), batch))
+
+
+def test_every_ablation_changes_the_output(case):
+    whole = case.model()
+    batch = case.batch(whole.config)
+    outputs = [logits_of(whole, batch)[:, -1]]
+    for fields in case.ablations:
+        model = case.model(**fields)
+        common = {name: tensor for name, tensor in whole.state_dict().items() if name in model.state_dict()}
+        model.load_state_dict(common, strict=False)
+        outputs.append(logits_of(model, case.batch(model.config))[:, -1])
+    for i, one in enumerate(outputs):
+        for other in outputs[i + 1 :]:
+            assert (one - other).abs().max() > 1e-3
