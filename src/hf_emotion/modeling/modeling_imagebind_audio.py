@@ -30,7 +30,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.softmax(weights, dim=-1)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
@@ -176,6 +176,10 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
                 f"(N, {expected[0]} mel bins, {expected[1]} frames)"
             )
         hidden_states = self.embeddings(input_features)
+        if len(hidden_states) == 0:
+            # transformers' sdpa path cannot reshape an empty batch: a batch of clips without any sound.
+            pooled = hidden_states.new_zeros(0, self.config.projection_dim)
+            return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
         for layer in self.layers:
             hidden_states = layer(hidden_states, **kwargs)
         pooled = self.projection(self.layernorm(hidden_states[:, 0]))
