@@ -1,0 +1,823 @@
+"""One clip in, once: the sampled frames at their true times and the sound as one mono waveform.
+
+The papers are silent on decoding. What they ask for is covered by the sampling policies of `load_clip`: frames spread
+over the clip and known by their times (MicroEmo 3.2, "This frame is sampled at 0.0s."), or the one first, middle or
+peak frame of Emotion-LLaMA, on which ESVA builds. What differs from the peers' loaders (decord, OpenCV, moviepy):
+
+* The file is read once. Its packets give every frame's presentation time before a picture is decoded, so frames are
+  chosen by time (variable frame rate, B-frames, edit lists and start offsets included) and only what the chosen frames
+  depend on is decoded: from the key frame before each, without frames that no other frame refers to. A video stream of
+  more than `HELD_BYTES` is read a second time instead of being held in memory.
+* Only chosen frames become RGB; the sound passes through the resampler as it is decoded. A 20-minute clip needs the
+  memory of its chosen frames and of its 16 kHz waveform.
+* Time 0 is where the clip starts to play. A stream that starts later keeps its delay: a frame its time, the sound a
+  stretch of silence, so that waveform sample `s` always belongs to `s / sampling_rate` seconds.
+"""
+
+import io
+import math
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import av
+import numpy as np
+import soxr
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps
+
+SAMPLINGS = ("uniform", "fps", "middle", "first", "peak")
+ACCEPTED = "a path, bytes, a binary file object, a PIL image, an array, a dict of arrays, or a Clip"
+MIN_SIDE = 16  # pixels; below this a picture holds no face, and a model's patch no detail
+MAX_CHOSEN_BYTES = 2**31  # of RGB; 345 frames of 1920 x 1080
+HELD_BYTES = 2**26  # of compressed video kept from the first reading
+PEAK_CANDIDATES = 64
+PEAK_SIDE = 960  # pixels; candidates are only looked at, the frames returned have full size
+ARRAY_FPS = 25.0
+IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
+# FFmpeg plays any text file as terminal art; to a user that is "not a video".
+TEXT_ART = {"ansi", "bintext", "xbin", "idf"}
+# Their headers hold no length, so FFmpeg guesses one from the first bit rate it meets.
+GUESSED_LENGTH = {"mp3", "aac"}
+
+
+class MediaError(ValueError):
+    """A clip that cannot be used: one sentence with the input, what was found and what is accepted."""
+
+
+@dataclass
+class Clip:
+    """One clip, decoded. Letters: T frames, H and W pixels, S samples.
+
+    Args:
+        source: what the user gave, for messages.
+        frames: (T, H, W, 3) uint8 RGB in display orientation; None = no picture, or not asked for.
+        frame_times: (T,) int64 ms, true presentation times, ascending; None with `frames`.
+        waveform: (S,) float32 mono, sample s at s / sampling_rate seconds; None = no sound, or not asked for.
+        sampling_rate: Hz.
+        duration: ms, of the whole clip (the longer of picture and sound); 0 for a still picture.
+        utterances: `[{"start": s, "end": s, "text": str | None, "speaker": str | None}]`, seconds, sorted.
+        notes: one sentence for each thing the user should know.
+    """
+
+    source: str
+    frames: np.ndarray | None
+    frame_times: np.ndarray | None
+    waveform: np.ndarray | None
+    sampling_rate: int
+    duration: int
+    utterances: list[dict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Request:
+    """What `load_clip` was asked for, checked."""
+
+    num_frames: int | None
+    sampling: str
+    fps: float | None
+    frames: bool
+    sound: bool
+    sampling_rate: int
+    max_duration: float
+    motion: Callable | None
+
+    def __post_init__(self):
+        if self.sampling not in SAMPLINGS:
+            raise MediaError(f"sampling is {self.sampling!r}, one of {', '.join(SAMPLINGS)} is accepted.")
+        if self.num_frames is not None and (int(self.num_frames) != self.num_frames or self.num_frames < 1):
+            raise MediaError(f"num_frames is {self.num_frames!r}, a whole number from 1 is accepted.")
+        if (self.fps is not None) != (self.sampling == "fps"):
+            raise MediaError(f'fps goes with sampling="fps": found fps={self.fps!r} with sampling={self.sampling!r}.')
+        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
+            raise MediaError(f"fps is {self.fps!r}, a positive number of frames a second is accepted.")
+        if self.sampling == "peak" and self.frames and not callable(self.motion):
+            raise MediaError(
+                'sampling="peak" needs motion=, a callable from frames (T, H, W, 3) to (T,) facial motion.'
+            )
+        if int(self.sampling_rate) != self.sampling_rate or self.sampling_rate < 1:
+            raise MediaError(f"sampling_rate is {self.sampling_rate!r}, a whole number of Hz is accepted.")
+        if not self.max_duration > 0:
+            raise MediaError(f"max_duration is {self.max_duration!r}, a positive number of seconds is accepted.")
+        self.count = int(self.num_frames or (8 if self.sampling == "uniform" else 1))
+
+    def choose(self, times: np.ndarray, end: float, look: Callable, notes: list[str]) -> np.ndarray:
+        """Frames to keep, by the policy.
+
+        Args:
+            times: (F,) s, ascending, of all frames there are.
+            end: s, when the last frame leaves the screen.
+            look: indices (C,) -> frames (C', H, W, 3) and the indices (C',) they really show; for "peak".
+
+        Returns:
+            (T,) int64 indices into `times`, ascending, distinct.
+        """
+        if self.sampling == "first":
+            return np.arange(min(self.count, len(times)))
+        if self.sampling == "fps":
+            steps = max(1, math.ceil((end - times[0]) * self.fps - 1e-6))
+            return _on_screen(times, times[0] + np.arange(steps) / self.fps)
+        if self.sampling == "uniform":
+            return _spread(times, end, self.count)
+        centre = int(_on_screen(times, np.array([(times[0] + end) / 2]))[0])
+        if self.sampling == "peak":
+            frames, shown = look(_spread(times, end, PEAK_CANDIDATES))
+            scores = np.asarray(self.motion(frames), dtype=np.float64)
+            if scores.shape != (len(frames),):
+                raise MediaError(f"motion gave an array of shape {scores.shape} for {len(frames)} frames.")
+            scores = np.nan_to_num(scores, nan=0.0)
+            if scores.max() > 0:
+                centre = int(shown[scores.argmax()])
+            else:
+                notes.append("No facial motion was found, so the middle frame stands for the peak.")
+        first = min(max(0, centre - (self.count - 1) // 2), max(0, len(times) - self.count))
+        return np.arange(first, min(first + self.count, len(times)))
+
+
+def load_clip(
+    source: Any,
+    *,
+    num_frames: int | None = None,
+    sampling: str = "uniform",
+    fps: float | None = None,
+    frames: bool = True,
+    sound: bool = True,
+    sampling_rate: int = 16000,
+    max_duration: float = 1800.0,
+    motion: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Clip:
+    """Read one clip: chosen frames with their true times, and the sound.
+
+    Args:
+        source: a path (video; wav, flac, mp3 and other sound; jpg, png, bmp, webp), `bytes`, a binary file object (read
+            from its start), a PIL image, frames (F, H, W, 3) uint8, a picture (H, W, 3) uint8, a waveform (S,), a dict
+            with `frames` and `times` (s) or `fps`, and/or `waveform` or `array` with `sampling_rate`; a dict with
+            `video` and/or `audio`, each a source of its own; a dict with `path` and/or `bytes`; or a `Clip`, returned
+            as it is. Nothing is fetched from the network.
+        num_frames: T at most; None = 8 for "uniform", 1 for "middle", "first" and "peak"; unused by "fps".
+        sampling: which frames; a frame is taken at a time when it is the one on screen, and never twice, so T falls
+            short of `num_frames` where the clip has fewer frames (or shows one of them for long).
+            "uniform": at the centres of `num_frames` equal parts of the picture. "fps": one every 1 / fps seconds
+            from the first frame on. "first": the first `num_frames` consecutive frames. "middle": the frame at half
+            time, with `num_frames` > 1 that many consecutive frames around it. "peak": the same around the frame of
+            strongest facial motion among (at most) 64 spread over the clip; no motion at all = the middle, with a note.
+        fps: frames a second, for "fps" only.
+        frames: False = leave the picture alone.
+        sound: False = leave the sound alone.
+        sampling_rate: Hz of the waveform (soxr, high quality; channels are averaged).
+        max_duration: s; a longer clip is an error.
+        motion: frames (C, H, W, 3) uint8 -> (C,) facial motion, for "peak"; sees frames of at most 960 pixels a side.
+
+    Raises:
+        MediaError: whatever makes the clip unusable. A file that breaks off in the middle is used up to there, with a
+            note; an mp4 cut before its index (the moov atom) is an error.
+    """
+    request = _Request(num_frames, sampling, fps, frames, sound, sampling_rate, max_duration, motion)
+    return _load(source, request)
+
+
+def _load(source: Any, request: _Request) -> Clip:
+    # By name of its parts: a processor loaded from a folder owns a second class called Clip.
+    if hasattr(source, "frame_times") and hasattr(source, "waveform"):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return _load_path(os.fspath(source), request)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        return _load_file(f"<{len(data)} bytes>", lambda: io.BytesIO(data), data[:16], request)
+    if isinstance(source, Image.Image):
+        return _load_image("<PIL image>", source, request)
+    if isinstance(source, dict):
+        return _load_dict(source, request)
+    if hasattr(source, "read"):
+        return _load_stream(source, request)
+    if hasattr(source, "__array__"):
+        return _load_array(np.asarray(source), request)
+    raise MediaError(f"A clip of type {type(source).__name__} cannot be read: {ACCEPTED} is accepted.")
+
+
+def _load_path(path: str, request: _Request) -> Clip:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        raise MediaError(f"{path} is a URL, and clips are not fetched from the network: {ACCEPTED} is accepted.")
+    if os.path.isdir(path):
+        raise MediaError(f"{path} is a folder: the path of one video, sound or picture file is accepted.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise MediaError(f"{path}: no such file; the path of a video, sound or picture file is accepted.") from None
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{path} cannot be opened ({error}).") from None
+    # Spelled as a file, or FFmpeg takes the part of a name before a colon for a protocol.
+    return _load_file(path, lambda: "file:" + os.path.abspath(path), head, request)
+
+
+def _load_stream(stream: Any, request: _Request) -> Clip:
+    name = str(getattr(stream, "name", "<file object>"))
+    if not (hasattr(stream, "seekable") and stream.seekable()):
+        stream = io.BytesIO(stream.read())
+
+    def rewind():
+        stream.seek(0)
+        return stream
+
+    head = rewind().read(16)
+    if not isinstance(head, bytes):
+        raise MediaError(f"{name} is a text file object: open it in binary mode.")
+    return _load_file(name, rewind, head, request)
+
+
+def _load_dict(source: dict, request: _Request) -> Clip:
+    if {"video", "audio"} & set(source):
+        parts = {name: source[name] for name in ("video", "audio") if source.get(name) is not None}
+        if not parts:
+            raise MediaError("A clip with neither video nor audio cannot be read: give the path of at least one.")
+        clips = {}
+        for name, part in parts.items():
+            seen = request.frames and name == "video"
+            heard = request.sound and (name == "audio" or "audio" not in parts)
+            clips[name] = _load(part, replace(request, frames=seen, sound=heard))
+        picture, sound = clips.get("video"), clips.get("audio") or clips["video"]
+        if picture is None or sound is picture:
+            return sound
+        notes = picture.notes + sound.notes + _compare(picture.duration / 1000, 0.0, sound.duration / 1000)
+        duration = max(picture.duration, sound.duration)
+        return replace(picture, waveform=sound.waveform, duration=duration, notes=notes)
+    if source.get("bytes") is not None:
+        return _load(source["bytes"], request)
+    if source.get("path") is not None and source.get("array") is None:
+        return _load(source["path"], request)
+    name = str(source.get("path") or "<dict>")
+    waveform = source.get("waveform", source.get("array"))
+    if source.get("frames") is None and waveform is None:
+        found = ", ".join(map(str, source)) or "no keys"
+        raise MediaError(f"A clip given as a dict needs frames, waveform, video, audio, path or bytes: found {found}.")
+    notes, clip = [], Clip(name, None, None, None, request.sampling_rate, 0)
+    if source.get("frames") is not None:
+        pictures = np.asarray(source["frames"])
+        times, end = _array_times(name, len(pictures), source.get("times"), source.get("fps"), notes)
+        _choose_from_array(clip, _check_pictures(name, pictures), times, end, request, notes)
+    if waveform is not None:
+        rate = source.get("sampling_rate")
+        if rate is None:
+            raise MediaError(f"{name}: a waveform needs its sampling_rate in Hz beside it.")
+        _hear_array(clip, np.asarray(waveform), rate, request, notes)
+    return _finish(clip, request, notes)
+
+
+def _load_array(array: np.ndarray, request: _Request) -> Clip:
+    name, notes = f"<array {array.shape}>", []
+    clip = Clip(name, None, None, None, request.sampling_rate, 0)
+    if array.ndim == 1:
+        notes.append(f"The waveform came without a sampling rate: {request.sampling_rate} Hz is assumed.")
+        _hear_array(clip, array, request.sampling_rate, request, notes)
+    else:
+        still = array.ndim == 3
+        pictures = _check_pictures(name, array[None] if still else array)
+        times, end = (np.zeros(1), 0.0) if still else _array_times(name, len(array), None, None, notes)
+        _choose_from_array(clip, pictures, times, end, request, notes)
+    return _finish(clip, request, notes)
+
+
+def _load_image(name: str, image: Image.Image, request: _Request) -> Clip:
+    clip = Clip(name, None, None, None, request.sampling_rate, 0)
+    try:
+        pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise MediaError(f"{name} is a picture that cannot be decoded ({error}).") from None
+    notes = ["A still picture: one frame at 0 s, no sound."]
+    _choose_from_array(clip, _check_pictures(name, pixels[None]), np.zeros(1), 0.0, request, notes)
+    return _finish(clip, request, notes)
+
+
+def _check_pictures(name: str, pictures: np.ndarray) -> np.ndarray:
+    if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
+        raise MediaError(
+            f"{name}: frames of shape {pictures.shape} and type {pictures.dtype} were found, "
+            "(frames, height, width, 3) uint8 RGB is accepted."
+        )
+    if len(pictures) == 0:
+        raise MediaError(f"{name} has zero frames: at least one is needed.")
+    _check_size(name, pictures.shape[2], pictures.shape[1])
+    return pictures
+
+
+def _check_size(name: str, width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise MediaError(f"{name}: the picture is {width}x{height} pixels, at least {MIN_SIDE}x{MIN_SIDE} is accepted.")
+
+
+def _array_times(name: str, count: int, times: Any, fps: Any, notes: list[str]) -> tuple[np.ndarray, float]:
+    """Times (F,) and end of the last frame, s."""
+    if times is None:
+        if fps is None:
+            fps = ARRAY_FPS
+            notes.append(f"The frames came without times: {fps:g} frames a second are assumed.")
+        if not (math.isfinite(fps) and fps > 0):
+            raise MediaError(f"{name}: fps is {fps!r}, a positive number of frames a second is accepted.")
+        return np.arange(count) / fps, count / fps
+    times = np.asarray(times, dtype=np.float64)
+    if times.shape != (count,):
+        raise MediaError(f"{name}: {count} frames came with times of shape {times.shape}: one time a frame is needed.")
+    if not np.isfinite(times).all() or times.min() < 0 or (np.diff(times) <= 0).any():
+        raise MediaError(f"{name}: times must be finite seconds from 0 on, each later than the one before.")
+    return times, float(times[-1] + (np.median(np.diff(times)) if count > 1 else 0.0))
+
+
+def _choose_from_array(
+    clip: Clip, pictures: np.ndarray, times: np.ndarray, end: float, request: _Request, notes: list[str]
+) -> None:
+    clip.duration = round(end * 1000)
+    if request.frames and len(pictures):
+        chosen = request.choose(times, end, lambda some: (pictures[some], some), notes)
+        clip.frames = pictures[chosen]
+        clip.frame_times = np.round(times[chosen] * 1000).astype(np.int64)
+
+
+def _hear_array(clip: Clip, samples: np.ndarray, rate: Any, request: _Request, notes: list[str]) -> None:
+    if not (math.isfinite(rate) and rate >= 1):
+        raise MediaError(f"{clip.source}: sampling_rate is {rate!r}, a positive number of Hz is accepted.")
+    if samples.dtype.kind not in "fi" and samples.dtype != np.uint8:
+        raise MediaError(f"{clip.source}: a waveform of {samples.dtype} was found, float, int or uint8 is accepted.")
+    if samples.ndim == 2:
+        # Channels come first or last; a sound has far more samples than channels.
+        samples = samples.T if samples.shape[0] > samples.shape[1] else samples
+    elif samples.ndim == 1:
+        samples = samples[None]
+    else:
+        raise MediaError(f"{clip.source}: a waveform of shape {samples.shape} was found, (samples,) is accepted.")
+    if samples.size == 0:
+        raise MediaError(f"{clip.source}: the waveform has no samples.")
+    mono = _mono(samples)
+    seconds = len(mono) / rate
+    if clip.frames is not None and len(clip.frames) > 1:
+        notes += _compare(clip.duration / 1000, 0.0, seconds)
+    clip.duration = max(clip.duration, round(seconds * 1000))
+    if request.sound:
+        _check_finite(clip.source, mono, rate)
+        if rate != request.sampling_rate:
+            mono = soxr.resample(mono, rate, request.sampling_rate, quality="HQ")
+        clip.waveform = mono
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """Channels (C, S) of any sample type -> their mean (S,) float32, full scale = 1."""
+    if samples.dtype == np.uint8:
+        samples = samples.astype(np.float32) / 128 - 1
+    elif np.issubdtype(samples.dtype, np.integer):
+        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    return samples[0].astype(np.float32) if len(samples) == 1 else samples.mean(0, dtype=np.float32)
+
+
+def _check_finite(name: str, mono: np.ndarray, rate: float, start: float = 0.0) -> None:
+    bad = ~np.isfinite(mono)
+    if bad.any():
+        at = start + bad.argmax() / rate
+        raise MediaError(f"{name}: the sound holds NaN or infinite samples, the first at {at:.2f} s; mend or drop it.")
+
+
+def _on_screen(times: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Distinct indices of the frames on screen at `targets`; times (F,) and targets in s, both ascending."""
+    # A microsecond, so that a target computed in floating point does not fall just before the frame it names.
+    return np.unique(np.clip(np.searchsorted(times, targets + 1e-6, side="right") - 1, 0, len(times) - 1))
+
+
+def _spread(times: np.ndarray, end: float, count: int) -> np.ndarray:
+    if count >= len(times):
+        return np.arange(len(times))
+    return _on_screen(times, times[0] + (np.arange(count) + 0.5) * (end - times[0]) / count)
+
+
+def _load_file(name: str, reopen: Callable[[], Any], head: bytes, request: _Request) -> Clip:
+    """`reopen` gives what PyAV opens, at its start, as often as asked."""
+    if not head:
+        raise MediaError(f"{name} is empty (0 bytes): a video, sound or picture file is accepted.")
+    if head.startswith(IMAGE_HEADS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        source = reopen()
+        try:
+            image = Image.open(source.removeprefix("file:") if isinstance(source, str) else source)
+        except (OSError, Image.DecompressionBombError) as error:
+            raise MediaError(f"{name} is a picture that cannot be opened ({error}).") from None
+        with image:
+            return _load_image(name, image, request)
+    notes: list[str] = []
+    clip = Clip(name, None, None, None, request.sampling_rate, 0)
+    with _open(name, reopen, head) as container:
+        picture, sound = _scan(name, container, reopen, head, request, notes)
+        if sound is not None and request.sound:
+            clip.waveform = sound.finish()
+            if clip.waveform is None:
+                notes.append("The file has a sound stream, but no sound could be decoded from it.")
+            elif picture is not None:
+                notes += _compare(picture.end, sound.begin, sound.end)
+        clip.duration = round(1000 * max(part.end for part in (picture, sound) if part is not None))
+        if picture is not None and request.frames:
+            clip.frames, clip.frame_times = picture.sample(request, notes)
+    if request.frames and request.sound and clip.frames is None and clip.waveform is None:
+        raise MediaError(f"{name}: neither a frame nor a sound sample could be decoded from it.")
+    return _finish(clip, request, notes)
+
+
+def _open(name: str, reopen: Callable[[], Any], head: bytes) -> av.container.InputContainer:
+    try:
+        # A playlist may name other files; none is opened over the network.
+        return av.open(reopen(), options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if head[4:8] == b"ftyp":
+            raise MediaError(
+                f"{name} is an mp4 without its index (the moov atom), cut off while it was written or copied: "
+                "nothing of it can be read; copy it again from its source."
+            ) from None
+        raise MediaError(f"{name} is not a video or sound file that can be read ({reason}).") from None
+
+
+def _streams(container: av.container.InputContainer) -> tuple[Any, Any]:
+    """The video stream and the audio stream to use, None where there is none."""
+    video, audio = container.streams.best("video"), container.streams.best("audio")
+    if video is not None and video.disposition & Disposition.attached_pic:
+        video = None  # the cover of a song
+    return video, audio
+
+
+def _scan(
+    name: str,
+    container: av.container.InputContainer,
+    reopen: Callable[[], Any],
+    head: bytes,
+    request: _Request,
+    notes: list[str],
+) -> tuple["_Picture | None", "_Sound | None"]:
+    """Read the file once: the table of its video packets, and its sound decoded."""
+    video, audio = _streams(container)
+    if video is not None and (video.codec_context is None or video.codec_context.name in TEXT_ART):
+        raise MediaError(f"{name} is not a video or sound file that can be read (it looks like text).")
+    if video is None and audio is None:
+        found = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+        raise MediaError(f"{name} holds neither picture nor sound: its streams are {found}.")
+    # A start before 0 is the encoder's run-up, which the decoder cuts off.
+    origin = max(0.0, (container.start_time or 0) / av.time_base)
+    told = (container.duration or 0) / av.time_base
+    if container.format.name in GUESSED_LENGTH:
+        told = 0.0
+    _check_length(name, told, request.max_duration)
+    picture = sound = None
+    if video is not None:
+        picture = _Picture(name, video, origin, lambda: _open(name, reopen, head), hold=request.frames)
+    if audio is not None:
+        sound = _Sound(name, audio, origin, request.sampling_rate, decode=request.sound)
+    broken = False
+    packets = container.demux([stream for stream in (video, audio) if stream is not None])
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            break
+        except av.FFmpegError:
+            broken = True
+            break
+        if packet.size == 0:
+            continue
+        part = picture if packet.stream.type == "video" else sound
+        part.add(packet)
+        _check_length(name, part.end, request.max_duration)
+    if picture is not None and not picture.close():
+        if sound is None or sound.packets == 0:
+            raise MediaError(f"{name} has a video stream with zero frames, and no sound.")
+        notes.append("The file has a video stream with zero frames: only its sound is used.")
+        picture = None
+    if sound is not None and sound.packets == 0:
+        notes.append("The file has a sound stream with no sound in it: only its picture is used.")
+        sound = None
+        if picture is None:
+            raise MediaError(f"{name} has a sound stream with zero samples, and no picture.")
+    end = max(part.end for part in (picture, sound) if part is not None)
+    if broken or told - end > max(0.5, 0.02 * told):
+        whole = f" of the {told:.2f} s its header tells" if told > end else ""
+        notes.append(f"The file breaks off after {end:.2f} s{whole}: what can be read is used.")
+    return picture, sound
+
+
+def _check_length(name: str, seconds: float, limit: float) -> None:
+    if seconds > limit:
+        raise MediaError(
+            f"{name} lasts {seconds:.1f} s or more, at most max_duration={limit:g} s is accepted: "
+            "cut the clip or pass a larger max_duration."
+        )
+
+
+def _compare(picture_end: float, sound_begin: float, sound_end: float) -> list[str]:
+    """Notes where sound and picture differ by more than a quarter of a second; s."""
+    notes = []
+    if sound_begin > 0.25:
+        notes.append(f"The sound starts at {sound_begin:.2f} s; silence stands before it.")
+    if abs(sound_end - picture_end) > 0.25:
+        word = "before" if sound_end < picture_end else "after"
+        notes.append(f"The sound ends at {sound_end:.2f} s, {word} the picture ({picture_end:.2f} s).")
+    return notes
+
+
+def _finish(clip: Clip, request: _Request, notes: list[str]) -> Clip:
+    """Check what is the same for every kind of source, and attach the notes."""
+    _check_length(clip.source, clip.duration / 1000, request.max_duration)
+    if clip.waveform is not None:
+        peak = float(np.abs(clip.waveform).max())
+        full = float((np.abs(clip.waveform) >= 0.999).mean())
+        if peak < 1e-4:
+            notes.append("The sound is silent.")
+        elif full > 0.01:
+            notes.append(f"The sound is probably clipped: {full:.0%} of its samples are at full scale.")
+        if len(clip.waveform) < 0.1 * clip.sampling_rate:
+            notes.append(f"The sound lasts only {len(clip.waveform) / clip.sampling_rate:.3f} s.")
+    clip.notes = notes
+    return clip
+
+
+def _stop(packet: Any) -> float:
+    """When a packet's frame or sound ends, s."""
+    stop = packet.pts + (packet.duration or 0)
+    stream = packet.stream
+    if stream.duration and stream.start_time is not None:
+        # The last packet of an mp4 may be longer than what its edit list plays of it.
+        limit = stream.start_time + stream.duration
+        stop = min(stop, limit) if packet.pts < limit else stop
+    return float(stop * packet.time_base)
+
+
+class _Sound:
+    """The audio stream: packets in, one waveform out, resampled on the way."""
+
+    def __init__(self, name: str, stream: Any, origin: float, sampling_rate: int, decode: bool):
+        self.name, self.stream, self.origin, self.sampling_rate, self.decode = (
+            name,
+            stream,
+            origin,
+            sampling_rate,
+            decode,
+        )
+        self.begin: float | None = None  # s
+        self.end = 0.0  # s, by the packets: the same whether the sound is decoded or not
+        self.packets = 0
+        self.fed = 0.0  # s of sound (and silence) given to the resampler
+        self.rate: int | None = None  # Hz of what was fed last
+        self.resampler: Any = None
+        self.chunks: list[np.ndarray] = []
+
+    def add(self, packet: Any) -> None:
+        self.packets += 1
+        if packet.pts is not None and not packet.is_discard:
+            self.end = max(self.end, _stop(packet) - self.origin)
+        if self.decode and not packet.is_corrupt:
+            self._decode(packet)
+
+    def _decode(self, packet: Any) -> None:
+        try:
+            decoded = self.stream.codec_context.decode(packet)
+        except av.FFmpegError:
+            return  # a damaged packet leaves a gap, which the times of the next one fill with silence
+        for frame in decoded:
+            channels = frame.to_ndarray()
+            if not frame.format.is_planar:
+                channels = channels.reshape(-1, frame.layout.nb_channels).T
+            self._feed(_mono(channels), frame)
+
+    def _feed(self, mono: np.ndarray, frame: Any) -> None:
+        rate = frame.sample_rate
+        start = self.fed if frame.pts is None else float(frame.pts * frame.time_base) - self.origin
+        if self.begin is None:
+            if start < 0:
+                mono, start = mono[round(-start * rate) :], 0.0
+            if not len(mono):
+                return
+            self.begin = start
+        if rate != self.rate:
+            self._flush()
+            self.rate = rate
+            if rate != self.sampling_rate:
+                self.resampler = soxr.ResampleStream(rate, self.sampling_rate, 1, dtype="float32", quality="HQ")
+        _check_finite(self.name, mono, rate, start)
+        gap = round((start - self.fed) * rate)
+        # Times in some containers are rounded to a millisecond: only a real hole is filled.
+        if gap > 0 and (self.fed == 0.0 or gap > 0.05 * rate):
+            mono = np.concatenate([np.zeros(gap, np.float32), mono])
+        self.fed += len(mono) / rate
+        self.chunks.append(mono if self.resampler is None else self.resampler.resample_chunk(mono))
+
+    def _flush(self) -> None:
+        if self.resampler is not None:
+            self.chunks.append(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+            self.resampler = None
+
+    def finish(self) -> np.ndarray | None:
+        """The whole waveform (S,) float32, from time 0 of the clip; None when nothing could be decoded."""
+        self._decode(None)
+        self._flush()
+        if self.begin is None:
+            return None
+        self.end = self.end or self.fed
+        waveform, self.chunks = np.concatenate(self.chunks), []
+        return waveform
+
+
+class _Picture:
+    """The video stream: a table of its packets in decode order, and the frames chosen from it."""
+
+    def __init__(self, name: str, stream: Any, origin: float, reopen: Callable, hold: bool):
+        self.name, self.stream, self.origin, self.reopen = name, stream, origin, reopen
+        self.time_base = stream.time_base
+        self.end = 0.0  # s, when the last frame leaves the screen
+        self.held: list | None = [] if hold else None
+        self.held_bytes = 0
+        self.rows: list[tuple] = []
+
+    def add(self, packet: Any) -> None:
+        shown = packet.pts is not None and not packet.is_discard and not packet.is_corrupt
+        if shown:
+            self.end = max(self.end, _stop(packet) - self.origin)
+        self.rows.append((packet.pts, packet.is_keyframe, packet.is_disposable, packet.is_corrupt, shown))
+        if self.held is not None:
+            self.held.append(packet)
+            self.held_bytes += packet.size
+            if self.held_bytes > HELD_BYTES:
+                self.held = None
+
+    def close(self) -> bool:
+        """End the reading; False = not one frame to show."""
+        if not self.rows:
+            return False
+        if all(row[0] is None for row in self.rows):
+            raise MediaError(
+                f"{self.name} is a bare video stream without presentation times: put it into a container (mp4, mkv)."
+            )
+        self.pts = [row[0] for row in self.rows]
+        self.keys = [index for index, row in enumerate(self.rows) if row[1]]
+        self.disposable = np.array([row[2] for row in self.rows])
+        self.corrupt = np.array([row[3] for row in self.rows])
+        shown = {row[0]: index for index, row in enumerate(self.rows) if row[4]}
+        self.order = np.array([shown[pts] for pts in sorted(shown)], dtype=np.int64)  # decode indices, as shown
+        if not len(self.order):
+            return False
+        self.times = np.array([float(self.pts[index] * self.time_base) - self.origin for index in self.order])
+        if self.end <= self.times[-1]:
+            self.end = float(self.times[-1] + (np.median(np.diff(self.times)) if len(self.times) > 1 else 0.0))
+        return True
+
+    def sample(self, request: _Request, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (T, H, W, 3) uint8 and their times (T,) int64 ms."""
+        context = self.stream.codec_context
+        _check_size(self.name, context.width, context.height)
+
+        def look(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            pictures, times = self._frames(some, PEAK_SIDE)
+            return pictures, np.searchsorted(self.times, times - 1e-9)
+
+        chosen = request.choose(self.times, self.end, look, notes)
+        size = len(chosen) * context.width * context.height * 3
+        if size > MAX_CHOSEN_BYTES:
+            raise MediaError(
+                f"{self.name}: {len(chosen)} frames of {context.width}x{context.height} pixels would need "
+                f"{size / 2**30:.1f} GiB, at most {MAX_CHOSEN_BYTES / 2**30:g} GiB is accepted: ask for fewer frames."
+            )
+        frames, times = self._frames(chosen)
+        if len(frames) < len(chosen):
+            notes.append(f"{len(chosen) - len(frames)} of {len(chosen)} frames could not be decoded and are left out.")
+        return frames, np.round(times * 1000).astype(np.int64)
+
+    def _frames(self, chosen: np.ndarray, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Decode the frames `chosen` (indices in order of presentation) -> (T, H, W, 3) uint8, (T,) s."""
+        wanted = self.order[chosen]
+        row_of = {self.pts[index]: row for row, index in enumerate(wanted)}
+        canvas = _Canvas(len(wanted), self.stream.sample_aspect_ratio, max_side)
+        for frame in self._decode(self._spans(wanted), wanted):
+            row = row_of.pop(frame.pts, None)
+            if row is not None:
+                canvas.put(row, frame)
+        if row_of:
+            # Damaged, never shown by its codec, or after a key frame that is none: play all and take what is on screen.
+            missing = sorted(row_of.items())
+            last = None
+            for frame in self._decode([(0, len(self.pts))], None):
+                if frame.pts is None:
+                    continue
+                while missing and missing[0][0] < frame.pts:
+                    canvas.put(missing.pop(0)[1], last or frame)
+                last = frame
+            for _, row in missing if last is not None else ():
+                canvas.put(row, last)
+        frames, pts = canvas.finish()
+        if frames is None:
+            raise MediaError(f"{self.name}: none of its {len(self.order)} frames could be decoded.")
+        return frames, np.array([float(value * self.time_base) - self.origin for value in pts])
+
+    def _spans(self, wanted: np.ndarray) -> list[tuple[int, int]]:
+        """Stretches of packets [start, stop), decode order, that hold the packets `wanted` and all they depend on."""
+        spans: list[tuple[int, int]] = []
+        for index in sorted(int(value) for value in wanted):
+            at = bisect_right(self.keys, index) - 1
+            # A frame shown before the key frame that precedes it in the file leans on the stretch before that.
+            while at > 0 and (self.pts[self.keys[at]] is None or self.pts[self.keys[at]] > self.pts[index]):
+                at -= 1
+            start = self.keys[at] if at >= 0 else 0
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], index + 1)
+            else:
+                spans.append((start, index + 1))
+        return spans
+
+    def _decode(self, spans: list[tuple[int, int]], wanted: np.ndarray | None) -> Iterator[Any]:
+        """Yield the frames of `spans` as they are shown; with `wanted`, other frames only where they are needed."""
+        send = np.zeros(len(self.pts), dtype=bool)
+        for start, stop in spans:
+            send[start:stop] = True
+        full = np.ones(len(self.pts), dtype=bool)
+        if wanted is not None:
+            full[:] = False
+            full[wanted] = True
+            send &= full | ~self.disposable
+        send &= ~self.corrupt
+        restarts = set() if len(self.keys) == len(self.pts) else {start for start, _ in spans[1:]}
+        container = None
+        if self.held is None:
+            container = self.reopen()
+            stream = _streams(container)[0]
+            packets = (packet for packet in container.demux(stream) if packet.size)
+        else:
+            stream, packets = self.stream, self.held
+        context = stream.codec_context
+        if not context.is_open:
+            stream.thread_type = "AUTO"
+        try:
+            for index, packet in enumerate(packets):
+                if index == spans[-1][1]:
+                    break
+                if index in restarts:
+                    yield from _receive(context, None)
+                    context.flush_buffers()
+                if send[index]:
+                    context.skip_frame = "DEFAULT" if full[index] else "NONREF"
+                    yield from _receive(context, packet)
+            yield from _receive(context, None)
+            context.flush_buffers()
+        finally:
+            if container is not None:
+                container.close()
+
+
+def _receive(context: Any, packet: Any) -> list:
+    try:
+        return context.decode(packet)
+    except av.FFmpegError:
+        return []  # a damaged packet: the frames that lean on it are found missing afterwards
+
+
+class _Canvas:
+    """Chosen frames, converted one by one into one array: RGB, square pixels, display orientation, one size."""
+
+    def __init__(self, count: int, aspect: Any, max_side: int | None):
+        self.count, self.aspect, self.max_side = count, float(aspect or 1), max_side
+        self.size: tuple[int, int] | None = None  # width and height as decoded, after aspect and max_side
+        self.frames: np.ndarray | None = None
+        self.pts: list[int | None] = [None] * count
+        self.reformatter = VideoReformatter()  # one for all frames keeps its tables
+
+    def put(self, row: int, frame: Any) -> None:
+        if self.size is None:
+            width, height = max(1, round(frame.width * self.aspect)), frame.height
+            scale = min(1.0, self.max_side / max(width, height)) if self.max_side else 1.0
+            self.size = max(1, round(width * scale)), max(1, round(height * scale))
+        rgb = self.reformatter.reformat(frame, width=self.size[0], height=self.size[1], format="rgb24").to_ndarray()
+        rgb = _upright(rgb, frame)
+        if self.frames is None:
+            self.frames = np.empty((self.count, *rgb.shape), dtype=np.uint8)
+        self.frames[row] = rgb
+        self.pts[row] = frame.pts
+
+    def finish(self) -> tuple[np.ndarray | None, list[int]]:
+        """Frames in order of their times, each once, and their times in the stream's unit."""
+        rows: dict[int, int] = {}
+        for row, pts in enumerate(self.pts):
+            if pts is not None:
+                rows.setdefault(pts, row)
+        order = sorted(rows)
+        if len(order) == self.count:
+            return self.frames, order
+        return (self.frames[[rows[pts] for pts in order]] if order else None), order
+
+
+def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
+    """Turn or mirror a picture (H, W, 3) by the frame's display matrix, to the nearest quarter turn."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            # Column-major 3 x 3 in the machine's byte order: x' = a x + c y, y' = b x + d y.
+            a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
+            if abs(b) > abs(a):
+                rgb, across, down = rgb.transpose(1, 0, 2), c, b
+            else:
+                across, down = a, d
+            rgb = rgb[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+    return rgb
