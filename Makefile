@@ -1,0 +1,47 @@
+# The front door: `make` lists the targets. Each starts from nothing but Python 3.11 or 3.12 and a package index.
+PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+quickstart: $(VENV)/.run ## install, train a tiny model on a small corpus made here, describe a clip (CLIP=path for your own)
+	$(BIN)/hf-emotion quickstart $(CLIP)
+
+test: $(VENV)/.dev ## install and run the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## lint and format check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and what quickstart wrote
+	rm -rf $(VENV) quickstart_output
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "hf_emotion is tested with Python 3.11 and 3.12; $(PYTHON) is another: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A CPU build of torch where the index offers one: the default build brings several GB of CUDA libraries.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) "torch==$(TORCH)"
+	@touch $@
+
+$(VENV)/.run: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/.run
