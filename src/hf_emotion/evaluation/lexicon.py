@@ -162,7 +162,7 @@ class Lexicon:
         return self._cache[key]
 
     def group(self, label: str, level: int = 1) -> str | None:
-        """The group of a label: level 1 = one of nine families, level 2 = the finer group. None = not an emotion word
+        """The group of a label: level 1 = one of ten families, level 2 = the finer group. None = not an emotion word
         known here.
 
         Raises:

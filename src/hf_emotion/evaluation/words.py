@@ -58,8 +58,9 @@ _LIST_KEYS = (
 )
 _SENTENCE = re.compile(r"(?<=[.!?。！？\n])\s*")
 _CONCLUSION = re.compile(
-    r"\b(?:therefore|thus|hence|overall|in conclusion|in summary|to sum up|in short|consequently|all in all|we can conclude|"
-    r"(?:be|is|are|can) (?:inferred|concluded)|infers?|suggesting that|emotional states?|emotions? (?:is|are|include)|final answer)\b",
+    r"\b(?:therefore|thus|hence|overall|in conclusion|in summary|to sum up|in short|consequently|all in all|"
+    r"we can conclude|(?:be|is|are|can) (?:inferred|concluded)|infers?|suggesting that|emotional states?|"
+    r"emotions? (?:is|are|include)|final answer)\b",
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|[.,;:!?()\"“”。，；：！？、—–]", re.UNICODE)
