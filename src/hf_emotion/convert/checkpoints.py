@@ -1,0 +1,153 @@
+"""Reading the peers' checkpoints and writing ours: what the three conversion scripts share.
+
+The peers publish `.pth` files, which are pickles: reading one can run any code its author put in. The scripts refuse
+them unless `--allow-pickle` is given, and even then read with `weights_only=True`, which admits tensors and plain
+containers only. What they write is safetensors, a `config.json` and `conversion_report.json`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hf_emotion.modeling.parts import PartsReport
+
+# Names under which the peers' runners wrap a model's tensors.
+WRAPPERS = ("model", "state_dict", "module")
+
+
+class ConversionError(ValueError):
+    """A checkpoint that cannot be read, or does not hold what it should."""
+
+
+def read_checkpoint(path, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
+    """The tensors of a `.safetensors` file or, with `allow_pickle`, of a `torch.save` file.
+
+    Args:
+        path: the file.
+        allow_pickle: consent to unpickling; it stays restricted to tensors and plain containers.
+
+    Raises:
+        ConversionError: no such file, a pickle without consent, or a pickle that holds more than tensors and plain
+            containers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConversionError(f"{path} is no file")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if not allow_pickle:
+        raise ConversionError(
+            f"{path} is a pickle, and reading a pickle can run any code its author put in; if you trust where it came "
+            f"from, pass --allow-pickle (it is then read with weights_only=True)"
+        )
+    try:
+        # Files older than torch 1.6 are no zip archives and cannot be mapped into memory.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConversionError(f"{path} cannot be read as tensors and plain containers: {reason}") from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise ConversionError(f"{path} holds no named tensors")
+    return tensors
+
+
+def read_checkpoints(paths, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
+    """Several files as one: where two hold the same name, the later one counts (a later training stage)."""
+    tensors: dict[str, torch.Tensor] = {}
+    for path in paths:
+        tensors.update(read_checkpoint(path, allow_pickle))
+    return tensors
+
+
+def check_against(model: torch.nn.Module, tensors: dict[str, torch.Tensor], what: str):
+    """Strict load, on names and shapes alone: `model` may lie on the meta device.
+
+    Raises:
+        ConversionError: a tensor is missing, has no place, or has another shape.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = sorted(set(expected) - set(tensors))
+    unexpected = sorted(set(tensors) - set(expected))
+    if missing:
+        raise ConversionError(f"{what} lacks {len(missing)} tensors, among them {missing[0]}")
+    if unexpected:
+        raise ConversionError(f"{what} holds {len(unexpected)} tensors without a place, among them {unexpected[0]}")
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ConversionError(f"{what}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
+
+
+def new_report(tensors: dict[str, torch.Tensor], ignored: dict[str, str]) -> PartsReport:
+    """A report over converted tensors; the peers' names that were left out come with their reasons."""
+    report = PartsReport(ignored=ignored)
+    report.loaded = dict.fromkeys(tensors, "the checkpoint")
+    report.parameters = {name: tensor.numel() for name, tensor in tensors.items()}
+    return report
+
+
+def write_folder(output, tensors: dict[str, torch.Tensor], config: dict, report: PartsReport, adapter=None):
+    """Write `model.safetensors`, `config.json` and `conversion_report.json`, all of them or nothing.
+
+    Args:
+        output: folder to make; an existing one must be empty.
+        adapter: (tensors, config) of a PEFT adapter, written to the folder `adapter` inside.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConversionError(f"{output} exists and is not an empty folder; give a new one")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        if tensors:
+            save_file(own_memory(tensors), partial / "model.safetensors", metadata={"format": "pt"})
+        write_json(partial / "config.json", config)
+        write_json(partial / "conversion_report.json", report.to_dict())
+        if adapter is not None:
+            (partial / "adapter").mkdir()
+            save_file(own_memory(adapter[0]), partial / "adapter" / "adapter_model.safetensors", {"format": "pt"})
+            write_json(partial / "adapter" / "adapter_config.json", adapter[1])
+        partial.chmod(0o755)
+        os.replace(partial, output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def own_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """safetensors wants contiguous tensors that share no memory."""
+    seen: set[int] = set()
+    owned = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.contiguous()
+        owned[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
+        seen.add(tensor.untyped_storage().data_ptr())
+    return owned
+
+
+def write_json(path: Path, content: dict):
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def argument_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that all conversion scripts take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="checkpoint(s); of equal names the later file counts")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write; must be new or empty")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read .pth files; a pickle can run code of its author, so give this only for files you trust",
+    )
+    return parser

@@ -1,0 +1,152 @@
+"""EVA ViT-g (`eva_vit_g.pth`, or LAVIS' `visual_encoder.*`) -> a folder that `InstructBlipVisionModel` loads.
+
+The tower ends in a LayerNorm (`ln_vision`) which LAVIS keeps with the Q-Former, so two files are needed:
+
+    python -m hf_emotion.convert.convert_eva_vit_to_hf eva_vit_g.pth blip2_pretrained_flant5xxl.pth \
+        --allow-pickle --output eva-vit-g
+
+The trap: `ln_vision` has eps 1e-5, the blocks 1e-6, and transformers' configuration has one eps for all. The folder's
+config.json records `post_layernorm_eps`; `MicroEmoConfig.vision_post_layernorm_eps` (1e-5) applies it.
+"""
+
+import math
+import re
+import sys
+
+import torch
+from transformers import InstructBlipVisionConfig
+from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
+
+from hf_emotion.convert.checkpoints import (
+    ConversionError,
+    argument_parser,
+    check_against,
+    new_report,
+    read_checkpoints,
+    write_folder,
+)
+from hf_emotion.modeling.parts import PartsReport
+
+# "eva_vit_g.pth" has 40 blocks; the peers take the output of the 39th.
+BLOCKS_IN_FILE, BLOCKS_USED = 40, 39
+POST_LAYERNORM_EPS = 1e-5
+
+RENAMES = [
+    (r"cls_token", "embeddings.class_embedding"),
+    (r"pos_embed", "embeddings.position_embedding"),
+    (r"patch_embed\.proj\.(weight|bias)", r"embeddings.patch_embedding.\1"),
+    (r"blocks\.(\d+)\.norm([12])\.(weight|bias)", r"encoder.layers.\1.layer_norm\2.\3"),
+    (r"blocks\.(\d+)\.attn\.qkv\.weight", r"encoder.layers.\1.self_attn.qkv.weight"),
+    (r"blocks\.(\d+)\.attn\.(?:q_bias|v_bias)", r"encoder.layers.\1.self_attn.qkv.bias"),
+    (r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"encoder.layers.\1.self_attn.projection.\2"),
+    (r"blocks\.(\d+)\.mlp\.(fc[12])\.(weight|bias)", r"encoder.layers.\1.mlp.\2.\3"),
+    (r"ln_vision\.(weight|bias)", r"post_layernorm.\1"),
+]
+
+
+def rename(key: str) -> str | None:
+    """EVA's name of a tensor -> transformers'; `None` for one that has no place.
+
+    `q_bias` and `v_bias` of a block both name the one bias they become: query, zero for the key, value.
+    """
+    key = key.removeprefix("visual_encoder.")
+    for pattern, replacement in RENAMES:
+        if re.fullmatch(pattern, key):
+            return re.sub(pattern, replacement, key)
+    return None
+
+
+def reason(key: str) -> str:
+    """Why `rename` gives a tensor no place."""
+    key = key.removeprefix("visual_encoder.")
+    if re.match(r"(norm|fc_norm|head)\.", key):
+        return "EVA's own last norm and classifier; the peers end in ln_vision"
+    if key.split(".")[0] in ("Qformer", "query_tokens", "video_Qformer", "audio_Qformer"):
+        return "the Q-Former's; convert_videollama_qformer_to_hf reads it"
+    return "no part of the vision tower"
+
+
+def config_for(tensors: dict[str, torch.Tensor], num_attention_heads: int) -> InstructBlipVisionConfig:
+    """The configuration that renamed tensors fit; the number of heads is not written in them."""
+    for name in (
+        "embeddings.patch_embedding.weight",
+        "embeddings.position_embedding",
+        "encoder.layers.0.mlp.fc1.weight",
+    ):
+        if name not in tensors:
+            raise ConversionError(f"the checkpoint lacks {name}, so it is no EVA vision tower")
+    hidden_size, _, patch_size, _ = tensors["embeddings.patch_embedding.weight"].shape
+    side = math.isqrt(tensors["embeddings.position_embedding"].shape[1] - 1)
+    return InstructBlipVisionConfig(
+        hidden_size=hidden_size,
+        intermediate_size=len(tensors["encoder.layers.0.mlp.fc1.weight"]),
+        num_hidden_layers=1 + max(int(n.split(".")[2]) for n in tensors if n.startswith("encoder.layers.")),
+        num_attention_heads=num_attention_heads,
+        image_size=side * patch_size,
+        patch_size=patch_size,
+        architectures=["InstructBlipVisionModel"],
+        post_layernorm_eps=POST_LAYERNORM_EPS,
+    )
+
+
+def convert_state_dict(
+    state_dict: dict[str, torch.Tensor], num_attention_heads: int = 16
+) -> tuple[dict[str, torch.Tensor], PartsReport, InstructBlipVisionConfig]:
+    """EVA's tensors -> transformers', a report, and the configuration they fit.
+
+    Raises:
+        ConversionError: the tower is not whole; most often `ln_vision` is in another file.
+    """
+    names = {key.removeprefix("visual_encoder."): key for key in state_dict}
+    blocks = {int(found[1]) for name in names if (found := re.match(r"blocks\.(\d+)\.", name))}
+    unused = set(range(BLOCKS_USED, BLOCKS_IN_FILE)) if len(blocks) == BLOCKS_IN_FILE else set()
+
+    tensors: dict[str, torch.Tensor] = {}
+    ignored: dict[str, str] = {}
+    for name, key in names.items():
+        block = re.match(r"blocks\.(\d+)\.", name)
+        if block and int(block[1]) in unused:
+            ignored[key] = f"block {block[1]}: the peers take the output of the {BLOCKS_USED}th of {BLOCKS_IN_FILE}"
+        elif rename(key) is None:
+            ignored[key] = reason(key)
+        elif name.endswith(".q_bias"):
+            value_name = name.removesuffix("q_bias") + "v_bias"
+            if value_name not in names:
+                raise ConversionError(f"the checkpoint has {key} but no {value_name}")
+            query_bias, value_bias = state_dict[key], state_dict[names[value_name]]
+            tensors[rename(key)] = torch.cat([query_bias, torch.zeros_like(query_bias), value_bias])
+        elif not name.endswith(".v_bias"):
+            tensors[rename(key)] = state_dict[key]
+    config = config_for(tensors, num_attention_heads)
+    if "post_layernorm.weight" not in tensors:
+        raise ConversionError(
+            "the files hold no ln_vision, the tower's last LayerNorm; add the LAVIS file that has it, such as "
+            "blip2_pretrained_flant5xxl.pth or instruct_blip_vicuna7b_trimmed.pth"
+        )
+    with torch.device("meta"):
+        check_against(InstructBlipVisionModel(config), tensors, "the EVA vision tower")
+    report = new_report(tensors, ignored)
+    report.notes.append(
+        f"post_layernorm must run with eps {POST_LAYERNORM_EPS}; transformers' own class would use "
+        f"{config.layer_norm_eps}, MicroEmo sets it"
+    )
+    return tensors, report, config
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argument_parser(__doc__.splitlines()[0])
+    parser.add_argument("--num-attention-heads", type=int, default=16, help="not written in the weights (default 16)")
+    args = parser.parse_args(arguments)
+    try:
+        state_dict = read_checkpoints(args.files, args.allow_pickle)
+        tensors, report, config = convert_state_dict(state_dict, args.num_attention_heads)
+        write_folder(args.output, tensors, config.to_dict(), report)
+    except (ConversionError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

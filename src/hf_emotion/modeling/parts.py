@@ -1,0 +1,481 @@
+"""Building a model from published checkpoints of its parts: safetensors in, a report of what came from where.
+
+A part is read tensor by tensor through a table of prefixes, from a Hub repository or a local folder, one file or many;
+only the files that hold wanted tensors are fetched. Weights in pickle form (`.bin`, `.pth`) are refused: reading them
+runs code of whoever wrote them. The scripts in `hf_emotion.convert` turn them, once and by explicit consent, into
+folders that this file reads.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, InstructBlipQFormerConfig, InstructBlipVisionConfig
+
+from .configuration_imagebind_audio import ImageBindAudioConfig
+
+PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
+
+# The name in config.json of folders which `convert_videollama_qformer_to_hf` writes.
+PARTS_MODEL_TYPE = "microemo_parts"
+
+# Where a checkpoint of this model type keeps a tower whose class cannot load it by itself; "" = it is the tower.
+VISION_PREFIXES = {
+    "instructblip": "vision_model.",
+    "instructblipvideo": "vision_model.",
+    "blip-2": "vision_model.",
+    "instructblip_vision_model": "",
+    "blip_2_vision_model": "",
+}
+AUDIO_PREFIXES = {"imagebind_audio": "", "whisper": "model.encoder."}
+
+ELSEWHERE = "belongs to another part of that checkpoint"
+
+
+class PartsError(ValueError):
+    """A part that cannot be read, or does not fit the others."""
+
+
+@dataclass
+class PartsReport:
+    """What became of every tensor: `print(report)` shows it by module.
+
+    Attributes:
+        loaded: name in the model -> the source it came from.
+        new: names in the model that no source held; they start at random.
+        ignored: "name in the source (source)" -> why it was left out.
+        notes: one sentence each: anything else a user should know.
+        parameters: name in the model -> its number of parameters.
+    """
+
+    loaded: dict[str, str] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
+    ignored: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    parameters: dict[str, int] = field(default_factory=dict)
+
+    def update(self, other: "PartsReport"):
+        """Take over what `other` reports."""
+        self.loaded.update(other.loaded)
+        self.new.extend(other.new)
+        self.ignored.update(other.ignored)
+        self.notes.extend(other.notes)
+        self.parameters.update(other.parameters)
+
+    def to_dict(self) -> dict:
+        """The report as JSON-able data."""
+        return {"loaded": self.loaded, "new": self.new, "ignored": self.ignored, "notes": self.notes}
+
+    def __str__(self) -> str:
+        lines = []
+        for module, source in sorted({(module_of(name), source) for name, source in self.loaded.items()}):
+            names = [n for n, s in self.loaded.items() if module_of(n) == module and s == source]
+            count = sum(self.parameters.get(name, 0) for name in names)
+            lines.append(f"loaded   {module}: {len(names)} tensors, {count:,} parameters, from {source}")
+        for module, tensors in sorted(Counter(map(module_of, self.new)).items()):
+            count = sum(self.parameters.get(name, 0) for name in self.new if module_of(name) == module)
+            lines.append(f"new      {module}: {tensors} tensors, {count:,} parameters, start at random")
+        for reason, tensors in sorted(Counter(self.ignored.values()).items()):
+            first = next(name for name, why in self.ignored.items() if why == reason)
+            more = f" and {tensors - 1} more" if tensors > 1 else ""
+            lines.append(f"ignored  {first}{more}: {reason}")
+        lines += [f"note     {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def module_of(name: str) -> str:
+    """The module of the model a tensor belongs to: `model.video_qformer.global_qformer.x` -> `video_qformer`."""
+    return name.removeprefix("model.").split(".")[0]
+
+
+def find_file(source: str, name: str, **hub) -> str | None:
+    """Local path of a file of a folder or Hub repository; `None` if there is no such file.
+
+    Raises:
+        PartsError: `source` is no folder and no reachable repository.
+    """
+    if os.path.isdir(source):
+        path = os.path.join(source, name)
+        return path if os.path.isfile(path) else None
+    try:
+        return hf_hub_download(source, name, **hub)
+    except (LocalEntryNotFoundError, EntryNotFoundError):
+        return None
+    except HFValidationError as error:
+        raise PartsError(f"{source!r} is neither a folder nor the name of a Hub repository") from error
+    except GatedRepoError as error:
+        raise PartsError(f"the Hub repository {source!r} is gated; accept its terms there and log in") from error
+    except RepositoryNotFoundError as error:
+        raise PartsError(f"the Hub has no repository {source!r} that you may read; log in if it is private") from error
+    except HfHubHTTPError as error:
+        raise PartsError(f"the Hub did not give {name} of {source!r}: {error}") from error
+
+
+def read_config(source: str, **hub) -> dict:
+    """`config.json` of a part.
+
+    Raises:
+        PartsError: there is none (or, offline, none in the cache), or it is no JSON object.
+    """
+    source = checked(source)
+    path = find_file(source, "config.json", **hub)
+    if path is None:
+        raise PartsError(
+            f"{source!r} has no config.json (looked for in the local cache only, if the Hub is out of reach or "
+            f"offline mode is on); accepted is a Hub repository or a folder in transformers' layout"
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+    except json.JSONDecodeError as error:
+        raise PartsError(f"config.json of {source!r} is no JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise PartsError(f"config.json of {source!r} holds a {type(config).__name__}; accepted is an object")
+    return config
+
+
+def checked(source) -> str:
+    """`source` as a string; a pickle file is refused here."""
+    source = os.fspath(source)
+    if source.endswith(PICKLE_SUFFIXES):
+        raise PartsError(pickle_refusal(source))
+    return source
+
+
+def pickle_refusal(source: str) -> str:
+    return (
+        f"{source!r} holds weights in pickle form, and reading those can run code of whoever wrote them; convert it "
+        f"with `python -m hf_emotion.convert.convert_eva_vit_to_hf`, `..convert_imagebind_audio_to_hf` or "
+        f"`..convert_videollama_qformer_to_hf`, or name a repository with safetensors"
+    )
+
+
+def safetensors_names(source: str, **hub) -> dict[str, str]:
+    """Name of every tensor of a part -> name of the safetensors file that holds it.
+
+    Raises:
+        PartsError: the part has no safetensors, or its index names a file outside its folder.
+    """
+    index = find_file(source, "model.safetensors.index.json", **hub)
+    if index is not None:
+        with open(index, encoding="utf-8") as file:
+            names = json.load(file)["weight_map"]
+        for shard in set(names.values()):
+            if os.path.basename(shard) != shard:
+                raise PartsError(f"the index of {source!r} names the file {shard!r} outside its folder")
+        return names
+    path = find_file(source, "model.safetensors", **hub)
+    if path is not None:
+        with safe_open(path, framework="pt") as file:
+            return dict.fromkeys(file.keys(), "model.safetensors")
+    if os.path.isdir(source) and any(name.endswith(PICKLE_SUFFIXES) for name in os.listdir(source)):
+        raise PartsError(pickle_refusal(source))
+    raise PartsError(
+        f"{source!r} has no model.safetensors or model.safetensors.index.json (looked for in the local cache only, if "
+        f"the Hub is out of reach or offline mode is on); weights in pickle form (.bin, .pth) are not read: convert "
+        f"them with the scripts in hf_emotion.convert"
+    )
+
+
+def load_part(
+    source: str, prefix_map: dict[str, str], ignore: dict[str, str] | None = None, **hub
+) -> tuple[dict[str, torch.Tensor], PartsReport]:
+    """Read the tensors of one part under the names they have in the model.
+
+    Args:
+        source: a Hub repository or a folder, with safetensors in one file or many.
+        prefix_map: prefix in the source -> prefix in the model; the longest that fits counts; "" fits all.
+        ignore: prefix in the source -> why such tensors are left out. A tensor that fits nothing is left out too.
+        hub: `revision`, `cache_dir`, `token`, `local_files_only` of `hf_hub_download`, which honours HF_HUB_OFFLINE.
+
+    Returns:
+        the tensors under their new names, and a report whose `new` is empty.
+
+    Raises:
+        PartsError: no such source, no safetensors, or no tensor that fits `prefix_map`.
+    """
+    source = checked(source)
+    ignore = ignore or {}
+    names = safetensors_names(source, **hub)
+    report = PartsReport()
+    wanted: dict[str, list[str]] = {}
+    for name, shard in names.items():
+        prefix = longest_prefix(name, [*prefix_map, *ignore])
+        if name.endswith("position_ids"):
+            report.ignored[f"{name} ({source})"] = "a table of consecutive numbers, made anew"
+        elif prefix in prefix_map:
+            wanted.setdefault(shard, []).append(name)
+        else:
+            report.ignored[f"{name} ({source})"] = ignore.get(prefix, ELSEWHERE)
+    if not wanted:
+        raise PartsError(
+            f"{source!r} has no tensor named {' or '.join(repr(prefix + '*') for prefix in prefix_map)}; it has "
+            f"{', '.join(sorted({name.split('.')[0] for name in names}))}"
+        )
+    tensors = {}
+    for shard, shard_names in wanted.items():
+        path = find_file(source, shard, **hub)
+        if path is None:
+            raise PartsError(f"the index of {source!r} names {shard}, which is not there")
+        with safe_open(path, framework="pt") as file:
+            for name in shard_names:
+                prefix = longest_prefix(name, prefix_map)
+                tensors[prefix_map[prefix] + name.removeprefix(prefix)] = file.get_tensor(name)
+    report.loaded = dict.fromkeys(tensors, source)
+    report.parameters = {name: tensor.numel() for name, tensor in tensors.items()}
+    return tensors, report
+
+
+def longest_prefix(name: str, prefixes: Iterable[str]) -> str | None:
+    return max((prefix for prefix in prefixes if name.startswith(prefix)), key=len, default=None)
+
+
+def load_tower(
+    tower_class, source: str, config, prefix: str, known: dict[str, str], **hub
+) -> tuple[dict[str, torch.Tensor], PartsReport]:
+    """Read a tower: through the table if its layout is in `known`, else as its own class loads it.
+
+    Args:
+        tower_class: the tower's class in the model.
+        config: the tower's configuration.
+        prefix: where the tower lies in the model.
+        known: model type of a source -> prefix of the tower in it.
+    """
+    model_type = read_config(source, **hub).get("model_type")
+    if model_type in known:
+        return load_part(source, {known[model_type]: prefix}, **hub)
+    source = checked(source)
+    safetensors_names(source, **hub)
+    tower, info = tower_class.from_pretrained(
+        source, config=config, use_safetensors=True, output_loading_info=True, **hub
+    )
+    tensors = {prefix + name: tensor for name, tensor in tower.state_dict().items() if name not in info["missing_keys"]}
+    report = PartsReport(loaded=dict.fromkeys(tensors, source))
+    report.ignored = {f"{name} ({source})": ELSEWHERE for name in info["unexpected_keys"]}
+    report.parameters = {name: tensor.numel() for name, tensor in tensors.items()}
+    return tensors, report
+
+
+def load_language_model(source: str, dtype=None, **hub) -> tuple[dict[str, torch.Tensor], PartsReport, torch.dtype]:
+    """Read a causal language model under the names it has in a paper's model: `model.language_model.*`, `lm_head.*`."""
+    source = checked(source)
+    safetensors_names(source, **hub)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True, trust_remote_code=False, **hub
+    )
+    if info["missing_keys"]:
+        raise PartsError(f"the language model {source!r} lacks {sorted(info['missing_keys'])[:3]}")
+    base = f"{model.base_model_prefix}."
+    head = next(f"{name}." for name, module in model.named_modules() if module is model.get_output_embeddings())
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name.startswith(base):
+            tensors["model.language_model." + name.removeprefix(base)] = tensor
+        elif name.startswith(head):
+            tensors["lm_head." + name.removeprefix(head)] = tensor
+        else:
+            raise PartsError(f"the language model {source!r} keeps {name!r} outside its body and head")
+    report = PartsReport(loaded=dict.fromkeys(tensors, source))
+    report.ignored = {f"{name} ({source})": ELSEWHERE for name in info["unexpected_keys"]}
+    report.parameters = {name: tensor.numel() for name, tensor in tensors.items()}
+    return tensors, report, model.dtype
+
+
+def vision_config_of(source: str, **hub):
+    """Configuration of the vision tower inside `source`."""
+    config = read_config(source, **hub)
+    model_type = config.get("model_type")
+    if model_type in VISION_PREFIXES:
+        # BLIP-2 and InstructBLIP share one vision tower under two names.
+        own = config if VISION_PREFIXES[model_type] == "" else config.get("vision_config", {})
+        return InstructBlipVisionConfig.from_dict({k: v for k, v in own.items() if k != "model_type"})
+    whole = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+    return getattr(whole, "vision_config", whole)
+
+
+def audio_config_of(source: str, **hub):
+    """Configuration of the audio tower inside `source`."""
+    config = read_config(source, **hub)
+    if config.get("model_type") == ImageBindAudioConfig.model_type:
+        return ImageBindAudioConfig.from_dict(config)
+    whole = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+    return getattr(whole, "audio_config", whole)
+
+
+def qformer_fields_of(source: str, **hub) -> tuple[dict, dict[str, str]]:
+    """Fields of the model's configuration for the image Q-Former inside `source`, and its table of prefixes.
+
+    Raises:
+        PartsError: the Q-Former there cannot read text, as MicroEmo's must (3.2).
+    """
+    config = read_config(source, **hub)
+    model_type = config.get("model_type")
+    if model_type == PARTS_MODEL_TYPE and "image_qformer_config" in config:
+        fields = {name: config[name] for name in ("image_qformer_config", "num_query_tokens")}
+        return fields, {"image_qformer.": "model.image_qformer."}
+    if model_type in ("instructblip", "instructblipvideo"):
+        own = {k: v for k, v in config.get("qformer_config", {}).items() if k != "model_type"}
+        fields = {
+            "image_qformer_config": InstructBlipQFormerConfig.from_dict(own).to_dict(),
+            "num_query_tokens": config.get("num_query_tokens", 32),
+        }
+        return fields, {
+            "qformer.": "model.image_qformer.qformer.",
+            "query_tokens": "model.image_qformer.query_tokens",
+        }
+    raise PartsError(
+        f"{source!r} is a {model_type!r} checkpoint; the image Q-Former must read each frame's timestamp, so accepted "
+        f"are InstructBLIP checkpoints and folders that convert_videollama_qformer_to_hf made of a text-conditioned "
+        f"Q-Former (TimeChat, InstructBLIP)"
+    )
+
+
+def assemble_microemo(
+    cls,
+    vision: str | None = None,
+    qformer: str | None = None,
+    audio: str | None = None,
+    text: str | None = None,
+    video_llama: str | None = None,
+    config=None,
+    dtype: torch.dtype | None = None,
+    cache_dir: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    **overrides,
+):
+    """MicroEmo from checkpoints of its parts, as section 4.1 of the paper initialises it.
+
+    Args:
+        cls: the generating class.
+        vision: EVA ViT-g: an InstructBLIP or BLIP-2 checkpoint, a folder of `convert_eva_vit_to_hf`, or any vision
+            model of transformers.
+        qformer: the timestamp-conditioned image Q-Former: an InstructBLIP checkpoint, or a folder of
+            `convert_videollama_qformer_to_hf`.
+        audio: a folder of `convert_imagebind_audio_to_hf`, or any audio encoder of transformers.
+        text: any causal language model of transformers.
+        video_llama: a folder of `convert_videollama_qformer_to_hf`: video and audio Q-Formers, positions, projectors.
+        config: the model's configuration where no part decides it; the paper's by default.
+        dtype: of the whole model; by default the language model's, without one float32.
+        cache_dir, token, local_files_only: as everywhere in huggingface_hub.
+        overrides: fields of the configuration, such as `use_utterances=False`.
+
+    Returns:
+        the model, in eval mode, and its `PartsReport`. Parts not given are new.
+
+    Raises:
+        PartsError: no part given, a part cannot be read, or two parts do not fit.
+    """
+    given = {"vision": vision, "qformer": qformer, "audio": audio, "text": text, "video_llama": video_llama}
+    if all(source is None for source in given.values()):
+        raise PartsError(f"no part is given; accepted are {', '.join(given)}")
+    unknown = sorted(set(overrides) - set(cls.config_class.__dataclass_fields__))
+    if unknown:
+        raise PartsError(f"{unknown[0]!r} is no field of {cls.config_class.__name__}")
+    hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+
+    fields = {} if config is None else config.to_dict()
+    qformer_map: dict[str, str] = {}
+    if vision is not None:
+        fields["vision_config"] = vision_config_of(vision, **hub).to_dict()
+        if fields["vision_config"]["model_type"] != InstructBlipVisionConfig.model_type:
+            fields["vision_post_layernorm_eps"] = None
+    if video_llama is not None:
+        parts = read_config(video_llama, **hub)
+        if parts.get("model_type") != PARTS_MODEL_TYPE:
+            raise PartsError(
+                f"{video_llama!r} is a {parts.get('model_type')!r} checkpoint; accepted for video_llama is a folder "
+                f"that convert_videollama_qformer_to_hf wrote"
+            )
+        fields.update({name: value for name, value in parts.items() if name in cls.config_class.__dataclass_fields__})
+        fields.pop("model_type", None)
+    if qformer is not None:
+        qformer_fields, qformer_map = qformer_fields_of(qformer, **hub)
+        fields.update(qformer_fields)
+    if audio is not None:
+        audio_config = audio_config_of(audio, **hub)
+        fields["audio_config"] = audio_config.to_dict()
+        # One vector per chunk is ImageBind's; other encoders give time steps.
+        fields["audio_feature"] = "pooled" if audio_config.model_type == ImageBindAudioConfig.model_type else "frames"
+    if text is not None:
+        read_config(text, **hub)
+        text_config = AutoConfig.from_pretrained(text, trust_remote_code=False, **hub).get_text_config()
+        fields["text_config"] = text_config.to_dict()
+        # Placeholders beyond the vocabulary are never looked up, whatever the language model.
+        fields["video_token_id"], fields["audio_token_id"] = text_config.vocab_size, text_config.vocab_size + 1
+    config = cls.config_class.from_dict({**fields, **overrides})
+
+    with torch.device("meta"):
+        skeleton = cls(config)
+    expected = skeleton.state_dict()
+
+    tensors: dict[str, torch.Tensor] = {}
+    report = PartsReport()
+
+    def take(part, found: dict[str, torch.Tensor], part_report: PartsReport):
+        for name, tensor in found.items():
+            source = part_report.loaded[name]
+            reason = None
+            if name in tensors:
+                reason = f"{module_of(name)} comes from {report.loaded[name]}"
+            elif name not in expected:
+                reason = "the assembled configuration has no place for it"
+            elif tensor.shape != expected[name].shape:
+                raise PartsError(
+                    f"{name} has shape {tuple(tensor.shape)} in {source!r} ({part}) and {tuple(expected[name].shape)} "
+                    f"in the assembled model; the parts do not fit each other"
+                )
+            if reason is None:
+                tensors[name] = tensor
+            else:
+                part_report.ignored[f"{name} ({source})"] = reason
+                del part_report.loaded[name]
+        report.update(part_report)
+
+    if vision is not None:
+        tower = type(skeleton.model.vision_tower)
+        found = load_tower(tower, vision, config.vision_config, "model.vision_tower.", VISION_PREFIXES, **hub)
+        take("vision", *found)
+        if config.vision_post_layernorm_eps is not None:
+            report.notes.append(
+                f"the last LayerNorm of the vision tower has eps {config.vision_post_layernorm_eps}, as in the LAVIS "
+                f"family; transformers' own class would use {config.vision_config.layer_norm_eps}"
+            )
+    if qformer is not None:
+        take("qformer", *load_part(qformer, qformer_map, **hub))
+    if audio is not None and config.audio_config is not None:
+        tower = type(skeleton.model.audio_tower)
+        found = load_tower(tower, audio, config.audio_config, "model.audio_tower.", AUDIO_PREFIXES, **hub)
+        take("audio", *found)
+    if video_llama is not None:
+        take("video_llama", *load_part(video_llama, {"": "model."}, **hub))
+    if text is not None:
+        found, text_report, text_dtype = load_language_model(text, dtype, **hub)
+        lost = [name for name in found if name not in expected]
+        if lost:
+            raise PartsError(f"the language model {text!r} has {lost[0]!r}, for which MicroEmo has no place")
+        take("text", found, text_report)
+        dtype = dtype or text_dtype
+
+    model, info = cls.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=dtype or torch.float32, output_loading_info=True
+    )
+    report.new = sorted(info["missing_keys"])
+    report.parameters.update({name: expected[name].numel() for name in report.new})
+    return model.eval(), report
+
+
+__all__ = ["PartsError", "PartsReport", "assemble_microemo", "load_language_model", "load_part", "load_tower"]
