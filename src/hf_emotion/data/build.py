@@ -1,0 +1,712 @@
+"""From a source to a dataset: read, check, hear, ask, save, publish. `hf-emotion build SOURCE` is this file.
+
+A built dataset is an ordinary `datasets.DatasetDict` with the features of `schema.FEATURES`:
+
+    dataset, report = build("meld", "MELD/data/MELD", "MELD.Raw", output="meld", tasks=["recognition"], num_proc=4)
+    load_from_disk("meld")["train"].to_iterable_dataset(num_shards=8)       # streaming
+    load_from_disk("meld").map(function, num_proc=4)                        # many processes
+
+Beside the saved dataset lies `build.json`: where it came from, what was found, missing and left out, and its numbers.
+The dataset card is filled from that file and nothing else.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from . import emer, mer, own, recognition
+from .files import DataError, MediaFolder, MissingMediaError, Reading, read_text
+from .questions import TASKS, instruction_rows
+from .schema import FIELDS, make_row
+
+MER_TERMS = "the MER EULA: academic research only, nothing may be edited, passed on or uploaded"
+REPORT = "build.json"
+
+
+class LicenceError(ValueError):
+    """Rows whose licence forbids what was asked."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one dataset is: how it is read, what its terms allow, and the classes of its labels (() = open)."""
+
+    read: Callable[..., Reading]
+    title: str
+    licence: str
+    may_publish: bool
+    classes: tuple[str, ...] = ()
+    homepage: str = ""
+    # The names and places of the clips are the annotation, so one folder is both.
+    by_name: bool = False
+
+
+def _read_demo(annotations, media: MediaFolder) -> Reading:
+    """Rows of a corpus made by `demo.make_demo`: `annotations` is its folder; each utterance's emotion is known."""
+    from .demo import NEUTRAL, DemoError, read_demo
+
+    splits, felt = {}, {}
+    try:
+        corpus = read_demo(annotations)
+    except DemoError as error:
+        raise DataError(annotations, None, str(error)) from None
+    for row in corpus:
+        if not Path(row["video"]).is_file():
+            media.missing.append(row["id"])
+            row["video"] = None
+        splits.setdefault(row["split"], []).append(make_row(**{name: row[name] for name in FIELDS}))
+        if row["emotional_utterance"] is not None:
+            felt[row["id"]] = [
+                row["label"] if number == row["emotional_utterance"] else NEUTRAL
+                for number in range(len(row["utterances"]))
+            ]
+    return Reading(splits, ["every emotion is planted by a generator; nobody's feelings are in this corpus"], felt)
+
+
+_mer = partial(Source, licence=MER_TERMS, may_publish=False, homepage="https://huggingface.co/MERChallenge")
+_captions = partial(partial, mer.read_captions)
+
+SOURCES = {
+    "emer_v1": _mer(emer.read_emer_v1, "EMER version 1", homepage="https://github.com/zeroQiaoba/AffectGPT"),
+    "emer_v2": _mer(emer.read_emer_v2, "EMER version 2", homepage="https://github.com/zeroQiaoba/AffectGPT"),
+    "merr_coarse": _mer(
+        partial(mer.read_merr, grain="coarse"),
+        "MERR, coarse-grained",
+        classes=mer.MERR_CLASSES,
+        homepage="https://github.com/ZebangCheng/Emotion-LLaMA",
+    ),
+    "merr_fine": _mer(
+        partial(mer.read_merr, grain="fine"),
+        "MERR, fine-grained",
+        classes=mer.MERR_CLASSES,
+        homepage="https://github.com/ZebangCheng/Emotion-LLaMA",
+    ),
+    "mer2023": _mer(mer.read_mer2023, "MER2023", classes=mer.MER_CLASSES),
+    "mer2024": _mer(mer.read_mer2024, "MER2024", classes=mer.MER_CLASSES),
+    "mer2025": _mer(mer.read_mer2025, "MER2025 track 1", classes=mer.MER_CLASSES),
+    "mer2026": _mer(mer.read_mer2026, "MER2026 track 1", classes=mer.MER_CLASSES),
+    "mer_caption_plus": _mer(
+        _captions(words="track2_train_mercaptionplus.csv", reasons="track3_train_mercaptionplus.csv"), "MER-Caption+"
+    ),
+    "ov_merd": _mer(
+        _captions(words="track2_train_ovmerd.csv", reasons="track3_train_ovmerd.csv", leak=mer.EMER_LEAK), "OV-MERD"
+    ),
+    "mer2026_human": _mer(_captions(words="track2_train_human.csv", reasons=None), "MER2026 Human-OV"),
+    "mer2026_prefer": _mer(mer.read_mer2026_prefer, "MER2026 track 3, EmoPrefer", classes=("a1", "a2", "same")),
+    "dfew": Source(
+        recognition.read_dfew,
+        "DFEW",
+        "signed academic agreement: no copies for third parties",
+        False,
+        recognition.DFEW_CLASSES,
+        "https://dfew-dataset.github.io",
+    ),
+    "mafw": Source(
+        recognition.read_mafw,
+        "MAFW",
+        "signed academic agreement: no copies for third parties",
+        False,
+        recognition.MAFW_CLASSES,
+        "https://mafw-database.github.io/MAFW",
+    ),
+    "ravdess": Source(
+        recognition.read_ravdess,
+        "RAVDESS",
+        "cc-by-nc-sa-4.0",
+        True,
+        recognition.RAVDESS_CLASSES,
+        "https://zenodo.org/records/1188976",
+        by_name=True,
+    ),
+    "meld": Source(
+        recognition.read_meld,
+        "MELD",
+        "gpl-3.0",
+        True,
+        recognition.MELD_CLASSES,
+        "https://github.com/declare-lab/MELD",
+    ),
+    "iemocap": Source(
+        recognition.read_iemocap,
+        "IEMOCAP, four classes",
+        "signed release form of USC: no copies for third parties",
+        False,
+        recognition.IEMOCAP_CLASSES,
+        "https://sail.usc.edu/iemocap",
+    ),
+    "mosi": Source(
+        recognition.read_mosi,
+        "CMU-MOSI",
+        "no public licence: ask the CMU MultiComp Lab before passing it on",
+        False,
+        recognition.MOSI_CLASSES,
+        "https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK",
+    ),
+    "demo": Source(_read_demo, "the demo corpus of hf_emotion", "cc0-1.0", True, by_name=True),
+    "folder": Source(own.read_folder, "a folder of clips", "", True, by_name=True),
+    "table": Source(own.read_table, "a table of clips", "", True),
+}
+
+
+def build(
+    source: str,
+    annotations,
+    media=None,
+    *,
+    output=None,
+    missing: str = "error",
+    splits: Mapping[str, object] | None = None,
+    utterances: str | None = None,
+    tasks: Sequence[str] = (),
+    per_task: int = 1,
+    seed: int = 0,
+    licence: str | None = None,
+    against: Sequence = (),
+    overwrite: bool = False,
+    num_proc: int | None = None,
+    **options,
+):
+    """Build one source. Returns (`datasets.DatasetDict`, report dict); saves both when `output` names a folder.
+
+    Args:
+        source: a name of `SOURCES`; `annotations` is its file or folder, as the reader says.
+        media: folder with the clips (searched below), or None for rows without media.
+        missing: a clip without any file is an "error" (all of them in one message), "drop"ped, or "keep"t.
+        splits: split name -> file with one clip name a line; these replace the published splits.
+        utterances: None (only those the source knows), "voice" (by voice activity) or "whole" (one over the clip), for
+            clips whose utterances are not known; their subtitle becomes the text of one utterance.
+        tasks, per_task, seed: make instruction rows (`questions.instruction_rows`); none = the clips themselves.
+        licence: for your own data, the licence the rows carry.
+        against: saved datasets (folders) or lists of clip names (files); clips that are also there are reported.
+        options: what the reader of the source takes besides (`subtitles`, `labels`, `language`, `fold`, `speakers`...).
+    Raises `DataError` (file, line), `MissingMediaError` (all clips), ValueError for arguments that do not fit.
+    """
+    from datasets import Dataset, DatasetDict, DatasetInfo
+
+    from .schema import FEATURES
+
+    began = time.perf_counter()
+    entry = _source(source)
+    _check_options(source, entry, options)
+    if missing not in ("error", "drop", "keep"):
+        raise ValueError(f"missing is {missing!r}; 'error', 'drop' or 'keep' is needed")
+    if utterances not in (None, "voice", "whole"):
+        raise ValueError(f"utterances is {utterances!r}; 'voice', 'whole' or None is needed")
+    if entry.licence and licence:
+        raise ValueError(f"the licence of {source} is its own ({entry.licence}); 'licence' is for your own data")
+    if output is not None:
+        _check_output(output, overwrite)
+    if media is None and entry.by_name:
+        media = annotations
+    folder = MediaFolder(media)
+    reading = entry.read(annotations, folder, **options)
+    notes = list(reading.notes)
+    rows = _resplit(reading.splits, splits, notes) if splits else reading.splits
+    for split in rows.values():
+        for row in split:
+            row["source"], row["licence"] = source, entry.licence or licence
+    _check_splits(annotations, rows)
+    absent = list(dict.fromkeys(folder.missing))
+    if absent and missing == "error":
+        raise MissingMediaError(folder.root or annotations, absent, sum(map(len, rows.values())))
+    if absent:
+        notes.append(f"{len(absent)} clips have no media file and are {'left out' if missing == 'drop' else 'kept'}")
+    if missing == "drop":
+        rows = {
+            name: [r for r in split if r["video"] or r["audio"] or folder.root is None] for name, split in rows.items()
+        }
+    if folder.sound_only and any(row["video"] for split in rows.values() for row in split):
+        sound_only = list(dict.fromkeys(folder.sound_only))
+        notes.append(f"{len(sound_only)} clips have sound but no picture: {', '.join(sound_only)}")
+    rows = {name: split for name, split in rows.items() if split}
+    if not rows:
+        raise DataError(annotations, None, "no clips are left to build a dataset from")
+
+    info = partial(DatasetInfo, description=f"{entry.title}, read by hf_emotion", homepage=entry.homepage)
+    dataset = DatasetDict(
+        {
+            name: Dataset.from_list(
+                split, features=FEATURES, info=info(license=split[0]["licence"] or "", features=FEATURES)
+            )
+            for name, split in rows.items()
+        }
+    )
+    problems = []
+    if utterances:
+        dataset, problems = _hear(dataset, utterances, missing, num_proc)
+        notes += [f"the sound of {len(problems)} clips cannot be read: {' '.join(problems)}"] if problems else []
+    notes += _shared_clips(dataset, against)
+    clips = {name: _numbers(split) for name, split in dataset.items()}
+    classes = entry.classes or tuple(sorted({label for split in dataset.values() for label in split["label"] if label}))
+    if tasks:
+        dataset = _ask(dataset, tasks, per_task, seed, classes, reading.utterance_labels, num_proc, notes)
+    report = {
+        "source": source,
+        "title": entry.title,
+        "homepage": entry.homepage,
+        "licence": entry.licence or licence,
+        "annotations": str(annotations),
+        "media": None if media is None else str(Path(media).resolve()),
+        "options": {key: value if isinstance(value, int) else str(value) for key, value in options.items()},
+        "utterances": utterances,
+        "tasks": list(tasks),
+        "per_task": per_task if tasks else None,
+        "seed": seed,
+        "classes": list(classes),
+        "splits": {name: {"rows": len(split), **clips[name]} for name, split in dataset.items()},
+        "missing": absent,
+        "notes": notes,
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+    if output is not None:
+        _save(dataset, report, output)
+    return dataset, report
+
+
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}; the sources are {', '.join(SOURCES)}")
+    return SOURCES[name]
+
+
+def _check_options(source: str, entry: Source, options: Mapping) -> None:
+    read = entry.read
+    fixed = set(read.keywords) if isinstance(read, partial) else set()
+    taken = [name for name in inspect.signature(read).parameters if name not in ("annotations", "media", *fixed)]
+    unknown = sorted(set(options) - set(taken))
+    if unknown:
+        raise ValueError(f"{source} takes no {', '.join(unknown)}; it takes {', '.join(taken) or 'nothing besides'}")
+    if options.get("language") not in (None, "english", "chinese"):
+        raise ValueError(f"language is {options['language']!r}; 'english' or 'chinese' is needed")
+
+
+def _resplit(
+    published: Mapping[str, list[dict]], lists: Mapping[str, object], notes: list[str]
+) -> dict[str, list[dict]]:
+    """The published rows in the splits of the lists given; a name that no row has, or two lists have, is an error."""
+    by_id, wanted = {row["id"]: row for split in published.values() for row in split}, {}
+    for split, path in lists.items():
+        for line, name in enumerate(read_text(path).splitlines(), 1):
+            name = name.strip()
+            if not name:
+                continue
+            if name not in by_id:
+                raise DataError(path, line, f"the name {name!r} is not in the annotations")
+            if name in wanted:
+                raise DataError(path, line, f"the name {name!r} is already in the split {wanted[name]!r}")
+            wanted[name] = split
+    left = len(by_id) - len(wanted)
+    notes.append(
+        f"splits by lists of names: {', '.join(lists)}" + (f"; {left} clips are in none of them" if left else "")
+    )
+    return {split: [by_id[name] for name, where in wanted.items() if where == split] for split in lists}
+
+
+def _check_splits(annotations, rows: Mapping[str, list[dict]]) -> None:
+    where = {}
+    for split, members in rows.items():
+        for row in members:
+            if row["id"] in where:
+                first = where[row["id"]]
+                raise DataError(annotations, None, f"the clip {row['id']!r} is in {first!r} and in {split!r}: a leak")
+            where[row["id"]] = split
+
+
+def _listen(row: dict, how: str) -> dict:
+    from hf_emotion.processing.media import MediaError, load_clip
+
+    problem, path = None, row["audio"] or row["video"]
+    if row["utterances"] is None and path is not None:
+        try:
+            clip = load_clip(path, frames=False)
+        except (MediaError, OSError) as error:
+            return {**row, "problem": str(error)}
+        spans = []
+        if clip.waveform is not None and len(clip.waveform):
+            spans = [(0.0, len(clip.waveform) / clip.sampling_rate)]
+            if how == "voice":
+                spans = recognition.voice_spans(clip.waveform, clip.sampling_rate)
+        # What is said is known, but not which stretch says which part of it: one utterance from first to last sound.
+        if row["subtitle"] and spans:
+            spans = [(spans[0][0], spans[-1][1])]
+        row["utterances"] = [
+            {"start": round(start, 3), "end": round(end, 3), "text": row["subtitle"], "speaker": None}
+            for start, end in spans
+        ]
+    return {**row, "problem": problem}
+
+
+def _hear(dataset, how: str, missing: str, num_proc: int | None):
+    """Fill unknown utterances from the sound; a file that cannot be read is treated as `missing` says."""
+    from datasets import Features, Value
+
+    from .schema import FEATURES
+
+    features = Features({**FEATURES, "problem": Value("string")})
+    heard, problems = (
+        dataset.map(_listen, fn_kwargs={"how": how}, features=features, num_proc=num_proc, desc="Sound"),
+        [],
+    )
+    for split in heard.values():
+        problems += [problem for problem in split["problem"] if problem]
+    if problems and missing == "error":
+        raise DataError("sound", None, f"{len(problems)} clips cannot be read: {' '.join(problems)}")
+    if problems and missing == "drop":
+        heard = heard.filter(lambda problem: problem is None, input_columns="problem")
+    return heard.remove_columns("problem"), problems
+
+
+def _questions(batch: dict, felt: Mapping, **arguments) -> dict:
+    rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+    asked = [
+        question
+        for row in rows
+        for question in instruction_rows(row, **arguments, utterance_labels=felt.get(row["id"]))
+    ]
+    return {name: [row[name] for row in asked] for name in FIELDS}
+
+
+def _ask(dataset, tasks, per_task, seed, classes, felt, num_proc, notes):
+    from .schema import FEATURES
+
+    unknown = sorted(set(tasks) - set(TASKS))
+    if unknown:
+        raise ValueError(f"unknown tasks {', '.join(unknown)}; the tasks are {', '.join(TASKS)}")
+    arguments = {"tasks": list(tasks), "per_task": per_task, "seed": seed, "options": list(classes), "felt": felt}
+    asked = dataset.map(
+        _questions, batched=True, fn_kwargs=arguments, features=FEATURES, num_proc=num_proc, desc="Questions"
+    )
+    for name, split in asked.items():
+        silent = len(dataset[name]) - len({row_id.rsplit("#", 1)[0] for row_id in split["id"]})
+        if silent:
+            notes.append(f"{silent} of {len(dataset[name])} clips of {name} answer none of the tasks and have no row")
+        if not len(split):
+            raise ValueError(f"no clip of the split {name!r} answers any of the tasks {', '.join(tasks)}")
+    return asked
+
+
+def _numbers(split) -> dict:
+    """The numbers of one split of clips, for the report and the card."""
+    spans = [row for row in split["utterances"] if row is not None]
+    lengths = [span["end"] - span["start"] for row in spans for span in row]
+    valence = [value for value in split["valence"] if value is not None]
+    count = {
+        field: sum(value is not None for value in split[field])
+        for field in ("video", "audio", "subtitle", "description")
+    }
+    return {
+        "clips": len(split),
+        **count,
+        "with_utterances": len(spans),
+        "utterances": len(lengths),
+        "utterance_seconds": round(sum(lengths), 2),
+        "labels": dict(Counter(label for label in split["label"] if label is not None).most_common()),
+        "words": len({word for words in split["labels"] for word in words or ()}),
+        "valence": [min(valence), max(valence)] if valence else None,
+    }
+
+
+def shared_clips(first, second) -> list[str]:
+    """Names of the clips that are in both of two collections of ids (questions about a clip count as the clip)."""
+    return sorted({name.rsplit("#", 1)[0] for name in first} & {name.rsplit("#", 1)[0] for name in second})
+
+
+def _shared_clips(dataset, against: Sequence) -> list[str]:
+    from datasets import load_from_disk
+
+    notes = []
+    for other in against:
+        path = Path(other)
+        if path.is_dir():
+            others = {f"{path.name} {name}": split["id"] for name, split in load_from_disk(str(path)).items()}
+        else:
+            others = {path.name: [name.strip() for name in read_text(path).splitlines() if name.strip()]}
+        for name, split in dataset.items():
+            for title, ids in others.items():
+                shared = shared_clips(split["id"], ids)
+                if shared:
+                    notes.append(f"{len(shared)} clips of {name} are also in {title}: {', '.join(shared)}")
+    return notes
+
+
+def _check_output(output, overwrite: bool) -> None:
+    path = Path(output)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        ours = path.is_dir() and (path / REPORT).is_file()
+        if not (overwrite and ours):
+            hint = (
+                "it can be replaced with overwrite"
+                if ours
+                else "it is not a dataset built here, so it is never replaced"
+            )
+            raise ValueError(f"{path} exists and is not empty; {hint}")
+
+
+def _save(dataset, report: dict, output) -> None:
+    """Save under a temporary name beside `output`, then move it there: an interrupted build leaves no half dataset."""
+    path = Path(output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        dataset.save_to_disk(str(work / "new"))
+        (work / "new" / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if path.exists():
+            os.replace(path, work / "old")
+        os.replace(work / "new", path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+# A licence identifier of the Hub; anything else goes under `license: other`.
+HUB_LICENCES = (
+    "apache-2.0",
+    "mit",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "gpl-3.0",
+)
+
+
+def check_licence(dataset, private: bool) -> None:
+    """Raise `LicenceError` when rows of the dataset must not be made public, naming each source and its terms.
+
+    A private repository is refused nothing here: whether its members may see the data is for their agreement to say.
+    """
+    if private:
+        return
+    kinds = {pair for split in dataset.values() for pair in zip(split["source"], split["licence"], strict=True)}
+    problems = []
+    for source, licence in sorted(kinds, key=str):
+        entry = SOURCES.get(source)
+        if entry is not None and not entry.may_publish:
+            problems.append(f"{source} ({entry.licence})")
+        elif not licence:
+            problems.append(f"{source} (no licence stated: build it with licence=...)")
+    if problems:
+        raise LicenceError(
+            f"not pushed: these rows must not be public: {'; '.join(problems)}. A private repository is possible"
+        )
+
+
+def dataset_card(report: Mapping, repo_id: str | None = None) -> str:
+    """The dataset card of a build: YAML head and text, every number from its report."""
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    licence = report["licence"] or "unknown"
+    known = licence in HUB_LICENCES
+    head = DatasetCardData(
+        license=licence if known or licence == "unknown" else "other",
+        pretty_name=report["title"],
+        task_categories=["video-text-to-text"],
+        tags=["emotion-recognition", "multimodal", "hf_emotion"],
+        **({} if known or licence == "unknown" else {"license_name": "see-text"}),
+    )
+    return str(DatasetCard.from_template(head, template_path=str(_template()), repo_id=repo_id, **report))
+
+
+def _template() -> Path:
+    """The card's template: inside an installed package, or in `hub_cards/` of a checkout."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "hub_cards", package.parents[1] / "hub_cards"):
+        if (folder / "dataset_card.md.jinja").is_file():
+            return folder / "dataset_card.md.jinja"
+    raise FileNotFoundError("dataset_card.md.jinja is neither in hf_emotion/hub_cards nor in hub_cards of the checkout")
+
+
+def _relative(row: dict, root: str | None) -> dict:
+    for kind in ("video", "audio"):
+        if row[kind] is not None:
+            path = Path(row[kind])
+            inside = root is not None and path.is_relative_to(root)
+            row[kind] = path.relative_to(root).as_posix() if inside else path.name
+    return row
+
+
+def with_media(dataset, root):
+    """The dataset with its media paths taken from `root`: what a user does first with a dataset loaded from the Hub."""
+    return dataset.map(partial(_join, root=str(root)))
+
+
+def _join(row: dict, root: str) -> dict:
+    return {kind: None if row[kind] is None else os.path.join(root, row[kind]) for kind in ("video", "audio")}
+
+
+def push(folder, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Publish a saved build and its card as `repo_id`; returns the address. Media stay where they are.
+
+    Paths are written relative to the media folder of the build, so no name of this machine leaves it. Raises
+    `LicenceError` before anything is sent when the terms forbid it (`check_licence`), or when `private` was asked and
+    the repository that is there already is public.
+    """
+    from datasets import load_from_disk
+    from huggingface_hub import DatasetCard, HfApi
+
+    dataset = load_from_disk(str(folder))
+    report = json.loads(Path(folder, REPORT).read_text(encoding="utf-8"))
+    check_licence(dataset, private)
+    api = HfApi(token=token)
+    url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    if private and not api.repo_info(repo_id, repo_type="dataset").private:
+        raise LicenceError(f"not pushed: {repo_id} exists and is public; make it private, or name another repository")
+    dataset = dataset.map(_relative, fn_kwargs={"root": report["media"]}, desc="Paths")
+    # The card goes first: `DatasetDict.push_to_hub` adds the features and files to the head it finds.
+    DatasetCard(dataset_card(report, repo_id)).push_to_hub(repo_id, token=token)
+    dataset.push_to_hub(repo_id, private=private, token=token)
+    return str(url)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _speakers(text: str) -> tuple[str, list[int]]:
+    name, value = _pair(text)
+    actors = []
+    for part in value.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise argparse.ArgumentTypeError(f"{text!r} is not NAME=1-16,20")
+        actors += range(int(first), int(last or first) + 1)
+    return name, actors
+
+
+def add_build_parser(subparsers) -> argparse.ArgumentParser:
+    """Add `hf-emotion build` to the command line; `args.func(args)` runs it and returns the exit code."""
+    parser = subparsers.add_parser(
+        "build",
+        help="read a dataset into rows, check it, make questions, save or publish it",
+        description="Sources: " + ", ".join(SOURCES),
+    )
+    parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help="one of the sources above")
+    parser.add_argument("--annotations", help="file or folder with the annotations, as the source publishes them")
+    parser.add_argument("--media", help="folder with the clips, searched with all below it")
+    parser.add_argument("--output", help="folder for the dataset (needed, except with --json alone for a dry run)")
+    parser.add_argument("--missing", choices=("error", "drop", "keep"), default="error", help="clips without a file")
+    parser.add_argument(
+        "--split", type=_pair, action="append", metavar="NAME=FILE", help="a split by a list of clip names"
+    )
+    parser.add_argument(
+        "--utterances", choices=("voice", "whole"), help="fill utterances that are not known, from the sound"
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[], help="make questions of these tasks")
+    parser.add_argument("--per-task", type=int, default=1, help="questions of each task about each clip")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--subtitles", help="transcript table (name, and english, chinese, sentence or text)")
+    parser.add_argument("--labels", help="table of open-vocabulary words (name, openset)")
+    parser.add_argument("--language", choices=("english", "chinese"), help="language of subtitles and descriptions")
+    parser.add_argument("--fold", type=int, help="fold of DFEW, MAFW, RAVDESS (1 to 5)")
+    parser.add_argument("--test-session", type=int, help="session of IEMOCAP that is the test set")
+    parser.add_argument(
+        "--speakers", type=_speakers, action="append", metavar="NAME=1-16,20", help="RAVDESS actors of a split"
+    )
+    parser.add_argument("--licence", help="licence of your own data")
+    parser.add_argument(
+        "--against", action="append", default=[], metavar="DATASET|FILE", help="report clips that are also there"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset built here before")
+    parser.add_argument("--num-proc", type=int, help="processes")
+    parser.add_argument("--clips", type=int, default=500, help="demo: number of clips to make")
+    parser.add_argument("--cues", nargs="+", help="demo: the cues to plant (all by default)")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="publish the dataset after it is built")
+    parser.add_argument("--private", action="store_true", help="publish to a private repository")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(func=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `hf-emotion build`. Exit code 0, or 1 with one message for data that cannot be built or may not be
+    published."""
+    from hf_emotion.processing.media import MediaError
+
+    try:
+        return _run(args)
+    except (DataError, MissingMediaError, LicenceError, MediaError, ValueError, OSError) as error:
+        print(f"hf-emotion build: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.push_to_hub and not args.output:
+        raise ValueError("--push-to-hub needs --output: what is published is the saved dataset")
+    if not args.output and not args.json:
+        raise ValueError("--output is needed, the folder for the dataset (or --json to see only the report)")
+    options = {
+        name: value
+        for name in ("subtitles", "labels", "language", "fold", "test_session", "speakers")
+        if (value := getattr(args, name)) is not None
+    }
+    if "speakers" in options:
+        options["speakers"] = dict(options["speakers"])
+    source, annotations, media = args.source, args.annotations, args.media
+    if source == "demo" and annotations is None:
+        annotations = media = _make_demo(args)
+    elif annotations is None:
+        if not SOURCES[source].by_name or media is None:
+            raise ValueError(f"--annotations is needed for {source}: the file or folder it is published as")
+        annotations = media
+    _, report = build(
+        source,
+        annotations,
+        media,
+        output=args.output,
+        missing=args.missing,
+        splits=dict(args.split) if args.split else None,
+        utterances=args.utterances,
+        tasks=args.tasks,
+        per_task=args.per_task,
+        seed=args.seed,
+        licence=args.licence,
+        against=args.against,
+        overwrite=args.overwrite,
+        num_proc=args.num_proc,
+        **options,
+    )
+    if args.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _print_report(report, args.output)
+    if args.push_to_hub:
+        print(push(args.output, args.push_to_hub, private=args.private))
+    return 0
+
+
+def _make_demo(args: argparse.Namespace) -> Path:
+    """Make the demo corpus (or finish it) beside the dataset: an output folder is replaced whole, its clips must
+    stay."""
+    from .demo import CUES, make_demo
+
+    if not args.output:
+        raise ValueError("--output is needed, the folder for the dataset; its clips go to --media, or OUTPUT_media")
+    _check_output(args.output, args.overwrite)
+    output = Path(args.output)
+    folder = Path(args.media) if args.media else output.with_name(output.name + "_media")
+    make_demo(folder, num_clips=args.clips, seed=args.seed, cues=args.cues or CUES, num_workers=args.num_proc)
+    return folder
+
+
+def _print_report(report: Mapping, output) -> None:
+    print(f"{report['title']} -> {output} in {report['seconds']} s")
+    for name, numbers in report["splits"].items():
+        labels = ", ".join(f"{label} {count}" for label, count in numbers["labels"].items())
+        print(
+            f"  {name}: {numbers['clips']} clips, {numbers['rows']} rows, {numbers['utterances']} utterances. {labels}"
+        )
+    for note in report["notes"]:
+        print(f"  note: {note}")

@@ -1,0 +1,326 @@
+"""Reading what people annotate with: CSV, JSON, label archives and media folders, with the file and line in every
+error.
+
+`pandas.read_csv` and `load_dataset("csv")` turn the name `00012` into 12 and the name `None` into a missing value.
+Here a cell stays the text it is; each reader converts what its source defines as a number.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import pickle
+import zipfile
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".flv", ".m4v", ".mpg")
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac", ".opus")
+
+
+class DataError(ValueError):
+    """An annotation or media folder that cannot be read: `path`, `line` (None where there is none) and one sentence."""
+
+    def __init__(self, path, line: int | None, message: str):
+        self.path, self.line = str(path), line
+        super().__init__(f"{path}:{line}: {message}" if line else f"{path}: {message}")
+
+
+class MissingMediaError(ValueError):
+    """Clips without a media file. `missing` names them all, and so does the message."""
+
+    def __init__(self, root, missing: list[str], total: int):
+        self.missing = missing
+        super().__init__(
+            f"{root}: {len(missing)} of {total} clips have neither a video nor an audio file there: "
+            f"{', '.join(missing)}. Give the folder that holds them, or build with missing='drop' (leave them out) or "
+            "missing='keep' (rows without media)"
+        )
+
+
+@dataclass
+class Reading:
+    """What a reader found: `splits` (name -> rows in file order), `notes` (a sentence for each thing worth knowing)
+    and, where a source knows them, `utterance_labels` (id -> emotion of each utterance)."""
+
+    splits: dict[str, list[dict]]
+    notes: list[str] = field(default_factory=list)
+    utterance_labels: dict[str, list[str]] = field(default_factory=dict)
+
+
+def find_file(annotations, *names: str) -> Path:
+    """`annotations` itself when it is a file, else the first of `names` inside that folder (names may hold `*`)."""
+    path = Path(annotations)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(path, None, "no such file or folder")
+    for name in names:
+        found = sorted(path.glob(name))
+        if len(found) > 1:
+            raise DataError(path, None, f"several files match {name}: {', '.join(p.name for p in found)}; name the one")
+        if found:
+            return found[0]
+    raise DataError(path, None, f"none of {', '.join(names)} is in this folder")
+
+
+def read_text(path) -> str:
+    """The whole of a UTF-8 file (a byte-order mark is allowed); the line of the first byte that is not UTF-8."""
+    data = Path(path).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # A byte-order mark is three bytes that utf-8-sig leaves out of its count.
+        start = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        line = data.count(b"\n", 0, start) + 1
+        raise DataError(
+            path,
+            line,
+            f"byte 0x{data[start]:02x} is not UTF-8; save the file as UTF-8 (GBK and Windows-1252 are not read)",
+        ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(path, line, "a zero byte; this is not a text file, or UTF-16: save it as UTF-8")
+    return text
+
+
+def read_csv(path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line on which the record starts, cells by column) for each record of a comma-separated file with a header.
+
+    All cells are text. Raises `DataError` for a wrong encoding, a missing, unnamed or doubled column, a record with too
+    few or too many cells, a quote that is never closed.
+    """
+    records = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    header, line = None, 1
+    while True:
+        try:
+            cells = next(records, None)
+        except csv.Error as error:
+            raise DataError(path, line, f"not readable as comma-separated values ({error})") from None
+        if cells is None:
+            break
+        start, line = line, records.line_num + 1
+        if not cells:
+            continue
+        if header is None:
+            header = cells
+            missing = [name for name in columns if name not in header]
+            if missing:
+                raise DataError(path, start, f"no column {', '.join(missing)}; the columns are {', '.join(header)}")
+            doubled = sorted({name for name in header if header.count(name) > 1})
+            if doubled:
+                raise DataError(path, start, f"column {', '.join(map(repr, doubled))} occurs more than once")
+            continue
+        if len(cells) != len(header):
+            raise DataError(path, start, f"{len(cells)} cells where the header has {len(header)}")
+        yield start, dict(zip(header, cells, strict=True))
+    if header is None:
+        raise DataError(path, 1, f"the file is empty; a header with {', '.join(columns)} is needed")
+
+
+def read_json(path):
+    """A JSON document; a name that occurs twice in one object is an error, not a silent loss of the first."""
+    text = read_text(path)
+
+    def pairs(items):
+        seen = {}
+        for key, value in items:
+            if key in seen:
+                raise DataError(path, _line_of_key(text, key, 2), f"{key!r} occurs more than once")
+            seen[key] = value
+        return seen
+
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except json.JSONDecodeError as error:
+        raise DataError(path, error.lineno, f"not JSON ({error.msg})") from None
+
+
+def json_line(path, key: str) -> int | None:
+    """The line on which `key` stands in a JSON file, for messages."""
+    return _line_of_key(read_text(path), key, 1)
+
+
+def _line_of_key(text: str, key: str, occurrence: int) -> int | None:
+    at = -1
+    for quoted in {json.dumps(key), json.dumps(key, ensure_ascii=False)}:
+        at = -1
+        for _ in range(occurrence):
+            at = text.find(quoted, at + 1)
+            while at >= 0 and not text[at + len(quoted) :].lstrip().startswith(":"):
+                at = text.find(quoted, at + 1)
+            if at < 0:
+                break
+        if at >= 0:
+            break
+    return text.count("\n", 0, at) + 1 if at >= 0 else None
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Unpickles dicts, lists, text, numbers and NumPy arrays. Anything else in a label archive could run code."""
+
+    ALLOWED = {("_reconstruct", "multiarray"), ("scalar", "multiarray"), ("ndarray", "numpy"), ("dtype", "numpy")}
+
+    def find_class(self, module, name):
+        if module.split(".")[0] == "numpy" and (name, module.split(".")[-1]) in self.ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it holds {module}.{name}")
+
+
+def read_corpus(path) -> dict[str, dict[str, dict]]:
+    """A MERBench label archive (`label*.npz`): split -> name -> {"emo": class name or index, "val": number}.
+
+    The archive holds pickled dicts under `train_corpus`, `val_corpus`, `test_corpus`, `test1_corpus`...,
+    `whole_corpus`. Only plain values are unpickled, so a file from the internet cannot run code here.
+    """
+    import numpy as np
+
+    splits = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    np.lib.format.read_magic(stream)
+                    _, _, dtype = np.lib.format.read_array_header_1_0(stream)
+                    if not dtype.hasobject:
+                        raise DataError(path, None, f"{member} holds {dtype} values; a pickled dict is expected")
+                    value = _PlainUnpickler(stream).load()
+                splits[member.removesuffix(".npy").removesuffix("_corpus")] = value.item()
+    except (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, EOFError, OSError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(path, None, f"not a label archive of plain values ({error})") from None
+    for split, corpus in splits.items():
+        if not isinstance(corpus, dict) or not all(
+            isinstance(item, dict) and "emo" in item for item in corpus.values()
+        ):
+            raise DataError(path, None, f"{split}_corpus is not a dict of name -> {{'emo': ..., 'val': ...}}")
+    return splits
+
+
+def number(path, line: int | None, column: str, text, low: float = -math.inf, high: float = math.inf) -> float | None:
+    """`text` as a number in [low, high]; None for an empty cell. Raises `DataError` naming the column."""
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return None
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        raise DataError(path, line, f"column {column} is {text!r}; a number is needed") from None
+    if not math.isfinite(value) or not low <= value <= high:
+        bounds = f" between {low:g} and {high:g}" if math.isfinite(low) else ""
+        raise DataError(path, line, f"column {column} is {text!r}; a finite number{bounds} is needed")
+    return value
+
+
+def choice(path, line: int | None, column: str, text: str, classes: Collection[str]) -> str:
+    """`text` if it is one of `classes`, else `DataError` naming them."""
+    if text not in classes:
+        raise DataError(path, line, f"column {column} is {text!r}; one of {', '.join(classes)} is needed")
+    return text
+
+
+def word_list(path, line: int | None, column: str, text: str) -> list[str]:
+    """Words of an open-vocabulary cell such as `['worried', 'hurt']`, as MER2025 reads it: brackets off, then split at
+    quotes and commas. An empty cell is an empty list. Unlike there, an unclosed bracket is an error."""
+    text = text.strip()
+    if text.startswith("[") != text.endswith("]"):
+        raise DataError(path, line, f"column {column} is {text!r}; a list in brackets is needed")
+    for mark in "'\"":
+        text = text.replace(mark, ",")
+    return [word.strip() for word in text.removeprefix("[").removesuffix("]").split(",") if word.strip()]
+
+
+class Ids:
+    """The ids of one file, each with its line, to name both lines when one comes twice."""
+
+    def __init__(self, path):
+        self.path, self.lines = path, {}
+
+    def add(self, line: int | None, name: str) -> str:
+        if not name.strip():
+            raise DataError(self.path, line, "an empty name; each clip needs one")
+        if name in self.lines:
+            first = self.lines[name]
+            where = f" (first on line {first})" if first else ""
+            raise DataError(self.path, line, f"the name {name!r} occurs more than once{where}")
+        self.lines[name] = line
+        return name
+
+
+class MediaFolder:
+    """Media files under one folder, found by name in one walk. `root=None`: no media asked for, nothing is missing.
+
+    `missing` collects the clips without any file, `sound_only` those with a sound but no picture file.
+    """
+
+    def __init__(self, root):
+        self.root = None if root is None else Path(root)
+        self.missing: list[str] = []
+        self.sound_only: list[str] = []
+        self.files = {"video": defaultdict(list), "audio": defaultdict(list)}
+        if self.root is None:
+            return
+        if not self.root.is_dir():
+            raise DataError(self.root, None, "no such media folder")
+        for folder, folders, names in os.walk(self.root):
+            folders.sort()
+            for name in sorted(names):
+                stem, suffix = os.path.splitext(name)
+                # macOS leaves `._clip.mp4` beside `clip.mp4`; the MELD archive is full of them.
+                if name.startswith("."):
+                    continue
+                for kind, suffixes in (("video", VIDEO_SUFFIXES), ("audio", AUDIO_SUFFIXES)):
+                    if suffix.lower() in suffixes:
+                        self.files[kind][stem].append(Path(folder, name).resolve())
+
+    def find(self, name: str, kind: str) -> str | None:
+        """The file of that kind ("video", "audio") whose stem is `name`; `train*/clip` wants a folder that matches.
+
+        Raises `DataError` when several files answer to the name.
+        """
+        *folders, stem = name.split("/")
+        found = []
+        for path in self.files[kind].get(stem, ()):
+            parents = path.parent.parts[len(path.parent.parts) - len(folders) :]
+            if len(parents) == len(folders) and all(map(fnmatch, parents, folders)):
+                found.append(str(path))
+        if len(found) > 1:
+            raise DataError(
+                self.root, None, f"{len(found)} {kind} files for {name!r}: {', '.join(found)}; keep one of them"
+            )
+        return found[0] if found else None
+
+    def take(self, *names: str) -> dict[str, str | None]:
+        """{"video": path or None, "audio": path or None} of a clip; several names are tried in turn."""
+        if self.root is None:
+            return {"video": None, "audio": None}
+        paths = {
+            kind: next(filter(None, (self.find(name, kind) for name in names)), None) for kind in ("video", "audio")
+        }
+        if paths["video"] is None:
+            (self.missing if paths["audio"] is None else self.sound_only).append(names[0])
+        return paths
+
+
+def subtitles_of(path, language: str = "english") -> dict[str, str | None]:
+    """name -> what is said, from a transcript table: `name` and one of `<language>`, `sentence_en`, `sentence`, `text`.
+
+    MER2023: `name, sentence`; MER2024 (Emotion-LLaMA): `name, sentence_en`; MER2025, MER2026, MERBench: `name, chinese,
+    english`. An empty cell is None: nothing is said.
+    """
+    if path is None:
+        return {}
+    candidates = {"english": ("english", "sentence_en", "sentence", "text"), "chinese": ("chinese", "sentence", "text")}
+    ids, texts, column = Ids(path), {}, None
+    for line, cells in read_csv(path, ("name",)):
+        if column is None:
+            column = next((c for c in candidates[language] if c in cells), None)
+            if column is None:
+                wanted = ", ".join(candidates[language])
+                raise DataError(path, 1, f"no column with what is said ({wanted}); the columns are {', '.join(cells)}")
+        texts[ids.add(line, cells["name"])] = cells[column].strip() or None
+    return texts

@@ -1,0 +1,184 @@
+"""Data of your own: a folder of clips, a CSV, or JSON rows.
+
+Folder: each media file is a clip, named by its stem; the folder it lies in is its label; folders named train,
+validation (val, dev) or test above it are splits. Beside a clip, `.srt`, `.vtt`, `.json` or `.TextGrid` gives its
+utterances and `.txt` its subtitle. Tables (`.csv`, `.jsonl`, `.json`): a column or key for any field of the schema;
+`name` is read as `id`; `split` names the split ("train" without it); `utterances` is a list of rows or the path of a
+subtitle file. Paths are taken from the media folder, or from the folder of the table. A row without `video` and
+`audio` is found in the media folder by its id.
+"""
+
+import json
+from pathlib import Path
+
+from .files import (
+    AUDIO_SUFFIXES,
+    VIDEO_SUFFIXES,
+    DataError,
+    Ids,
+    MediaFolder,
+    Reading,
+    number,
+    read_csv,
+    read_json,
+    read_text,
+    word_list,
+)
+from .schema import FIELDS, RowError, make_row
+
+SPLITS = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+UTTERANCE_SUFFIXES = (".srt", ".vtt", ".json", ".TextGrid")
+
+
+def _utterances(path: Path) -> list[dict]:
+    from hf_emotion.processing.utterances import UtteranceError, read
+
+    try:
+        return [{key: item.get(key) for key in ("start", "end", "text", "speaker")} for item in read(path)]
+    except (UtteranceError, OSError) as error:
+        raise DataError(path, None, str(error)) from None
+
+
+def read_folder(annotations, media: MediaFolder | None = None) -> Reading:
+    """Rows of a folder of clips; a video and an audio file of one stem in one folder are one clip."""
+    root = Path(annotations).resolve()
+    files = MediaFolder(root).files
+    clips = {}
+    for kind in ("video", "audio"):
+        for paths in files[kind].values():
+            for path in paths:
+                clip = clips.setdefault(path.parent / path.stem, {"video": None, "audio": None})
+                if clip[kind] is not None:
+                    raise DataError(path, None, f"a second {kind} file of the clip {path.stem!r}, beside {clip[kind]}")
+                clip[kind] = str(path)
+    if not clips:
+        suffixes = ", ".join((*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
+        raise DataError(root, None, f"no clips in this folder ({suffixes})")
+    splits, seen = {}, {}
+    for stem, paths in sorted(clips.items()):
+        folders = list(stem.parent.relative_to(root).parts)
+        split = SPLITS[folders.pop(0).lower()] if folders and folders[0].lower() in SPLITS else "train"
+        name = stem.name
+        if name in seen:
+            raise DataError(stem.parent, None, f"the clip name {name!r} occurs more than once (first in {seen[name]})")
+        seen[name] = stem.parent
+        words, timed = (
+            Path(f"{stem}.txt"),
+            [Path(f"{stem}{s}") for s in UTTERANCE_SUFFIXES if Path(f"{stem}{s}").is_file()],
+        )
+        if len(timed) > 1:
+            raise DataError(timed[1], None, f"a second file with utterances, beside {timed[0].name}")
+        label = folders[-1] if folders else None
+        splits.setdefault(split, []).append(
+            make_row(
+                id=name,
+                **paths,
+                utterances=_utterances(timed[0]) if timed else None,
+                subtitle=read_text(words).strip() or None if words.is_file() else None,
+                label=label,
+                labels=[label] if label else None,
+            )
+        )
+    return Reading(splits)
+
+
+def read_table(annotations, media: MediaFolder) -> Reading:
+    """Rows of a CSV, JSON Lines or JSON table. Raises `DataError` with the line of the first row that is wrong."""
+    path = Path(annotations)
+    ids, splits, ignored = Ids(path), {}, set()
+    for line, cells in _records(path):
+        cells = dict(cells)
+        if "name" in cells and "id" not in cells:
+            cells["id"] = cells.pop("name")
+        if not isinstance(cells.get("id"), str):
+            raise DataError(
+                path, line, f"the id is {cells.get('id')!r}; a text under 'id' or 'name' is needed (\"00012\", not 12)"
+            )
+        split = str(cells.pop("split", None) or "train")
+        split = SPLITS.get(split.lower(), split)
+        ignored |= set(cells) - set(FIELDS)
+        fields = {key: value for key, value in cells.items() if key in FIELDS}
+        if path.suffix == ".csv":
+            fields = {key: value if key == "id" or value.strip() else None for key, value in fields.items()}
+            fields["valence"] = number(path, line, "valence", fields.get("valence"))
+            if fields.get("labels") is not None:
+                fields["labels"] = word_list(path, line, "labels", fields["labels"])
+        fields["utterances"] = _given_utterances(path, line, fields.get("utterances"), media)
+        ids.add(line, fields["id"])
+        fields.update(_media(path, line, fields, media))
+        if fields.get("labels") is None and isinstance(fields.get("label"), str):
+            fields["labels"] = [fields["label"]]
+        try:
+            splits.setdefault(split, []).append(make_row(**fields))
+        except RowError as error:
+            raise DataError(path, line, str(error)) from None
+    if not splits:
+        raise DataError(path, 1, "there are no rows in this file")
+    notes = [f"columns that no row has are left out: {', '.join(sorted(ignored))}"] if ignored else []
+    return Reading(splits, notes)
+
+
+def _records(path: Path):
+    if path.suffix == ".csv":
+        # Either name will do, so the reader of rows asks for it, not the reader of cells.
+        yield from read_csv(path, ())
+    elif path.suffix == ".jsonl":
+        for line, text in enumerate(read_text(path).splitlines(), 1):
+            if not text.strip():
+                continue
+            try:
+                record = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise DataError(path, line, f"not JSON ({error.msg})") from None
+            if not isinstance(record, dict):
+                raise DataError(path, line, f"{text[:60]!r} is not an object")
+            yield line, record
+    elif path.suffix == ".json":
+        records = read_json(path)
+        if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+            raise DataError(path, 1, "a list of objects is needed")
+        yield from ((None, record) for record in records)
+    else:
+        raise DataError(path, None, "a folder of clips, or a .csv, .jsonl or .json table is needed")
+
+
+def _given_utterances(path: Path, line: int | None, given, media: MediaFolder) -> list[dict] | None:
+    if given is None or isinstance(given, list):
+        return given
+    if isinstance(given, str) and given.lstrip().startswith("["):
+        try:
+            return json.loads(given)
+        except json.JSONDecodeError as error:
+            raise DataError(path, line, f"column utterances is not JSON ({error.msg})") from None
+    if not isinstance(given, str):
+        raise DataError(path, line, f"utterances is {given!r}; a list of rows or the path of a subtitle file is needed")
+    found = _resolve(path, given, media)
+    if not found.is_file():
+        raise DataError(path, line, f"the file of utterances {given} does not exist")
+    return _utterances(found)
+
+
+def _resolve(path: Path, given: str, media: MediaFolder) -> Path:
+    return (media.root if media.root is not None else path.parent).joinpath(given).resolve()
+
+
+def _media(path: Path, line: int | None, fields: dict, media: MediaFolder) -> dict:
+    """The media of a row: the paths it names (those that do not exist are noted as missing), else by its id."""
+    named = {kind: fields.get(kind) for kind in ("video", "audio") if fields.get(kind) is not None}
+    if not named:
+        return media.take(fields["id"])
+    for kind, given in named.items():
+        if not isinstance(given, str):
+            raise DataError(path, line, f"{kind} is {given!r}; a path is needed")
+    found = {kind: _resolve(path, given, media) for kind, given in named.items()}
+    absent = [kind for kind, file in found.items() if not file.is_file()]
+    if absent:
+        media.missing.append(f"{fields['id']} ({', '.join(named[kind] for kind in absent)})")
+    return {kind: None if kind in absent else str(file) for kind, file in found.items()}
