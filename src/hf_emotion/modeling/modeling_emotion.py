@@ -109,6 +109,23 @@ class EmotionPreTrainedModel(PreTrainedModel):
             self.get_output_embeddings().requires_grad_(False)
         return self
 
+    def stack_modalities(self, used):
+        """Which clip used which modality, dict of (B,) bool -> (B, M) bool in the order of `modality_names`."""
+        if not used:
+            return None
+        absent = torch.zeros_like(next(iter(used.values())))
+        return torch.stack([used.get(name, absent) for name in self.modality_names], dim=-1)
+
+    def idle_branches(self, media):
+        """A zero tied to the branches that this batch leaves without work (see `idle`)."""
+        return idle(
+            *(
+                module
+                for name, module in self.named_children()
+                if name != "language_model" and getattr(media, "audio" if name.startswith("audio") else "video") is None
+            )
+        )
+
     def save_pretrained(self, save_directory, **kwargs):
         if self.can_generate():
             model = f"{type(self).__module__.rsplit('.', 1)[-1]}.{type(self).__name__}"
@@ -206,7 +223,15 @@ class PositionTable(nn.Embedding):
         return super().forward(low) * (1 - share) + super().forward(high) * share
 
 
-def encode_sound(tower, feature, input_features=None, input_values=None, audio_attention_mask=None):
+def encode_sound(
+    tower,
+    feature,
+    input_features=None,
+    input_values=None,
+    audio_attention_mask=None,
+    layers=None,
+    layer_reduction="mean",
+):
     """Run an audio tower over a padded batch.
 
     Args:
@@ -214,29 +239,66 @@ def encode_sound(tower, feature, input_features=None, input_values=None, audio_a
         feature: `"pooled"` for one vector per chunk, `"frames"` for every time step.
         input_features: (B, C, mel, frames), C chunks a clip.
         input_values: (B, samples), a waveform.
-        audio_attention_mask: (B, C) or (B, samples), True where real. Rows may be all False: a clip without sound.
+        audio_attention_mask: (B, C) for chunks that are real throughout, (B, C, frames) for chunks whose end may be
+            padding, or (B, samples); True where real. Rows may be all False: a clip without sound.
+        layers: indices into the tower's hidden states (0 is the embedding, -1 the last layer) that make the frames;
+            `None` takes the tower's output.
+        layer_reduction: `"mean"` or `"sum"` over `layers`.
 
     Returns:
         the tower's own output over the real chunks or clips, the states (B, L, D), zero where padded, and their mask
         (B, L) bool.
     """
+    audio_attention_mask = audio_attention_mask.bool()
+    more = {} if layers is None else {"output_hidden_states": True}
+    real = audio_attention_mask if input_features is not None else audio_attention_mask.any(-1)
+    real = real.any(-1) if real.dim() == 3 else real  # (B, C) chunks or (B,) clips
     if input_features is not None:
-        real = audio_attention_mask.bool()  # (B, C)
-        output = tower(input_features[real].to(tower.dtype))
-        states = output.pooler_output[:, None] if feature == "pooled" else output.last_hidden_state  # (n, l, D)
-        batch, steps = real.shape[0], states.shape[1]
-        mask = real.repeat_interleave(steps, dim=1)  # (B, C * l)
-        padded = states.new_zeros(batch, mask.shape[1], states.shape[-1])
-        return output, padded.masked_scatter(mask.unsqueeze(-1), states), mask
-    heard = audio_attention_mask.bool().any(-1)  # (B,)
-    output = tower(input_values[heard].to(tower.dtype), attention_mask=audio_attention_mask[heard].long())
-    states = output.last_hidden_state
-    frames = tower._get_feature_vector_attention_mask(states.shape[1], audio_attention_mask[heard].long()).bool()
-    mask = frames.new_zeros(len(heard), states.shape[1])
-    mask[heard] = frames
-    padded = states.new_zeros(len(heard), *states.shape[1:])
-    padded[heard] = states * frames.unsqueeze(-1)
-    return output, padded, mask
+        output = tower(input_features[real].to(tower.dtype), **more)
+    else:
+        heard = audio_attention_mask[real].long()
+        output = tower(input_values[real].to(tower.dtype), attention_mask=heard, **more)
+    if feature == "pooled":
+        states = output.pooler_output[:, None]
+    else:
+        states = output.last_hidden_state
+        if layers is not None:
+            states = torch.stack([output.hidden_states[layer] for layer in layers])
+            states = states.mean(0) if layer_reduction == "mean" else states.sum(0)
+        if isinstance(tower, ImageBindAudioModel):
+            states = tower.frame_states(states)
+    steps = states.new_ones(states.shape[:2], dtype=torch.bool)  # (chunks or clips, l)
+    if input_features is None:
+        steps = tower._get_feature_vector_attention_mask(states.shape[1], heard).bool()
+    elif audio_attention_mask.dim() == 3 and feature == "frames":
+        steps = audio_attention_mask[real].unflatten(-1, (states.shape[1], -1)).any(-1)
+    mask = steps.new_zeros(*real.shape, states.shape[1])
+    mask[real] = steps
+    padded = states.new_zeros(*mask.shape, states.shape[-1])
+    padded[real] = states * steps.unsqueeze(-1)
+    return output, padded.flatten(1, -2), mask.flatten(1)
+
+
+def sound_times(tower, mask, frame_rate, audio_times=None):
+    """Times of the states that `encode_sound` gave as frames.
+
+    Args:
+        tower: the audio tower; ImageBind knows the times of its steps, others have `frame_rate` steps a second.
+        mask: (B, L) bool, the states' mask.
+        frame_rate: steps per second (f_s of AcoustEmo's Eq. 1), Hz.
+        audio_times: (B, C) int64 ms, start of each chunk, -1 where padded; `None` for a waveform.
+
+    Returns:
+        (B, L) int64 ms, -1 where padded.
+    """
+    if audio_times is None:
+        audio_times = torch.zeros_like(mask[:, :1], dtype=torch.long)
+    if isinstance(tower, ImageBindAudioModel):
+        times = tower.frame_times(audio_times)
+    else:
+        steps = torch.arange(mask.shape[1] // audio_times.shape[1], device=mask.device)
+        times = audio_times.unsqueeze(-1) + (steps * 1000 / frame_rate).round().long()
+    return torch.where(mask, times.flatten(1), -1)
 
 
 class MediaGenerationMixin(GenerationMixin):
@@ -310,4 +372,5 @@ __all__ = [
     "encode_sound",
     "idle",
     "merge",
+    "sound_times",
 ]

@@ -366,11 +366,7 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
                 audio_features=audio_features,
             ).pooler_output
             used["audio"] = audio_attention_mask.bool().any(-1)
-        modalities = None
-        if used:
-            absent = torch.zeros_like(next(iter(used.values())))
-            modalities = torch.stack([used.get(name, absent) for name in self.modality_names], dim=-1)
-        return MediaTokens(video=video, audio=audio, modalities=modalities)
+        return MediaTokens(video=video, audio=audio, modalities=self.stack_modalities(used))
 
     @merge_with_config_defaults
     @can_return_tuple
@@ -432,16 +428,6 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             modalities=modalities,
-        )
-
-    def idle_branches(self, media):
-        """A zero tied to the branches that this batch leaves without work (see `idle`)."""
-        return idle(
-            *(
-                module
-                for name, module in self.named_children()
-                if name != "language_model" and getattr(media, "audio" if name.startswith("audio") else "video") is None
-            )
         )
 
 
