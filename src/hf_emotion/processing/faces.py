@@ -1,0 +1,1026 @@
+"""Faces: MediaPipe's face mesh in a clip's frames -> named facial regions -> patch masks, crops, facial motion.
+
+MicroEmo (arXiv 2407.16552, section 3.2) "use[s] the keypoint indices of the MediaPipe face mesh via extracting
+landmarks of each frame to define different facial regions as micro-expression regions, which are predefined on facial
+anatomy. Then, the patches are combined to create masks associated with micro-expression regions." The paper is silent
+on the indices, on how a region becomes patches, on which of several faces is meant and on frames without one. Here: the
+table `REGIONS` (editable); a patch belongs to a region when it holds a landmark of it or when a tenth of it lies in the
+convex hull of the region; the largest, the most central or one tracked face; and a frame without a face has no region
+at all.
+
+What differs from a bare FaceMesh call: small faces are found too (full-range detector, crop, mesh, landmarks mapped
+back), frames are spread over threads, and both MediaPipe generations serve (0.10.21 with its bundled models, later ones
+with a `face_landmarker.task` file).
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import itertools
+import math
+import os
+import sys
+import tempfile
+import threading
+import urllib.request
+import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import constants as hub_constants
+from PIL import Image, ImageDraw, ImageFont
+
+NUM_LANDMARKS = 478  # 468 of the mesh, 10 of the irises
+
+# Left and right are the subject's own, as in MediaPipe: `left_eye` is at the right of a frontal picture. The comments
+# name the action units (FACS) that a region shows. Indices were read off MediaPipe's canonical face model; left mirrors
+# right exactly.
+REGIONS: dict[str, list[int]] = {
+    # AU1 inner and AU2 outer brow raiser, AU4 brow lowerer
+    "left_brow": [300, 293, 334, 296, 336, 276, 283, 282, 295, 285],
+    "right_brow": [70, 63, 105, 66, 107, 46, 53, 52, 65, 55],
+    # AU4: frown lines between the brows (corrugator, procerus); AU9 wrinkles at the root of the nose
+    "glabella": [9, 8, 168, 107, 55, 193, 336, 285, 417],
+    # AU5 upper lid raiser, AU7 lid tightener, AU43 closure, AU45 blink, AU6 at the lower lid
+    "left_eye": [
+        *(263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
+        *(359, 255, 339, 254, 253, 252, 256, 341, 463, 414, 286, 258, 257, 259, 260, 467),
+    ],
+    "right_eye": [
+        *(33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
+        *(130, 25, 110, 24, 23, 22, 26, 112, 243, 190, 56, 28, 27, 29, 30, 247),
+    ],
+    # AU9 nose wrinkler, AU38 nostril dilator, AU39 nostril compressor
+    "nose": [
+        *(6, 197, 195, 5, 4, 1, 19, 94, 2),
+        *(122, 188, 196, 174, 114, 217, 3, 236, 126, 198, 51, 134, 209, 131, 45, 220, 49, 115, 48, 102, 64, 98, 97),
+        *(351, 412, 419, 399, 343, 437, 248, 456, 355, 420, 281, 363),
+        *(429, 360, 275, 440, 279, 344, 278, 331, 294, 327, 326),
+    ],
+    # AU10 upper lip raiser, AU11 nasolabial deepener, AU12 lip corner puller: the fold from the wing of the nose to the
+    # mouth
+    "left_nasolabial": [358, 371, 266, 423, 391, 426, 322, 436, 410, 432, 287],
+    "right_nasolabial": [129, 142, 36, 203, 165, 206, 92, 216, 186, 212, 57],
+    # AU6 cheek raiser, AU13 sharp lip puller, AU14 dimpler
+    "left_cheek": [340, 345, 346, 347, 348, 349, 329, 330, 280, 352, 366, 376, 401, 425, 411, 427, 433, 416],
+    "right_cheek": [111, 116, 117, 118, 119, 120, 100, 101, 50, 123, 137, 147, 177, 205, 187, 207, 213, 192],
+    # AU12, AU14, AU15 lip corner depressor, AU16, AU18, AU20 lip stretcher, AU22-28 lips part, press, funnel, suck
+    "mouth": [
+        *(61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409),
+        *(78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415),
+    ],
+    # AU17 chin raiser, AU26 jaw drop, AU27 mouth stretch
+    "chin": [
+        *(18, 200, 199, 175, 152),
+        *(83, 182, 194, 201, 32, 208, 140, 171, 176, 148, 313, 406, 418, 421, 262, 428, 369, 396, 400, 377),
+    ],
+    # AU1 and AU2: lines across the brow (frontalis)
+    "forehead": [10, 151, 109, 67, 103, 54, 68, 104, 69, 108, 338, 297, 332, 284, 298, 333, 299, 337],
+}
+
+# Hairline, corners of the eyes, bridge and tip of the nose, temples, ears: what moves with the skull rather than with a
+# muscle.
+RIGID_LANDMARKS = [10, 33, 133, 263, 362, 168, 6, 197, 195, 5, 4, 127, 356, 234, 454]
+
+TASK_VARIABLE = "HF_EMOTION_FACE_LANDMARKER"
+TASK_URL = (
+    "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
+)
+TASK_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
+
+BACKENDS = ("auto", "given", "solutions", "tasks", "none")
+CHOICES = ("largest", "central", "track")
+
+
+class FaceError(RuntimeError):
+    """Faces were asked for and cannot be had, or the landmarks, frames or settings given do not fit."""
+
+
+@dataclass
+class FaceTrack:
+    """One face through the frames of a clip.
+
+    Attributes:
+        landmarks: (T, 478, 2) float32, x and y as fractions of the frame's width and height; beyond [0, 1] where the
+            border cuts the face; NaN where no face, and for landmarks that the caller did not give.
+        boxes: (T, 4) float32, x0, y0, x1, y1 in [0, 1], the bounds of the landmarks inside the frame; NaN where no
+            face.
+        found: (T,) bool, the chosen face is in the frame.
+        num_faces: (T,) int64, faces seen in the frame, chosen or not.
+        backend: what found them: "given", "solutions", "tasks" or "none".
+    """
+
+    landmarks: np.ndarray
+    boxes: np.ndarray
+    found: np.ndarray
+    num_faces: np.ndarray
+    backend: str
+
+
+class FaceFinder:
+    """Finds one face in each frame of a clip and turns it into regions, crops and motion.
+
+    Args:
+        backend: "auto" takes the first that is there of: landmarks given by the caller, MediaPipe's solutions (0.10.21,
+            bundled models), MediaPipe's Tasks API with a `face_landmarker.task` file, none (a warning, once). A backend
+            named explicitly that cannot be had is a FaceError.
+        choose: which of several faces: "largest", "central" (nearest to the middle of the frame), or "track" (one face
+            followed through the clip by box overlap and centre distance, the one with the largest area over the clip; a
+            frame that shows only other faces then counts as not found).
+        regions: {name: landmark indices}, by default `REGIONS`.
+        task_path: a `face_landmarker.task` file; else the environment variable HF_EMOTION_FACE_LANDMARKER names it.
+        allow_download: fetch `face_landmarker.task` into the Hugging Face cache folder when it is needed and not there.
+        max_faces: most faces of a frame that get a mesh.
+        min_confidence: least score, in [0, 1], of a detection and of a mesh.
+        min_landmarks: a patch that holds this many landmarks of a region belongs to it.
+        min_area: a patch of which this fraction lies in the region's convex hull belongs to it.
+        search_every: every how many frames small faces are searched for thoroughly, by the full-range detector on the
+            whole frame and on square tiles. A find is followed up in all frames; a small face that shows in none of the
+            searched frames is missed. 1 searches every frame.
+        threads: frames are spread over so many threads; None: one a core, at most 4.
+
+    Raises:
+        FaceError: an unknown backend or choice, a region without landmarks, a number out of range.
+    """
+
+    def __init__(
+        self,
+        backend="auto",
+        choose="largest",
+        regions=None,
+        task_path=None,
+        allow_download=False,
+        max_faces=4,
+        min_confidence=0.5,
+        min_landmarks=1,
+        min_area=0.1,
+        search_every=8,
+        threads=None,
+    ):
+        if backend not in BACKENDS:
+            raise FaceError(f"face backend {backend!r} is unknown; accepted: {', '.join(BACKENDS)}")
+        if choose not in CHOICES:
+            raise FaceError(f"face choice {choose!r} is unknown; accepted: {', '.join(CHOICES)}")
+        for name, value, low in (
+            ("max_faces", max_faces, 1),
+            ("min_landmarks", min_landmarks, 1),
+            ("search_every", search_every, 1),
+            ("threads", 1 if threads is None else threads, 1),
+        ):
+            if not isinstance(value, int) or value < low:
+                raise FaceError(f"{name} is {value!r}; accepted: a whole number from {low}")
+        if not 0 <= min_confidence <= 1:
+            raise FaceError(f"min_confidence is {min_confidence!r}; accepted: a number from 0 to 1")
+        if not 0 < min_area <= 1:
+            raise FaceError(f"min_area is {min_area!r}; accepted: a fraction above 0 and up to 1")
+        self.backend = backend
+        self.choose = choose
+        self.regions = _check_regions(REGIONS if regions is None else regions)
+        self.task_path = None if task_path is None else str(task_path)
+        self.allow_download = allow_download
+        self.max_faces = max_faces
+        self.min_confidence = min_confidence
+        self.min_landmarks = min_landmarks
+        self.min_area = min_area
+        self.search_every = search_every
+        self.threads = threads
+        self._reset()
+
+    def _reset(self):
+        self._resolved = None
+        self._models = []
+        self._lock = threading.Lock()
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name in _SETTINGS}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._reset()
+
+    def to_dict(self) -> dict:
+        """Settings that belong to a model and go into its JSON; FaceFinder(**that) finds and masks alike.
+
+        The file path, the consent to download and the number of threads belong to a machine and are left out.
+        """
+        kept = {name: getattr(self, name) for name in _SETTINGS if name not in _MACHINE_SETTINGS}
+        kept["regions"] = {name: list(indices) for name, indices in self.regions.items()}
+        return kept
+
+    @property
+    def region_names(self) -> list[str]:
+        """Names of the R regions, in the order of the masks' R axis."""
+        return list(self.regions)
+
+    def __call__(self, frames, landmarks=None) -> FaceTrack:
+        """Finds the face of each frame.
+
+        Args:
+            frames: (T, H, W, 3) uint8 RGB.
+            landmarks: faces already known, in place of a search: (T, K, 2 or more), or (T, F, K, 2 or more) for several
+                faces, or a list of T entries (None, (K, 2) or (F, K, 2)); x and y as fractions of the frame, K up to
+                478, NaN where there is none.
+
+        Returns:
+            FaceTrack over the T frames.
+
+        Raises:
+            FaceError: frames or landmarks of another shape; the backend named is not to be had; MediaPipe was used in
+                the process from which this one was forked.
+        """
+        frames = _check_frames(frames)
+        size = frames.shape[2], frames.shape[1]
+        if landmarks is not None:
+            faces = self._given(landmarks, len(frames))
+            return _follow(faces, [len(f) for f in faces], size, self.choose, "given")
+        faces, num_faces, backend = self._find(frames)
+        return _follow(faces, num_faces, size, self.choose, backend)
+
+    def region_masks(self, track, grid) -> np.ndarray:
+        """Patches of each region (MicroEmo section 3.2; the rule for a patch is ours, the paper is silent).
+
+        Args:
+            track: FaceTrack over T frames.
+            grid: (rows, columns) of the patch grid laid over the whole frame, or one number for both.
+
+        Returns:
+            (T, R, P) bool, P = rows * columns, row by row; all false in a frame without the face.
+
+        Raises:
+            FaceError: a grid that is not two whole numbers from 1; a region of which no landmark is given.
+        """
+        rows, columns = _check_grid(grid)
+        masks = np.zeros((len(track.found), len(self.regions), rows * columns), bool)
+        at = np.flatnonzero(track.found)
+        if len(at) == 0:
+            return masks
+        widest = max(len(indices) for indices in self.regions.values())
+        # Regions are padded to one width by repeating their first landmark, which moves no hull and is not counted.
+        table = np.array([i + i[:1] * (widest - len(i)) for i in self.regions.values()])
+        real = np.arange(widest) < np.array([len(i) for i in self.regions.values()])[:, None]
+        for some in np.array_split(at, math.ceil(len(at) / 64)):  # so that memory does not grow with the clip
+            points = track.landmarks[some][:, table].astype(np.float64)  # (T, R, K, 2)
+            known = np.isfinite(points).all(-1) & real
+            if not known.any(-1).all():
+                lacking = self.region_names[np.flatnonzero(~known.any(-1).all(0))[0]]
+                raise FaceError(
+                    f"region {lacking!r} has no landmark among those given; give them or leave the region out"
+                )
+            first = np.take_along_axis(points, known.argmax(-1)[..., None, None], axis=2)
+            points = np.where(known[..., None], points, first) * (columns, rows)
+            counts = _landmarks_per_patch(points, known, rows, columns)
+            areas = _area_per_patch(_hulls(points.reshape(-1, widest, 2)), rows, columns)
+            masks[some] = (counts >= self.min_landmarks) | (areas.reshape(counts.shape) >= self.min_area)
+        return masks
+
+    def crops(self, frames, track, size, margin=0.5) -> tuple[np.ndarray, np.ndarray]:
+        """Square pictures of the face.
+
+        Args:
+            frames: (T, H, W, 3) uint8 RGB, those of the track.
+            track: FaceTrack over T frames.
+            size: pixels of a crop's side.
+            margin: the crop's side is (1 + margin) times the longer side of the face's box; where that leaves the frame
+                the crop is moved inside, and it is never larger than the frame's shorter side.
+
+        Returns:
+            (T, size, size, 3) uint8 (the whole frame, squeezed to a square, where there is no face), and (T,) bool: it
+            is a face.
+
+        Raises:
+            FaceError: frames of another shape or number than the track's; a size below 1 or a margin below 0.
+        """
+        frames = _check_frames(frames)
+        if len(frames) != len(track.found):
+            raise FaceError(f"{len(frames)} frames were given with the faces of {len(track.found)} frames")
+        if size < 1 or margin < 0:
+            raise FaceError(f"crop size is {size} and margin {margin}; accepted: a size from 1, a margin from 0")
+        height, width = frames.shape[1:3]
+        pictures = np.empty((len(frames), size, size, 3), np.uint8)
+        for t, frame in enumerate(frames):
+            box = (0, 0, width, height)
+            if track.found[t]:
+                x0, y0, x1, y1 = track.boxes[t] * (width, height, width, height)
+                box = _square((x0 + x1) / 2, (y0 + y1) / 2, (1 + margin) * max(x1 - x0, y1 - y0), width, height)
+            picture = Image.fromarray(frame).crop(box)
+            pictures[t] = picture.resize((size, size), Image.Resampling.BICUBIC)
+        return pictures, track.found.copy()
+
+    def motion(self, frames, landmarks=None) -> np.ndarray:
+        """How far each frame's face has moved since the one before it, with the head's own movement removed.
+
+        The face is tracked through the clip whatever `choose` says (two people have two shapes). Each frame is moved,
+        turned and scaled (2-D similarity, least squares over `RIGID_LANDMARKS`) onto the clip's mean; the measure is
+        the RMS displacement of the regions' landmarks since the last frame with the face. A turn of the head out of the
+        picture plane is removed only in so far as it is slow. Used to pick the peak frame, "the frame of strongest
+        facial motion"; distance from the clip's usual shape was tried and picks the neutral face of a clip that smiles
+        most of the time.
+
+        Args:
+            frames: (T, H, W, 3) uint8 RGB.
+            landmarks: as in `__call__`.
+
+        Returns:
+            (T,) float32, in units of the rigid landmarks' RMS distance from their centre; 0 where there is no face and
+            in the first frame with the face.
+        """
+        frames = _check_frames(frames)
+        size = frames.shape[2], frames.shape[1]
+        if landmarks is None:
+            faces, num_faces, backend = self._find(frames)
+        else:
+            faces = self._given(landmarks, len(frames))
+            num_faces, backend = [len(f) for f in faces], "given"
+        track = _follow(faces, num_faces, size, "track", backend)
+        motion = np.zeros(len(frames), np.float32)
+        if track.found.any():
+            moving = sorted({i for indices in self.regions.values() for i in indices} - set(RIGID_LANDMARKS))
+            motion[track.found] = _displacement(track.landmarks[track.found] * np.float32(size), moving)
+        return motion
+
+    def _given(self, landmarks, num_frames):
+        """Landmarks of the caller -> list of T arrays (F, 478, 2) float32 without faces that are all NaN."""
+        if len(landmarks) != num_frames:
+            raise FaceError(f"landmarks are given for {len(landmarks)} frames, the clip has {num_frames}")
+        return [_check_landmarks(entry, t) for t, entry in enumerate(landmarks)]
+
+    def _find(self, frames):
+        """Faces of (T, H, W, 3) frames -> list of T arrays (F, 478, 2) float32, list of T counts, backend used."""
+        _refuse_after_fork()
+        with self._lock:
+            backend = self._resolve()
+            if backend == "none" or len(frames) == 0:
+                return [np.empty((0, NUM_LANDMARKS, 2), np.float32)] * len(frames), [0] * len(frames), backend
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            workers = min(self.threads or min(cores, 4), math.ceil(len(frames) / 4))
+            while len(self._models) < workers:
+                with _chatter_held_back():
+                    self._models.append(_MODELS[backend](self))
+                _OPEN_MODELS.add(self._models[-1])
+            return (*self._search(frames, self._models[:workers]), backend)
+
+    def _search(self, frames, models):
+        """The mesh on every frame, then the thorough search where it is likely to add a face.
+
+        The full-range detector costs as much as the mesh, and most clips show one large face throughout: it looks at
+        every n-th frame, at all frames when it found there what the mesh had missed, and at frames between faces.
+        """
+        frames = np.ascontiguousarray(frames)
+
+        def in_threads(work, times):
+            shares = [times[k :: len(models)] for k in range(len(models))]
+            shares = [(model, share) for model, share in zip(models, shares, strict=True) if share]
+            with ThreadPoolExecutor(len(shares) or 1) as pool:
+                done = pool.map(lambda pair: [(t, work(pair[0], t)) for t in pair[1]], shares)
+                return dict(itertools.chain.from_iterable(done))
+
+        everything = list(range(len(frames)))
+        faces = in_threads(lambda model, t: _without_twins(model.mesh(frames[t])), everything)
+        more = dict.fromkeys(everything, 0)
+
+        def search(times, tiles):
+            """Adds what is found to `faces` and `more`; tells whether anything was, and whether in a tile only."""
+            results = in_threads(lambda m, t: _search_frame(m, frames[t], faces[t], self.max_faces, tiles(t)), times)
+            for t, (found, unmeshed, _) in results.items():
+                faces[t] = faces[t] + found
+                more[t] = unmeshed
+            return any(r[0] for r in results.values()), any(r[2] for r in results.values())
+
+        probes = sorted({*everything[:: self.search_every], everything[-1]})
+        added, tiled = search(probes, lambda t: not faces[t])
+        rest = [t for t in everything if t not in set(probes)]
+        if added:
+            search(rest, lambda t: tiled)
+        elif any(faces.values()):
+            search([t for t in rest if not faces[t]], lambda t: False)
+        stacked = [np.stack(faces[t]) if faces[t] else np.empty((0, NUM_LANDMARKS, 2), np.float32) for t in everything]
+        return stacked, [len(faces[t]) + more[t] for t in everything]
+
+    def _resolve(self):
+        """The backend that serves this process, sought on the first call."""
+        if self._resolved is not None:
+            return self._resolved
+        if self.backend == "given":
+            raise FaceError("face backend 'given' needs the landmarks of each frame; none were passed")
+        ways_out = (
+            "either install mediapipe==0.10.21 (Python 3.12 or older; its models are bundled), or give a "
+            f"face_landmarker.task file by task_path or {TASK_VARIABLE} (or allow_download=True) to any mediapipe"
+        )
+        mediapipe, why = (None, "") if self.backend == "none" else _import_mediapipe()
+        resolved = "none"
+        if mediapipe is not None and self.backend in ("auto", "solutions"):
+            if hasattr(mediapipe, "solutions"):
+                resolved = "solutions"
+            else:
+                why = f"mediapipe {mediapipe.__version__} has no bundled face mesh"
+        if mediapipe is not None and resolved == "none" and self.backend in ("auto", "tasks"):
+            try:
+                self._task = _task_file(self.task_path, self.allow_download)
+                resolved = "tasks"
+            except FileNotFoundError as error:
+                why = f"{why} and {error}" if why else str(error)
+        if resolved == "none" and self.backend in ("solutions", "tasks"):
+            raise FaceError(f"face backend {self.backend!r} is not to be had ({why}): {ways_out}")
+        if resolved == "none" and self.backend == "auto":
+            warnings.warn(f"clips are described without their faces ({why}): {ways_out}", stacklevel=4)
+        if resolved != "none":
+            setattr(mediapipe, _USED_BY, os.getpid())
+        self._resolved = resolved
+        return resolved
+
+
+_MACHINE_SETTINGS = ("task_path", "allow_download", "threads")
+_SETTINGS = (
+    *("backend", "choose", "regions", "max_faces", "min_confidence", "min_landmarks", "min_area", "search_every"),
+    *_MACHINE_SETTINGS,
+)
+
+
+class _Solutions:
+    """MediaPipe 0.10.21: face mesh (short-range detector inside) and full-range detector, one set for each thread."""
+
+    tile_sides = (1.0,)  # of the frame's shorter side; the full-range detector sees a face from a 14th of the tile on
+
+    def __init__(self, finder):
+        solutions = importlib.import_module("mediapipe").solutions
+        # Static: each frame on its own. Tracking gains a few percent of frames and lets landmarks drag behind the face.
+        self._mesh = solutions.face_mesh.FaceMesh(
+            static_image_mode=True,
+            max_num_faces=finder.max_faces,
+            refine_landmarks=True,
+            min_detection_confidence=finder.min_confidence,
+            min_tracking_confidence=finder.min_confidence,
+        )
+        self._range = solutions.face_detection.FaceDetection(finder.min_confidence, model_selection=1)
+        self.mesh(_drawn_face())
+        self.boxes(_drawn_face())
+
+    def mesh(self, picture):
+        """(H, W, 3) -> list of (478, 2) float32, fractions of the picture."""
+        faces = self._mesh.process(picture).multi_face_landmarks or []
+        return [np.array([(p.x, p.y) for p in face.landmark], np.float32) for face in faces]
+
+    def boxes(self, picture):
+        """(H, W, 3) -> list of x0, y0, x1, y1 in pixels."""
+        height, width = picture.shape[:2]
+        found = [d.location_data.relative_bounding_box for d in self._range.process(picture).detections or []]
+        return [
+            np.array((b.xmin * width, b.ymin * height, (b.xmin + b.width) * width, (b.ymin + b.height) * height))
+            for b in found
+        ]
+
+
+class _Tasks:
+    """MediaPipe's Tasks API: face landmarker (short-range detector inside); no full-range model comes with it."""
+
+    tile_sides = (1.0, 0.5)
+
+    def __init__(self, finder):
+        mediapipe = importlib.import_module("mediapipe")
+        vision = mediapipe.tasks.vision
+        # From a buffer: the path of the file may hold characters that the C++ side does not open.
+        base = mediapipe.tasks.BaseOptions(model_asset_buffer=Path(finder._task).read_bytes())
+        options = vision.FaceLandmarkerOptions(
+            base_options=base,
+            num_faces=finder.max_faces,
+            min_face_detection_confidence=finder.min_confidence,
+            min_face_presence_confidence=finder.min_confidence,
+        )
+        try:
+            self._landmarker = vision.FaceLandmarker.create_from_options(options)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise FaceError(f"{finder._task} is not a face landmarker that mediapipe opens: {error}") from None
+        self._picture = lambda data: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=data)
+        self.mesh(_drawn_face())
+
+    def mesh(self, picture):
+        """(H, W, 3) -> list of (478, 2) float32, fractions of the picture."""
+        faces = self._landmarker.detect(self._picture(np.ascontiguousarray(picture))).face_landmarks
+        return [np.array([(p.x, p.y) for p in face], np.float32) for face in faces]
+
+    def boxes(self, picture):
+        """(H, W, 3) -> list of x0, y0, x1, y1 in pixels."""
+        height, width = picture.shape[:2]
+        return [_bounds(face) * (width, height, width, height) for face in self.mesh(picture)]
+
+
+_MODELS = {"solutions": _Solutions, "tasks": _Tasks}
+
+# Kept on the mediapipe module because a model loaded from a folder brings its own copy of this file.
+_USED_BY = "_hf_emotion_used_by_process"
+_OPEN_MODELS = weakref.WeakSet()
+
+
+def _abandon_models():
+    """In a forked child: one reference too many, so that no model is torn down; that waits for the parent's threads."""
+    for model in _OPEN_MODELS:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_models)
+
+
+def _refuse_after_fork():
+    used_by = getattr(sys.modules.get("mediapipe"), _USED_BY, None)
+    if used_by not in (None, os.getpid()):
+        raise FaceError(
+            "MediaPipe was used in the process from which this one was forked, and would crash here: start workers by "
+            "'spawn' (multiprocessing_context='spawn' of a DataLoader), or find the faces only in the workers or only "
+            "in the main process"
+        )
+
+
+def _import_mediapipe():
+    """mediapipe or None, and why not. Imported here and not at the top because that takes about a second."""
+    if importlib.util.find_spec("mediapipe") is None:
+        return None, "mediapipe is not installed"
+    try:
+        return importlib.import_module("mediapipe"), ""
+    except Exception as error:  # a broken binary dependency raises anything from ImportError to AttributeError
+        return None, f"mediapipe cannot be imported: {error}"
+
+
+def _task_file(path, allow_download):
+    """Path of the face landmarker: the argument, the environment variable, the cache, the download, in this order."""
+    for given, source in ((path, "task_path"), (os.environ.get(TASK_VARIABLE), TASK_VARIABLE)):
+        if given:
+            if not Path(given).is_file():
+                raise FaceError(f"{source} names {given}, which is not a file; accepted: a face_landmarker.task file")
+            return given
+    target = Path(hub_constants.HF_HOME) / "hf_emotion" / "face_landmarker.task"
+    if not target.is_file():
+        if not allow_download:
+            raise FileNotFoundError("no face_landmarker.task file is given and none may be downloaded")
+        _download(target)
+    return str(target)
+
+
+def _download(target):
+    if hub_constants.HF_HUB_OFFLINE:
+        raise FileNotFoundError("face_landmarker.task cannot be downloaded because HF_HUB_OFFLINE is set")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = None
+    try:
+        with urllib.request.urlopen(TASK_URL, timeout=30) as answer:
+            data = answer.read()
+        if hashlib.sha256(data).hexdigest() != TASK_SHA256:
+            raise OSError("what came is not the file expected (SHA-256 differs)")
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+            part = file.name
+            file.write(data)
+        os.replace(part, target)
+    except OSError as error:
+        if part is not None:
+            Path(part).unlink(missing_ok=True)
+        raise FileNotFoundError(f"face_landmarker.task could not be downloaded from {TASK_URL}: {error}") from None
+
+
+_CHATTER = (
+    b"absl::InitializeLog",
+    b"before InitGoogle",
+    b"inference_feedback_manager",
+    b"landmark_projection_calculator",
+    b"XNNPACK delegate",
+    b"gl_context",
+    b"face_landmarker_graph",
+)
+_CHATTER_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def _chatter_held_back():
+    """Holds back MediaPipe's start-up remarks, and passes on every other line afterwards.
+
+    They are written by C++ to file descriptor 2 before its log library is set up, so that no log level silences them.
+    """
+    with _CHATTER_LOCK, contextlib.ExitStack() as stack:
+        try:
+            kept = os.dup(2)
+        except OSError:
+            kept = None
+        if kept is None:
+            yield
+            return
+        stack.callback(os.close, kept)
+        held = stack.enter_context(tempfile.TemporaryFile())
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            held.seek(0)
+            for line in held:
+                if not any(word in line for word in _CHATTER):
+                    os.write(2, line)
+
+
+def _drawn_face():
+    """A face drawn so that the detector takes it for one: only then does a graph load all of its models."""
+    picture = Image.new("RGB", (288, 192), (90, 90, 90))
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((94, 16, 194, 156), fill=(225, 180, 150))
+    for x in (124, 164):
+        draw.ellipse((x - 9, 66, x + 9, 76), fill="white")
+        draw.ellipse((x - 4, 66, x + 4, 76), fill=(40, 20, 10))
+        draw.line((x - 14, 56, x + 14, 56), fill=(60, 30, 20), width=4)
+    draw.line((144, 72, 140, 104, 150, 106), fill=(170, 120, 100), width=3)
+    draw.ellipse((126, 118, 162, 130), fill=(180, 60, 60))
+    return np.asarray(picture)
+
+
+def _search_frame(model, frame, known, max_faces, use_tiles):
+    """Faces that the mesh on the whole frame missed.
+
+    frame (H, W, 3), known list of (478, 2) -> new faces (a list of (478, 2)), number of faces detected beyond
+    `max_faces` (they get no mesh), and whether a new face was detected in a tile only.
+    """
+    height, width = frame.shape[:2]
+    scale = (width, height, width, height)
+    taken = [_bounds(face) * scale for face in known]
+    detected = []
+    for x0, y0, x1, y1 in [(0, 0, width, height), *(_tiles(height, width, model.tile_sides) if use_tiles else [])]:
+        for box in model.boxes(np.ascontiguousarray(frame[y0:y1, x0:x1])):
+            box = np.add(box, (x0, y0, x0, y0))
+            if not any(_same_face(box, other) for other in taken):
+                taken.append(box)
+                detected.append((box, (x1 - x0, y1 - y0) != (width, height)))
+    detected.sort(key=lambda pair: -_area(pair[0]))
+    room = max(0, max_faces - len(known))
+    found, tiled = [], False
+    for box, in_tile in detected[:room]:
+        cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        # Twice the box: the mesh's own detector wants the whole head with some room around it.
+        x0, y0, x1, y1 = _square(cx, cy, 2 * max(box[2] - box[0], box[3] - box[1]), width, height)
+        meshes = model.mesh(np.ascontiguousarray(frame[y0:y1, x0:x1]))
+        meshes = [(mesh * (x1 - x0, y1 - y0) + (x0, y0)) / (width, height) for mesh in meshes]
+        meshes = [mesh.astype(np.float32) for mesh in meshes if _same_face(_bounds(mesh) * scale, box)]
+        meshes = [m for m in meshes if not any(_same_face(_bounds(m), _bounds(other)) for other in [*known, *found])]
+        if meshes:
+            found.append(max(meshes, key=lambda mesh: _area(_bounds(mesh))))
+            tiled = tiled or in_tile
+    return found, max(0, len(detected) - room), tiled
+
+
+def _tiles(height, width, sides):
+    """Squares that cover the frame, each a given fraction of its shorter side, overlapping by a fifth or more."""
+    tiles = []
+    for side in {max(1, round(fraction * min(height, width))) for fraction in sides}:
+        if 1.2 * side >= max(height, width):
+            continue
+        starts = [
+            np.linspace(0, length - side, 1 + math.ceil((length - side) / (0.8 * side))).round().astype(int).tolist()
+            for length in (height, width)
+        ]
+        tiles += [(x, y, x + side, y + side) for y, x in itertools.product(*starts)]
+    return tiles
+
+
+def _square(cx, cy, side, width, height):
+    """A square of whole pixels around a centre, moved inside the frame, no larger than its shorter side."""
+    side = max(1, min(round(side), width, height))
+    x0 = min(max(round(cx - side / 2), 0), width - side)
+    y0 = min(max(round(cy - side / 2), 0), height - side)
+    return x0, y0, x0 + side, y0 + side
+
+
+def _bounds(points):
+    """(K, 2) -> x0, y0, x1, y1, NaN ignored."""
+    return np.concatenate([np.nanmin(points, axis=0), np.nanmax(points, axis=0)])
+
+
+def _area(box):
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def _overlap(a, b):
+    """Intersection over union of two boxes."""
+    inner = _area(np.concatenate([np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])]))
+    return inner / max(_area(a) + _area(b) - inner, 1e-12)
+
+
+def _same_face(a, b):
+    """Boxes of one face by two models differ in extent: one's centre in the other and half its size is enough."""
+    small, large = sorted((a, b), key=_area)
+    x, y = (small[0] + small[2]) / 2, (small[1] + small[3]) / 2
+    inside = large[0] < x < large[2] and large[1] < y < large[3]
+    return _overlap(a, b) > 0.3 or (inside and 4 * _area(small) > _area(large))
+
+
+def _without_twins(faces):
+    kept = []
+    for face in faces:
+        if not any(_same_face(_bounds(face), _bounds(other)) for other in kept):
+            kept.append(face)
+    return kept
+
+
+def _follow(faces, num_faces, size, choose, backend):
+    """Picks one face a frame. faces: list of T arrays (F, 478, 2); size: (width, height) in pixels -> FaceTrack."""
+    scale = np.array((*size, *size), np.float64)
+    boxes = [[_bounds(face) * scale for face in in_frame] for in_frame in faces]
+    if choose == "track":
+        chosen = _track(boxes)
+    elif choose == "central":
+        middle = scale[:2] / 2
+        chosen = [min(range(len(b)), key=lambda i: np.hypot(*(_centre(b[i]) - middle)), default=None) for b in boxes]
+    else:
+        chosen = [max(range(len(b)), key=lambda i: _area(b[i]), default=None) for b in boxes]
+    landmarks = np.full((len(faces), NUM_LANDMARKS, 2), np.nan, np.float32)
+    framed = np.full((len(faces), 4), np.nan, np.float32)
+    for t, i in enumerate(chosen):
+        if i is not None:
+            landmarks[t] = faces[t][i]
+            framed[t] = (boxes[t][i] / scale).clip(0, 1)
+    found = np.array([i is not None for i in chosen], bool)
+    return FaceTrack(landmarks, framed, found, np.array(num_faces, np.int64).reshape(-1), backend)
+
+
+def _centre(box):
+    return (box[:2] + box[2:]) / 2
+
+
+def _track(boxes):
+    """Links boxes from frame to frame, closest first, and takes the chain with the largest area over the clip.
+
+    A link needs centres less than one box apart and sizes within 2.5 times. boxes: list of T lists of (4,) pixels ->
+    list of T indices, None where the face is not there.
+    """
+    chains = []  # one {frame: index} for each face
+    last = []
+    for t, in_frame in enumerate(boxes):
+        links = []
+        for c, i in itertools.product(range(len(chains)), range(len(in_frame))):
+            a, b = last[c], in_frame[i]
+            side_a, side_b = math.sqrt(_area(a)), math.sqrt(_area(b))
+            apart = np.hypot(*(_centre(a) - _centre(b))) / max((side_a + side_b) / 2, 1e-9)
+            if apart < 1 and max(side_a, side_b) < 2.5 * min(side_a, side_b):
+                links.append((apart - _overlap(a, b), c, i))
+        linked = {}
+        for _, c, i in sorted(links):
+            if c not in linked.values() and i not in linked:
+                linked[i] = c
+        for i, box in enumerate(in_frame):
+            if i not in linked:
+                linked[i] = len(chains)
+                chains.append({})
+                last.append(box)
+            chains[linked[i]][t] = i
+            last[linked[i]] = box
+    if not chains:
+        return [None] * len(boxes)
+    best = max(chains, key=lambda chain: sum(_area(boxes[t][i]) for t, i in chain.items()))
+    return [best.get(t) for t in range(len(boxes))]
+
+
+def _hulls(points):
+    """Convex hulls of many point sets at once, by gift wrapping.
+
+    points (N, K, 2) -> (N, E, 2) corners in order, clockwise on a picture; sets with fewer corners repeat their first
+    one.
+    """
+    x, y = np.ascontiguousarray(points[..., 0]), np.ascontiguousarray(points[..., 1])
+    start = np.where(y == y.min(1, keepdims=True), x, np.inf).argmin(1)
+    rows = np.arange(len(points))
+    on_hull = np.zeros(x.shape, bool)
+    on_hull[rows, start] = True
+    corners = [points[rows, start]]
+    # The sets still being wrapped: which, their current corner and the direction in which it was reached.
+    n, at = rows, start
+    dx, dy = np.ones(len(n)), np.zeros(len(n))
+    for _ in range(points.shape[1]):
+        xn, yn = x[n], y[n]
+        i = np.arange(len(n))
+        wx, wy = xn - xn[i, at][:, None], yn - yn[i, at][:, None]
+        length = np.sqrt(wx * wx + wy * wy)
+        # All points lie to one side: the next corner has the largest cosine, and is the last of several in line.
+        cosine = (wx * dx[:, None] + wy * dy[:, None]) / np.maximum(length, 1e-300)
+        cosine[length == 0] = -2
+        ahead = cosine >= cosine.max(1, keepdims=True) - 1e-12
+        following = np.where(ahead, length, -1.0).argmax(1)
+        reach = length[i, following]
+        # A corner met again closes the hull, even if rounding has led past the first one.
+        going = (reach > 0) & ~on_hull[n, following]
+        going &= (xn[i, following] != corners[0][n, 0]) | (yn[i, following] != corners[0][n, 1])
+        if not going.any():
+            break
+        dx, dy = wx[i, following] / np.maximum(reach, 1e-300), wy[i, following] / np.maximum(reach, 1e-300)
+        n, at, dx, dy = n[going], following[going], dx[going], dy[going]
+        on_hull[n, at] = True
+        corner = corners[0].copy()
+        corner[n] = points[n, at]
+        corners.append(corner)
+    return np.stack(corners, axis=1)
+
+
+def _area_per_patch(hulls, rows, columns):
+    """Area of each convex polygon inside each unit cell of a grid, exactly.
+
+    Green's theorem on the polygon cut to x < a and to one row of cells: the area is the sum over edges of
+    dy * mean(max(a - x, 0)) but for its sign; differences over a give the cells. Only the rows that an edge crosses,
+    and a window of columns around the polygon, are computed.
+
+    hulls (N, E, 2) x, y in cells, corners in order -> (N, rows * columns) float64 in cells.
+    """
+    x1, y1 = hulls[..., 0], hulls[..., 1]  # (N, E)
+    x2, y2 = np.roll(x1, -1, 1), np.roll(y1, -1, 1)
+    lines = np.arange(rows)[None, :, None]
+    crossed = (np.minimum(y1, y2)[:, None] < lines + 1) & (np.maximum(y1, y2)[:, None] > lines) & (y1 != y2)[:, None]
+    n, row, edge = np.nonzero(crossed)  # sorted by polygon, then by row
+    left = np.floor(x1.min(1)).clip(0, columns).astype(int)
+    wide = int((np.ceil(x1.max(1)).clip(0, columns) - left).max(initial=0))
+    areas = np.zeros((len(hulls), rows, columns + wide))  # room for windows that hang over the border
+    if len(n) and wide:
+        x1, y1, x2, y2 = (corner[n, edge] for corner in (x1, y1, x2, y2))
+        ya, yb = y1.clip(row, row + 1), y2.clip(row, row + 1)
+        slope = (x2 - x1) / (y2 - y1)
+        bars = left[n, None] + np.arange(wide + 1)
+        u, v = bars - (x1 + (ya - y1) * slope)[:, None], bars - (x1 + (yb - y1) * slope)[:, None]
+        level = np.abs(u - v) < 1e-9
+        right_of_u, right_of_v = np.maximum(u, 0), np.maximum(v, 0)
+        mean = (right_of_u * right_of_u - right_of_v * right_of_v) / (2 * np.where(level, 1, u - v))
+        mean = np.where(level, right_of_u, mean) * (yb - ya)[:, None]
+        firsts = np.flatnonzero(np.diff(n * rows + row, prepend=-1))
+        cells = np.abs(np.diff(np.add.reduceat(mean, firsts, axis=0), axis=1))
+        areas[n[firsts, None], row[firsts, None], left[n[firsts], None] + np.arange(wide)] = cells
+    return areas[..., :columns].reshape(len(hulls), -1)
+
+
+def _landmarks_per_patch(points, known, rows, columns):
+    """points (T, R, K, 2) x, y in cells, known (T, R, K) bool -> (T, R, rows * columns) number of landmarks."""
+    frames, regions = points.shape[:2]
+    inside = known & (points >= 0).all(-1) & (points[..., 0] <= columns) & (points[..., 1] <= rows)
+    cells = points.clip(0, (columns, rows)).astype(int)
+    cells = np.minimum(cells, (columns - 1, rows - 1))  # the far border belongs to the last patch
+    which = np.arange(frames * regions).reshape(frames, regions, 1)
+    flat = (which * rows + cells[..., 1]) * columns + cells[..., 0]
+    return np.bincount(flat[inside], minlength=frames * regions * rows * columns).reshape(frames, regions, -1)
+
+
+def _displacement(points, moving):
+    """points (T, 478, 2) pixels, moving: landmark indices -> (T,) displacement since the frame before, see `motion`."""
+    known = np.isfinite(points).all((0, 2))
+    anchors = [i for i in RIGID_LANDMARKS if known[i]]
+    if len(anchors) < 3:  # landmarks of another kind, given by the caller
+        anchors = np.flatnonzero(known).tolist()
+    moving = [i for i in moving if known[i]] or anchors
+    if not anchors:
+        return np.zeros(len(points))
+    # As complex numbers a similarity is one addition and one multiplication.
+    shape = points[..., 0].astype(np.float64) + 1j * points[..., 1]
+    shape = shape - shape[:, anchors].mean(1, keepdims=True)
+    rigid = shape[:, anchors]
+    mean = rigid[0]
+    for _ in range(3):
+        turn = (rigid.conj() * mean).sum(1) / np.maximum((np.abs(rigid) ** 2).sum(1), 1e-12)
+        mean = (rigid * turn[:, None]).mean(0)
+    aligned = shape[:, moving] * turn[:, None]
+    unit = math.sqrt(max((np.abs(mean) ** 2).mean(), 1e-12))
+    steps = np.abs(np.diff(aligned, axis=0)) / unit
+    return np.concatenate([[0.0], np.sqrt((steps**2).mean(1))])
+
+
+def _check_frames(frames):
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape[1:]:
+        raise FaceError(f"frames are {frames.shape} {frames.dtype}; accepted: (T, H, W, 3) uint8 RGB")
+    return frames
+
+
+def _check_grid(grid):
+    pair = (grid, grid) if isinstance(grid, int | np.integer) else tuple(grid)
+    if len(pair) != 2 or any(not isinstance(n, int | np.integer) or n < 1 for n in pair):
+        raise FaceError(f"patch grid is {grid!r}; accepted: (rows, columns), whole numbers from 1")
+    return int(pair[0]), int(pair[1])
+
+
+def _check_regions(regions):
+    if not regions:
+        raise FaceError("the table of regions is empty; accepted: {name: landmark indices}")
+    checked = {}
+    for name, indices in regions.items():
+        wrong = [i for i in indices if not isinstance(i, int | np.integer) or not 0 <= i < NUM_LANDMARKS]
+        if wrong or len(indices) == 0:
+            what = f"landmark {wrong[0]!r}" if wrong else "no landmark"
+            raise FaceError(f"region {name!r} has {what}; accepted: whole numbers from 0 to {NUM_LANDMARKS - 1}")
+        checked[str(name)] = [int(i) for i in indices]
+    return checked
+
+
+def _check_landmarks(entry, t):
+    """Landmarks given for frame t -> (F, 478, 2) float32, padded by NaN."""
+    if entry is None:
+        return np.empty((0, NUM_LANDMARKS, 2), np.float32)
+    points = np.asarray(entry, np.float32)
+    if points.ndim == 2:
+        points = points[None]
+    if points.ndim != 3 or points.shape[1] > NUM_LANDMARKS or points.shape[2] < 2:
+        raise FaceError(
+            f"landmarks of frame {t} are {np.shape(entry)}; accepted: (K, 2) or (faces, K, 2), K up to {NUM_LANDMARKS}"
+        )
+    points = points[..., :2]
+    if np.isinf(points).any() or np.nanmax(np.abs(points), initial=0) > 4:
+        reach = np.nanmax(np.abs(points))
+        raise FaceError(f"landmarks of frame {t} reach {reach:g}; accepted: fractions of the frame, 0 to 1 inside it")
+    points = np.pad(points, ((0, 0), (0, NUM_LANDMARKS - points.shape[1]), (0, 0)), constant_values=np.nan)
+    return points[np.isfinite(points).all(-1).any(-1)]
+
+
+# Okabe and Ito's palette, which colour-blind readers tell apart too, and six further colours.
+_COLOURS = [
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
+    *((255, 206, 107), (190, 230, 250), (120, 230, 190), (148, 138, 10), (130, 90, 200), (255, 160, 100)),
+]
+
+
+def draw_regions(frame, track, t, finder, grid=None) -> np.ndarray:
+    """A picture of the regions over a frame, for reports.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB, frame t of the clip.
+        track: FaceTrack over T frames.
+        t: which of them.
+        finder: the FaceFinder, for its regions and thresholds.
+        grid: (rows, columns): tint the patches of each region; None: tint the regions themselves.
+
+    Returns:
+        (H', W', 3) uint8 RGB: the frame, enlarged when it is below 640 pixels wide, with outlines and tints, and a
+        legend with the regions' names beneath it.
+    """
+    frame = _check_frames(np.asarray(frame)[None])[0]
+    scale = math.ceil(640 / frame.shape[1])
+    width, height = frame.shape[1] * scale, frame.shape[0] * scale
+    picture = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+    names = finder.region_names
+    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(names))]
+    if track.found[t]:
+        hulls = []
+        for indices in finder.regions.values():
+            points = track.landmarks[t, indices].astype(np.float64)
+            points = points[np.isfinite(points).all(-1)]
+            hulls.append(_hulls(points[None])[0] * (width, height) if len(points) else np.empty((0, 2)))
+        if grid is None:
+            tint = Image.new("RGBA", picture.size)
+            for hull, colour in zip(hulls, colours, strict=True):
+                if len(hull) > 2:
+                    shade = Image.new("RGBA", picture.size)
+                    ImageDraw.Draw(shade).polygon([tuple(p) for p in hull], fill=(*colour, 110))
+                    tint = Image.alpha_composite(tint, shade)
+            picture = Image.alpha_composite(picture.convert("RGBA"), tint).convert("RGB")
+        else:
+            picture = _tint_patches(picture, finder, track, t, _check_grid(grid), colours)
+        draw = ImageDraw.Draw(picture)
+        for hull, colour in zip(hulls, colours, strict=True):
+            corners = [tuple(p) for p in hull]
+            if len(corners) > 1:
+                draw.line([*corners, corners[0]], fill=colour, width=2)
+    return np.asarray(_with_legend(picture, names, colours, bool(track.found[t]), int(track.num_faces[t])))
+
+
+def _tint_patches(picture, finder, track, t, grid, colours):
+    """Each patch in the mean colour of its regions, with the grid's lines around it."""
+    one = FaceTrack(track.landmarks[[t]], track.boxes[[t]], track.found[[t]], track.num_faces[[t]], track.backend)
+    mask = finder.region_masks(one, grid)[0]  # (R, P)
+    tint = Image.new("RGBA", picture.size)
+    draw = ImageDraw.Draw(tint)
+    rows, columns = grid
+    for p in np.flatnonzero(mask.any(0)):
+        colour = np.array(colours)[mask[:, p]].mean(0).astype(int)
+        row, column = divmod(int(p), columns)
+        box = [column * picture.width / columns, row * picture.height / rows]
+        box += [(column + 1) * picture.width / columns - 1, (row + 1) * picture.height / rows - 1]
+        draw.rectangle(box, fill=(*colour.tolist(), 120), outline=(255, 255, 255, 160))
+    return Image.alpha_composite(picture.convert("RGBA"), tint).convert("RGB")
+
+
+def _with_legend(picture, names, colours, found, num_faces):
+    """The picture with one line about the faces and the regions' names in their colours beneath it."""
+    font = ImageFont.load_default(14)
+    faces = f"{num_faces} face{'' if num_faces == 1 else 's'} seen"
+    entries = [(f"{faces}: regions of the chosen one" if found else f"{faces}, none chosen", None)]
+    if found:
+        entries += list(zip(names, colours, strict=True))
+    placed, x, y = [], 8, 6
+    for text, colour in entries:
+        wide = font.getlength(text) + (34 if colour else 20)
+        if x > 8 and x + wide > picture.width:
+            x, y = 8, y + 22
+        placed.append((text, colour, x, y))
+        x += wide
+    sheet = Image.new("RGB", (picture.width, picture.height + y + 26), "white")
+    sheet.paste(picture)
+    draw = ImageDraw.Draw(sheet)
+    for text, colour, x, y in placed:
+        y += picture.height
+        if colour:
+            draw.rectangle((x, y + 2, x + 12, y + 14), fill=colour, outline="black")
+        draw.text((x + (18 if colour else 0), y), text, fill="black", font=font)
+    return sheet
+
+
+__all__ = ["REGIONS", "FaceError", "FaceFinder", "FaceTrack", "draw_regions"]
