@@ -1,18 +1,31 @@
-"""The two sizes every model comes in: `tiny`, random and small enough for a CPU, and `paper`, as published.
+"""Models from nothing, in two sizes: `tiny`, random and small enough for a CPU, and `paper`, as published.
 
 `tiny` differs from `paper` in numbers only, never in structure: what runs at one size runs at the other.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+
+import torch
 from transformers import (
     Blip2QFormerConfig,
     InstructBlipQFormerConfig,
     InstructBlipVisionConfig,
     LlamaConfig,
+    PreTrainedTokenizerFast,
 )
 
 from .modeling.configuration_acoustemo import AcoustEmoConfig
+from .modeling.configuration_emotion import EmotionConfig
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
 from .modeling.configuration_microemo import MicroEmoConfig
+from .modeling.modeling_emotion import EmotionPreTrainedModel
+from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
+from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor
+from .processing.image_processing_emotion import EmotionImageProcessor
+from .processing.processing_emotion import EmotionProcessor
+from .processing.processing_microemo import MicroEmoProcessor
 
 SIZES = ("tiny", "paper")
 
@@ -115,3 +128,95 @@ def acoustemo_config(size: str, vocab_size: int | None = None, **fields) -> Acou
             **fields,
         }
     )
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """The small tokenizer shipped with the package: 2,048 tokens, every byte among them."""
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(files("hf_emotion.processing") / "tiny_tokenizer.json"),
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+    )
+
+
+def image_processor_of(config) -> EmotionImageProcessor:
+    """Frames as the vision tower wants them: its size, CLIP's mean and deviation (EVA ViT-g, Video-LLaMA)."""
+    size = config.vision_config.image_size if config.vision_config is not None else 224
+    return EmotionImageProcessor(size={"height": size, "width": size})
+
+
+def microemo_processor(config: MicroEmoConfig, tokenizer=None, qformer_tokenizer=None, **settings) -> MicroEmoProcessor:
+    """The processor of a MicroEmo model.
+
+    Args:
+        config: the model's; its placeholder ids are set to the tokenizer's.
+        tokenizer, qformer_tokenizer: the language model's and the image Q-Former's; the shipped one by default.
+        settings: further settings of `MicroEmoProcessor`.
+    """
+    rows = config.vision_config.image_size // config.vision_config.patch_size
+    processor = MicroEmoProcessor(
+        image_processor=image_processor_of(config),
+        feature_extractor=ImageBindFeatureExtractor(),
+        tokenizer=tokenizer or tiny_tokenizer(),
+        qformer_tokenizer=qformer_tokenizer or tiny_tokenizer(),
+        **{
+            "num_query_tokens": config.num_video_query_tokens,
+            "num_audio_query_tokens": config.num_audio_query_tokens,
+            "patch_grid": (rows, rows),
+            "use_utterances": config.use_utterances,
+            "modalities": ["video"] if config.audio_config is None else ["video", "audio"],
+            **settings,
+        },
+    )
+    config.video_token_id, config.audio_token_id = processor.video_token_id, processor.audio_token_id
+    return processor
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What the command line needs to know of a paper: how to make its configuration, its processor and its model."""
+
+    config: Callable[..., EmotionConfig]
+    processor: Callable[..., EmotionProcessor]
+    model: type[EmotionPreTrainedModel]
+
+
+PAPERS = {"microemo": Paper(microemo_config, microemo_processor, MicroEmoForConditionalGeneration)}
+
+
+def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=None, seed: int = 0, **fields):
+    """A model with random weights and its processor.
+
+    Args:
+        name: a paper: a key of `PAPERS`.
+        size: `"tiny"` or `"paper"`. The paper size needs the paper's tokenizers; it holds billions of weights.
+        tokenizer, qformer_tokenizer: the language model's and the image Q-Former's; at tiny size the shipped one.
+        seed: of the weights.
+        fields: further fields of the configuration, such as the ablations.
+
+    Returns:
+        the model, in eval mode, and its processor.
+
+    Raises:
+        ValueError: the name or size is not known, or the paper size comes without its tokenizers.
+    """
+    if name not in PAPERS:
+        raise ValueError(f"model {name!r} is not known; accepted are {', '.join(PAPERS)}")
+    check_size(size)
+    if size == "paper" and (tokenizer is None or qformer_tokenizer is None):
+        raise ValueError(
+            f"{name} at paper size needs its tokenizers: give tokenizer (LLaMA-2's) and qformer_tokenizer (BERT's), or "
+            f"assemble it from published checkpoints with from_pretrained_parts"
+        )
+    paper = PAPERS[name]
+    vocab_size = len(tiny_tokenizer()) if size == "tiny" and tokenizer is None else None
+    config = paper.config(size, **({} if vocab_size is None else {"vocab_size": vocab_size}), **fields)
+    processor = paper.processor(config, tokenizer, qformer_tokenizer)
+    torch.manual_seed(seed)
+    model = paper.model(config).eval()
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.generation_config.bos_token_id = processor.tokenizer.bos_token_id
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    return model, processor

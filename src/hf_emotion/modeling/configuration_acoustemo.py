@@ -78,5 +78,11 @@ class AcoustEmoConfig(EmotionConfig):
         if not (self.use_global or self.use_utterances):
             raise ValueError("use_global and use_utterances are both False; at least one of them must be True")
 
+    def tokens_per_clip(self, num_frames: int, num_utterances: int) -> dict[str, int]:
+        """Media tokens of a clip in the language model's prompt."""
+        windows = (1 if self.use_global else 0) + (num_utterances if self.use_utterances else 0)
+        video = 0 if self.vision_config is None else self.num_query_tokens * num_frames
+        return {"video": video, "audio": self.num_audio_query_tokens * max(windows, 1)}
+
 
 __all__ = ["AcoustEmoConfig"]

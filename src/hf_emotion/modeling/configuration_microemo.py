@@ -100,5 +100,11 @@ class MicroEmoConfig(EmotionConfig):
         pooled_width = getattr(self.audio_config, "projection_dim", self.audio_config.hidden_size)
         return pooled_width if self.audio_feature == "pooled" else self.audio_config.hidden_size
 
+    def tokens_per_clip(self, num_frames: int, num_utterances: int) -> dict[str, int]:
+        """Media tokens of a clip in the language model's prompt; frames do not change them."""
+        windows = 1 + (num_utterances if self.use_utterances else 0)
+        audio = 0 if self.audio_config is None else self.num_audio_query_tokens
+        return {"video": self.num_video_query_tokens * windows, "audio": audio}
+
 
 __all__ = ["MicroEmoConfig"]

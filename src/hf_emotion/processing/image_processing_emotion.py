@@ -107,3 +107,8 @@ class EmotionImageProcessor(PilBackend):
         scale, shift = (factor / std).float(), (-mean / std).float()
         pixels = images.to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.mul_(scale).add_(shift)
+
+
+EmotionImageProcessor.register_for_auto_class()
+
+__all__ = ["EmotionImageProcessor"]
