@@ -1,0 +1,223 @@
+"""Sets of emotion words against sets of emotion words: Accuracy_S, Recall_S, Avg (EMER, MER2024 MER-OV, MicroEmo,
+AcoustEmo, ESVA).
+
+Words of a clip that mean the same are first merged into one by a grouping; then, with G and P the sets of merged
+reference and predicted words of a clip, A = |G & P| / |P| and R = |G & P| / |G|; Accuracy_S and Recall_S are their
+means over clips and Avg = (Accuracy_S + Recall_S) / 2. The official grouping is a reply of gpt-3.5-turbo for each clip;
+here it is stored replies, or any grouper of `grouping.py`. With `strict=True` everything, exceptions included, is what
+the official code does (MERTools, MER2024 and MER2025); by default odd cells are read by `words.emotion_words` and a
+clip that cannot be scored is left out and counted.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .lexicon import Lexicon, shipped
+from .statistics import Clips, mean
+from .words import emotion_words
+
+Grouper = Callable[[list[str]], list[list[str]]]
+
+
+def parse_mer2024(cell) -> list[str]:
+    """`string_to_list` of MER2024, bit for bit: quotes are the only separators and a `[` is required.
+
+    Raises:
+        IndexError: a non-empty string without `[`.
+        ValueError: a list or array (the official code compares it with a string).
+    """
+    if isinstance(cell, (list, tuple, np.ndarray)):
+        raise ValueError("the MER2024 parser takes a string; the truth value of a list of labels is ambiguous")
+    if _missing(cell) or cell == "":
+        return []
+    return _between_quotes(cell.split("[")[1].split("]")[0])
+
+
+def parse_mer2025(cell) -> list[str]:
+    """`string_to_list` of MER2025, MER2026 and AffectGPT, bit for bit: quotes and commas separate; brackets at the very
+    ends go.
+
+    Raises:
+        IndexError: the string is `[` alone.
+    """
+    if isinstance(cell, (list, tuple, np.ndarray)):
+        return list(cell)
+    if _missing(cell) or cell == "":
+        return []
+    if cell[0] == "[":
+        cell = cell[1:]
+    if cell[-1] == "]":
+        cell = cell[:-1]
+    return [piece for piece in (piece.strip() for piece in re.split(r"""['",]""", cell)) if piece]
+
+
+def parse_groups(reply) -> list[list[str]]:
+    """`listlist_to_list`: the groups in a language model's reply, bit for bit. Lists of lists pass through; None gives
+    none."""
+    if _missing(reply):
+        return []
+    if not isinstance(reply, str):
+        return [[str(word) for word in group] for group in reply]
+    groups = (_between_quotes(piece) for piece in re.split(r"[\[\]]", reply))
+    return [group for group in groups if group]
+
+
+def _between_quotes(text: str) -> list[str]:
+    return [piece for piece in re.split(r"""['"]""", text) if piece.strip() not in ("", ",")]
+
+
+def _missing(cell) -> bool:
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def labels_of(cell, strict: str | None = None) -> list[str]:
+    """Labels of one cell, lower case, each once and in order.
+
+    Args:
+        cell: a string, a list of labels, None or NaN.
+        strict: "mer2024" or "mer2025" for the official parsers and their normalisation (MER2024 lowers only, MER2025
+            also strips); None reads any form with `emotion_words`.
+    """
+    if strict == "mer2024":
+        return list(dict.fromkeys(word.lower() for word in parse_mer2024(cell)))
+    if strict == "mer2025":
+        return list(dict.fromkeys(word.lower().strip() for word in parse_mer2025(cell)))
+    return emotion_words(cell.tolist() if isinstance(cell, np.ndarray) else cell)
+
+
+def merge_map(groups: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Word -> first word of its group. The last group wins where a word is in two; words are not lower-cased (as in
+    MER2024)."""
+    return {word: group[0] for group in groups for word in group}
+
+
+def set_clips(
+    predictions: Sequence, references: Sequence, groups: Sequence | None = None, grouper=None, strict: bool = False
+) -> Clips:
+    """Accuracy_S, Recall_S and Avg of open-vocabulary labels.
+
+    Args:
+        predictions, references: one cell per clip (a string in any form, a list of labels, None).
+        groups: one grouping per clip: stored replies of a language model, or lists of lists. Words in no group stay
+            themselves.
+        grouper: instead of `groups`, a function (sorted words of one clip) -> groups; its `name` is reported.
+        strict: the official MER2024 behaviour bit for bit. Raises IndexError for a cell without `[`, ZeroDivisionError
+            for a clip with predictions and no reference, ValueError for a list.
+
+    Returns:
+        Clips with scores `accuracy_s`, `recall_s`, `avg`, `predicted_labels` (mean number per clip), `n` (clips
+        scored), `n_skipped`. A clip without a predicted label scores 0 and 0. A clip without a reference label but with
+        predictions cannot be scored: it is skipped and counted (strict: ZeroDivisionError). No clip at all: scores 0.0
+        with n = 0.
+
+    Raises:
+        ValueError: not exactly one of `groups` and `grouper`, or sequences of different length.
+    """
+    if (groups is None) == (grouper is None):
+        raise ValueError(
+            "the score depends on the grouping: give either groups (one per clip: stored replies or lists of lists) "
+            "or grouper "
+            "(a function words -> groups; hf_emotion.evaluation.grouping has exact, by_lexicon, Embeddings and "
+            "LanguageModelGroups)"
+        )
+    check_lengths(predictions=predictions, references=references, groups=groups)
+    rule = "mer2024" if strict else None
+    columns = np.full((len(predictions), 3), np.nan)
+    for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        predicted, labels = labels_of(prediction, rule), labels_of(reference, rule)
+        words = sorted({*predicted, *labels})
+        merged = merge_map(parse_groups(groups[i]) if grouper is None else grouper(words))
+        columns[i, :2] = overlap({merged.get(w, w) for w in labels}, {merged.get(w, w) for w in predicted}, strict)
+        columns[i, 2] = len(predicted)
+    grouping = (
+        "given" if grouper is None else getattr(grouper, "name", getattr(grouper, "__name__", type(grouper).__name__))
+    )
+    return Clips(columns, _set_scores, {"grouping": grouping, "strict": strict})
+
+
+def overlap(labels: set, predicted: set, strict: bool = True) -> tuple[float, float]:
+    """(|G & P| / |P|, |G & P| / |G|); (0, 0) without a prediction; without a reference (NaN, NaN), or ZeroDivisionError
+    if strict."""
+    if not predicted:
+        return 0.0, 0.0
+    if not labels and not strict:
+        return math.nan, math.nan
+    common = len(labels & predicted)
+    return common / len(predicted), common / len(labels)
+
+
+def _set_scores(columns: np.ndarray) -> dict:
+    accuracy, recall = mean(columns[:, 0]), mean(columns[:, 1])
+    skipped = int(np.isnan(columns[:, 0]).sum())
+    return {
+        "accuracy_s": accuracy,
+        "recall_s": recall,
+        "avg": (accuracy + recall) / 2,
+        "predicted_labels": mean(columns[:, 2]),
+        "n": len(columns) - skipped,
+        "n_skipped": skipped,
+    }
+
+
+def lexicon_clips(predictions: Sequence, references: Sequence, lexicon: Lexicon | None = None) -> Clips:
+    """Set scores with the package's own lexicon as the grouping, at both of its levels. Never an official score.
+
+    Words that the lexicon does not know are kept as groups of their own (the wheels of MER2025 drop them).
+
+    Returns:
+        Clips with scores `level1_f`, `level1_precision`, `level1_recall`, the same for level2, `f` (mean of the two F),
+        `coverage` (share of predicted and reference labels the lexicon knows), `predicted_labels`, `n`, `n_skipped`.
+        Precision and recall are means over clips, F is made from these means (as the emotion-wheel metric does). A clip
+        without a prediction scores 0; a clip without a reference is skipped and counted; no clip: 0.0 with n = 0.
+    """
+    check_lengths(predictions=predictions, references=references)
+    lexicon = lexicon or shipped()
+    columns = np.full((len(predictions), 7), np.nan)
+    for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+        predicted, labels = labels_of(prediction), labels_of(reference)
+        groups = {word: lexicon.groups.get(lexicon.lemma(word)) for word in (*predicted, *labels)}
+        if labels:
+            for level in (0, 1):
+                G, P = ({groups[w][level] if groups[w] else ("?", w) for w in words} for words in (labels, predicted))
+                columns[i, 2 * level : 2 * level + 2] = overlap(G, P)
+        columns[i, 4] = len(predicted)
+        columns[i, 5] = sum(groups[word] is not None for word in (*predicted, *labels))
+        columns[i, 6] = len(predicted) + len(labels)
+    info = {"grouping": "hf_emotion lexicon", "lexicon_words": len(lexicon.groups)}
+    return Clips(columns, _lexicon_scores, info)
+
+
+def _lexicon_scores(columns: np.ndarray) -> dict:
+    result = {}
+    for level in (0, 1):
+        precision, recall = mean(columns[:, 2 * level]), mean(columns[:, 2 * level + 1])
+        result[f"level{level + 1}_f"] = f_score(precision, recall)
+        result[f"level{level + 1}_precision"] = precision
+        result[f"level{level + 1}_recall"] = recall
+    skipped = int(np.isnan(columns[:, 0]).sum())
+    words = columns[:, 6].sum()
+    return {
+        "f": (result["level1_f"] + result["level2_f"]) / 2,
+        **result,
+        "coverage": float(columns[:, 5].sum() / words) if words else 0.0,
+        "predicted_labels": mean(columns[:, 4]),
+        "n": len(columns) - skipped,
+        "n_skipped": skipped,
+    }
+
+
+def f_score(precision: float, recall: float, strict: bool = False) -> float:
+    """2PR / (P + R); 0.0 where both are 0, or NaN where `strict` keeps what the MER2025 code answers."""
+    if precision + recall == 0:
+        return math.nan if strict else 0.0
+    return 2 * precision * recall / (precision + recall)
+
+
+def check_lengths(**sequences) -> None:
+    """Raises ValueError unless all sequences that are not None have the same length."""
+    lengths = {name: len(sequence) for name, sequence in sequences.items() if sequence is not None}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"one value per clip is needed everywhere, found {lengths}")
