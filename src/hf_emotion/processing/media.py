@@ -465,7 +465,8 @@ def _scan(
     told = (container.duration or 0) / av.time_base
     if container.format.name in GUESSED_LENGTH:
         told = 0.0
-    _check_length(name, told, request.max_duration)
+    # Some muxers (Matroska) count the length from 0 though the clip starts later.
+    _check_length(name, told - origin, request.max_duration)
     picture = sound = None
     if video is not None:
         picture = _Picture(name, video, origin, lambda: _open(name, reopen, head), hold=request.frames)
@@ -497,7 +498,7 @@ def _scan(
         if picture is None:
             raise MediaError(f"{name} has a sound stream with zero samples, and no picture.")
     end = max(part.end for part in (picture, sound) if part is not None)
-    if broken or told - end > max(0.5, 0.02 * told):
+    if broken or told - origin - end > max(0.5, 0.02 * told):
         whole = f" of the {told:.2f} s its header tells" if told > end else ""
         notes.append(f"The file breaks off after {end:.2f} s{whole}: what can be read is used.")
     return picture, sound
