@@ -129,7 +129,10 @@ class EmotionProcessor(ProcessorMixin):
         self.fps = fps
         self.max_duration = max_duration
         self.default_question = default_question
-        self.face_finder = FaceFinder(**(face_config or {}))
+        face_config = dict(face_config or {})
+        if face_config.get("regions") is not None:
+            face_config["regions"] = dict(face_config["regions"])
+        self.face_finder = FaceFinder(**face_config)
         missing = [token for token in (self.video_token, self.audio_token) if token not in tokenizer.get_vocab()]
         tokenizer.add_tokens(missing, special_tokens=True)
         if tokenizer.pad_token is None:
@@ -161,7 +164,10 @@ class EmotionProcessor(ProcessorMixin):
         return ["num_video_tokens", "num_audio_tokens"]
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "face_config": self.face_finder.to_dict()}
+        face_config = self.face_finder.to_dict()
+        # The file is written with sorted keys, and the order of the regions is that of the masks' R axis.
+        face_config["regions"] = [list(pair) for pair in face_config["regions"].items()]
+        return {**super().to_dict(), "face_config": face_config}
 
     def num_video_tokens(self, num_utterances: int) -> int:
         """Tokens that the model makes of the picture of a clip with so many utterances."""
@@ -178,11 +184,10 @@ class EmotionProcessor(ProcessorMixin):
 
         Args:
             videos: one source of `media.load_clip`, or a list of them; `None` in a list is a sample without picture.
-            audio: the same for sound that replaces a clip's own, or is all there is of it; an array is taken to have
-                this processor's sampling rate.
+            audio: the same for sound that replaces a clip's own, or is all there is of it.
             utterances: for one clip a source of `utterances.read`, for a list of clips a list of those or `None`s.
             options: `modalities`, `num_frames`, `sampling`, `fps`, `max_duration` where they differ from the
-                processor's.
+                processor's; `sampling_rate`, Hz, of sound given as an array, where it is not the processor's.
 
         Returns:
             a list of B `Clip`s; `None` for a sample without any source.
@@ -192,6 +197,8 @@ class EmotionProcessor(ProcessorMixin):
             ValueError: lists of unlike lengths; several clips for one sample; a clip that has nothing the model takes.
         """
         batched = isinstance(videos if videos is not None else audio, (list, tuple))
+        if batched and not (videos or audio):
+            raise ValueError("the list of clips is empty; at least one clip is needed.")
         columns = {"videos": videos, "audio": audio, "utterances": utterances}
         if batched:
             sizes = {name: len(column) for name, column in columns.items() if isinstance(column, (list, tuple))}
@@ -214,9 +221,9 @@ class EmotionProcessor(ProcessorMixin):
                 raise ValueError("utterances came without their clip; pass the clip in videos= or audio=.")
             return None
         settings = dict(settings)
-        modalities = settings.pop("modalities")
+        modalities, rate = settings.pop("modalities"), settings.pop("sampling_rate")
         if hasattr(sound, "__array__"):
-            sound = {"waveform": sound, "sampling_rate": self.sampling_rate}
+            sound = {"waveform": sound, "sampling_rate": rate}
         clip = load_clip(
             video if sound is None else {"video": video, "audio": sound},
             frames="video" in modalities,
@@ -245,11 +252,11 @@ class EmotionProcessor(ProcessorMixin):
 
     def _clip_settings(self, options) -> dict:
         """What `load_clip` is to be asked for: the call's options, else the processor's."""
-        options = {**(options.get("videos_kwargs") or {}), **options}
+        options = {**(options.get("audio_kwargs") or {}), **(options.get("videos_kwargs") or {}), **options}
         modalities = options.get("modalities")
         modalities = self.modalities if modalities is None else list(modalities)
         self._check_modalities(modalities, self.modalities)
-        names = ("num_frames", "sampling", "fps", "max_duration")
+        names = ("num_frames", "sampling", "fps", "max_duration", "sampling_rate")
         settings = {name: getattr(self, name) if options.get(name) is None else options[name] for name in names}
         if options.get("fps") is not None and options.get("sampling") is None:
             settings["sampling"] = "fps"

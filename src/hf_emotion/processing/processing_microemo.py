@@ -15,7 +15,7 @@ CHAT_TEMPLATE = """\
 {%- for message in messages -%}
     {%- set content = message['content'] -%}
     {%- set parts = [{'type': 'text', 'text': content}] if content is string else content -%}
-    {%- set text = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join('') | trim -%}
+    {%- set text = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') | trim -%}
     {%- if message['role'] == 'system' -%}
         {%- set state.system = '<<SYS>>\\n' ~ text ~ '\\n<</SYS>>\\n\\n' -%}
     {%- elif message['role'] == 'user' -%}
@@ -53,7 +53,7 @@ class MicroEmoProcessor(EmotionProcessor):
 
     Args:
         qformer_tokenizer: of the image Q-Former, for the timestamps (InstructBLIP: BERT's).
-        num_query_tokens: K_v tokens of each window of the video Q-Former: a clip with N utterances has
+        num_video_query_tokens: K_v tokens of each window of the video Q-Former: a clip with N utterances has
             K_v * (1 + N), T_V = [T_global, T_1, ..., T_N] (3.3).
         num_audio_query_tokens: K_a tokens of the audio Q-Former, for the whole clip.
         patch_grid: rows and columns of the vision tower's patches (EVA ViT-g/14 at 224 pixels: 16 x 16).
@@ -74,7 +74,7 @@ class MicroEmoProcessor(EmotionProcessor):
         tokenizer=None,
         qformer_tokenizer=None,
         chat_template=None,
-        num_query_tokens=32,
+        num_video_query_tokens=32,
         num_audio_query_tokens=8,
         patch_grid=(16, 16),
         timestamp_template="This frame is sampled at {time:.1f}s.",
@@ -101,7 +101,7 @@ class MicroEmoProcessor(EmotionProcessor):
             face_config=face_config,
             qformer_tokenizer=qformer_tokenizer,
         )
-        self.num_query_tokens = num_query_tokens
+        self.num_video_query_tokens = num_video_query_tokens
         self.num_audio_query_tokens = num_audio_query_tokens
         self.patch_grid = list(patch_grid)
         self.timestamp_template = timestamp_template
@@ -112,7 +112,7 @@ class MicroEmoProcessor(EmotionProcessor):
         return [*super().model_input_names, "video_region_masks", "video_timestamp_ids", "video_timestamp_mask"]
 
     def num_video_tokens(self, num_utterances: int) -> int:
-        return self.num_query_tokens * (1 + num_utterances if self.use_utterances else 1)
+        return self.num_video_query_tokens * (1 + num_utterances if self.use_utterances else 1)
 
     def num_sound_tokens(self, num_utterances: int) -> int:
         return self.num_audio_query_tokens
