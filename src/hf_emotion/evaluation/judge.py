@@ -32,10 +32,12 @@ Chat = Callable[[str], str]
 # The official EMER prompts (MERTools, Apache-2.0 part), kept word for word because the protocol is its prompts.
 CLUE_PROMPT_ZH = (
     "下面给出人物的《真实描述》以及《预测描述》。请按照以下步骤计算《预测描述》的得分，得分范围为1-10。"
-    "最终仅输出预测分数的数值大小，并给出原因。 1.请总结《真实描述》中有关人物的情感状态描述 "
+    "最终仅输出预测分数的数值大小，并给出原因。 "
+    "1.请总结《真实描述》中有关人物的情感状态描述 "
     "2.请总结《预测描述》中有关人物的情感状态描述 "
     "3.计算《预测描述》与《真实描述》之间的重叠度，重叠度越高，返回的分数越高。 "
-    "4.输出格式为: '预测分数'：预测分数；'原因'：原因 输入： 《真实描述》：{reference} 《预测描述》：{prediction} 输出："
+    "4.输出格式为: '预测分数'：预测分数；'原因'：原因 输入： "
+    "《真实描述》：{reference} 《预测描述》：{prediction} 输出："
 )
 SUMMARY_PROMPT_ZH = (
     "请根据以下视频描述，推测视频中人物最有可能的情感状态，仅输出情感词： "
@@ -262,8 +264,10 @@ def judge_name(chat: Chat) -> str:
 
 
 def clean_reply(reply: str) -> str:
-    """A reply without the words judges put in front of it (`func_postprocess_chatgpt` of MERTools): 输入, 输出, Output ...
-    and colons."""
+    """A reply without the words judges put in front of it: 输入, 输出, Output ..., and colons.
+
+    As `func_postprocess_chatgpt` of MERTools does it.
+    """
     reply = reply.strip()
     for lead in ("输入", "输出", "翻译", "让我们来翻译一下：", "output", "Output", "input", "Input"):
         if reply.startswith(lead):

@@ -1,0 +1,755 @@
+"""`hf-emotion evaluate`: a model on a data set, then scores. `hf-emotion score`: files of predictions and references to
+scores.
+
+Every score comes with what a paper seldom prints: an interval by bootstrap over clips, and what trivial answers get on
+the same clips (a constant answer, the same predictions shuffled over the clips). Scores that need a judge or official
+word tables use what the user names and nothing else.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import classes, judge, sets, wheel
+from .grouping import Embeddings, LanguageModelGroups, named
+from .score_files import read_cells
+from .statistics import Clips, bootstrap, compare
+
+OK, SOME_FAILED = 0, 1
+SHUFFLES = 10
+DFEW_LABELS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
+MAFW_LABELS = (
+    "anger", "disgust", "fear", "happiness", "neutral", "sadness",
+    "surprise", "contempt", "anxiety", "helplessness", "disappointment",
+)  # fmt: skip
+LABEL_SETS = {"dfew": DFEW_LABELS, "mafw": MAFW_LABELS, "mer": classes.MER_LABELS}
+
+
+class EvaluationError(ValueError):
+    """A run that cannot be done as asked: missing references, settings of another run, a metric without what it
+    needs."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is computed from files or rows.
+
+    Attributes:
+        clips: (predictions, references, settings, names) -> Clips.
+        predicted: columns that hold a prediction, the best first.
+        reference: columns that hold a reference, the best first.
+        shown: scores of the table, the ranking one first.
+        constants: (references, settings) -> {description: answer} for the trivial baseline.
+    """
+
+    clips: Callable
+    predicted: tuple[str, ...]
+    reference: tuple[str, ...]
+    shown: tuple[str, ...]
+    constants: Callable
+
+
+@dataclass
+class Settings:
+    """What the scores depend on besides the clips; see the options of `hf-emotion score`."""
+
+    strict: bool = False
+    wheel_dir: str | None = None
+    version: str | None = None
+    check_tables: bool = True
+    groups: Mapping[str, object] | None = None
+    grouper: object = None
+    labels: Sequence[str] | None = None
+    folds: Mapping[str, object] | None = None
+    track: str | None = None
+    reading: str = "class"
+    predicted_valence: Mapping[str, object] = field(default_factory=dict)
+    valence: Mapping[str, object] = field(default_factory=dict)
+    chat: Callable | None = None
+    cache: judge.JudgeCache | None = None
+    kind: str = "both"
+    language: str = "zh"
+
+
+def _set(predictions, references, settings: Settings, names) -> Clips:
+    groups = None
+    if settings.groups is not None:
+        missing = [name for name in names if name not in settings.groups]
+        if missing:
+            raise EvaluationError(f"--groups has no reply for {len(missing)} clips, the first is {missing[0]}")
+        groups = [settings.groups[name] for name in names]
+    return sets.set_clips(predictions, references, groups, named(settings.grouper), settings.strict)
+
+
+def _wheel(predictions, references, settings: Settings, names) -> Clips:
+    return wheel.wheel_clips(predictions, references, _tables(settings), settings.strict)
+
+
+def _hit_rate(predictions, references, settings: Settings, names) -> Clips:
+    return wheel.hit_rate_clips(predictions, references, _tables(settings), settings.labels, settings.strict)
+
+
+def _tables(settings: Settings) -> wheel.WheelTables:
+    return wheel.tables(wheel.given(settings.wheel_dir), settings.version, settings.check_tables)
+
+
+def _lexicon(predictions, references, settings: Settings, names) -> Clips:
+    return sets.lexicon_clips(predictions, references)
+
+
+def _overlap(predictions, references, settings: Settings, names) -> Clips:
+    return judge.overlap_clips(
+        predictions,
+        references,
+        settings.chat,
+        settings.cache,
+        kind=settings.kind,
+        language=settings.language,
+        strict=settings.strict,
+    )
+
+
+def _recognition(predictions, references, settings: Settings, names) -> Clips:
+    labels = settings.labels
+    if labels is not None:
+        # DFEW writes its classes as 1 to 7.
+        references = [labels[int(r) - 1] if str(r).isdigit() and 0 < int(r) <= len(labels) else r for r in references]
+    folds = None if settings.folds is None else [settings.folds.get(name) for name in names]
+    if folds is not None and None in folds:
+        raise EvaluationError(f"--folds names no fold for the clip {names[folds.index(None)]}")
+    return classes.recognition_clips(_texts(predictions), references, labels, folds, settings.strict)
+
+
+def _challenge(predictions, references, settings: Settings, names) -> Clips:
+    if settings.track is None:
+        raise EvaluationError(f"mer_challenge needs --track, one of {', '.join(classes.TRACKS)}")
+    if settings.track in classes.VALENCE_TRACKS:
+        missing = [
+            name for name in names if settings.valence.get(name) is None or settings.predicted_valence.get(name) is None
+        ]
+        if missing:
+            raise EvaluationError(
+                f"track {settings.track} needs a valence on both sides; {len(missing)} clips lack one, "
+                f"the first is {missing[0]}"
+            )
+    return classes.challenge_clips(
+        _texts(predictions),
+        references,
+        settings.track,
+        [settings.predicted_valence.get(name) for name in names] if settings.track in classes.VALENCE_TRACKS else None,
+        [settings.valence.get(name) for name in names] if settings.track in classes.VALENCE_TRACKS else None,
+        settings.reading,
+        settings.strict,
+    )
+
+
+def _sentiment(predictions, references, settings: Settings, names) -> Clips:
+    return classes.sentiment_clips(predictions, references, settings.strict)
+
+
+def _texts(cells: Iterable) -> list:
+    """Replies as text: a closed-set reply that came as a list of labels is read as a comma list."""
+    return [", ".join(map(str, cell)) if isinstance(cell, (list, tuple)) else cell for cell in cells]
+
+
+def _word_constants(references, settings: Settings) -> dict:
+    return {"constant: happy": "['happy']", "constant: five labels": str(list(wheel.FIVE_BASIC_LABELS))}
+
+
+def _most_frequent(references, settings: Settings) -> dict:
+    label = Counter(map(str, references)).most_common(1)[0][0]
+    if settings.labels is not None and label.isdigit():
+        label = settings.labels[int(label) - 1]
+    return {f"constant: {label}": label}
+
+
+def _sentiment_constants(references, settings: Settings) -> dict:
+    sign = "positive" if sum(float(r) > 0 for r in references) >= sum(float(r) < 0 for r in references) else "negative"
+    return {f"constant: {sign}": sign}
+
+
+def _first_reference(references, settings: Settings) -> dict:
+    return {"constant: first reference": references[0]}
+
+
+_WORDS = ("openset", "labels", "emotions", "emotion", "label", "description", "reason", "english", "text")
+_CLASS = ("label", "discrete", "emotion", "preference", "labels", "description", "text")
+_TEXT = ("chi_reasons", "description", "reason", "reasons", "chinese", "english", "text")
+METRICS = {
+    "emotion_set": Metric(_set, _WORDS, _WORDS, ("avg", "accuracy_s", "recall_s", "predicted_labels"), _word_constants),
+    "emotion_wheel": Metric(
+        _wheel,
+        _WORDS,
+        _WORDS,
+        ("level1_f", "level1_precision", "level1_recall", "level2_f", "f", "m_avg", "predicted_labels"),
+        _word_constants,
+    ),
+    "emotion_lexicon": Metric(
+        _lexicon,
+        _WORDS,
+        _WORDS,
+        ("f", "level1_f", "level1_precision", "level1_recall", "level2_f", "coverage", "predicted_labels"),
+        _word_constants,
+    ),
+    "emotion_hit_rate": Metric(
+        _hit_rate,
+        _WORDS,
+        ("label", "discrete", "emotion", *_WORDS),
+        ("hit_rate", "mscore", "predicted_labels"),
+        _word_constants,
+    ),
+    "emotion_overlap": Metric(_overlap, _TEXT, _TEXT, ("clue_overlap", "label_overlap"), _first_reference),
+    "emotion_recognition": Metric(
+        _recognition, _CLASS, _CLASS, ("uar", "war", "weighted_f1", "macro_f1", "invalid_rate"), _most_frequent
+    ),
+    "mer_challenge": Metric(
+        _challenge,
+        _CLASS,
+        _CLASS,
+        ("combined", "weighted_f1", "accuracy", "valence_mse", "threeclass_weighted_f1", "invalid_rate"),
+        _most_frequent,
+    ),
+    "emotion_sentiment": Metric(
+        _sentiment,
+        ("sentiment", *_WORDS),
+        ("valence", "sentiment", "val", "label"),
+        ("weighted_f1", "accuracy"),
+        _sentiment_constants,
+    ),
+}
+
+
+def score(
+    name: str,
+    predictions: Mapping[str, object],
+    references: Mapping[str, object],
+    settings: Settings | None = None,
+    draws: int = 1000,
+    baselines: bool = True,
+    against: Mapping[str, object] | None = None,
+    seed: int = 0,
+) -> dict:
+    """Scores of one metric with intervals, trivial baselines and, if asked for, a paired comparison.
+
+    Args:
+        name: one of `METRICS`.
+        predictions, references: clip name -> value. A clip without a prediction counts as an empty prediction and is
+        reported
+            (strict: KeyError, as officially); predictions of other clips are ignored and counted.
+        settings: what the metric depends on.
+        draws: bootstrap draws for intervals and comparison; 0 = none.
+        baselines: also score a constant answer and the predictions shuffled over the clips (mean of 10 shuffles).
+        against: predictions of a second system, compared on the same clips.
+        seed: of draws and shuffles.
+
+    Returns:
+        {"metric", "scores", "intervals", "baselines" {description: scores}, "comparison", "n_missing", "n_extra"}.
+
+    Raises:
+        EvaluationError: an unknown metric, no references, or a metric without what it needs.
+    """
+    if name not in METRICS:
+        raise EvaluationError(f"metric {name!r} is not one of {', '.join(METRICS)}")
+    if not references:
+        raise EvaluationError(f"there is no reference to score {name} against")
+    metric, settings = METRICS[name], settings or Settings()
+    cells, truths, missing = wheel.by_name(predictions, references, strict=settings.strict)
+    names = list(references)
+    clips = metric.clips(cells, truths, settings, names)
+    report = {
+        "metric": name,
+        "scores": clips.scores(),
+        "n_missing": missing,
+        "n_extra": len(set(predictions) - set(references)),
+    }
+    if draws:
+        report["intervals"] = bootstrap(clips, draws, seed=seed)
+    if baselines:
+        report["baselines"] = dict(_baselines(metric, cells, truths, settings, names, seed))
+    if against is not None:
+        others, _, report["n_missing_against"] = wheel.by_name(against, references, strict=settings.strict)
+        other = metric.clips(others, truths, settings, names)
+        report["against"] = other.scores()
+        report["comparison"] = compare(clips, other, max(draws, 1), seed=seed)
+    return report
+
+
+def _baselines(metric: Metric, cells, truths, settings: Settings, names, seed: int) -> Iterator[tuple[str, dict]]:
+    answers = {name: [answer] * len(truths) for name, answer in metric.constants(truths, settings).items()}
+    valence = {}
+    if settings.track in classes.VALENCE_TRACKS:
+        middle = float(np.mean([float(settings.valence[name]) for name in names]))
+        valence = {"predicted_valence": dict.fromkeys(names, middle)}
+    for description, constant in answers.items():
+        yield description, _numbers(metric.clips(constant, truths, _changed(settings, **valence), names).scores())
+    rng = np.random.default_rng(seed)
+    # A judge is asked anew for every pair, so its baseline is one shuffle.
+    number = 1 if metric.clips is _overlap or isinstance(settings.grouper, LanguageModelGroups) else SHUFFLES
+    shuffled = []
+    for _ in range(number):
+        order = rng.permutation(len(cells))
+        moved = {}
+        if valence:
+            moved = {"predicted_valence": {names[i]: settings.predicted_valence[names[j]] for i, j in enumerate(order)}}
+        found = metric.clips([cells[i] for i in order], truths, _changed(settings, **moved), names).scores()
+        shuffled.append(_numbers(found))
+    yield "shuffled predictions", {key: float(np.mean([one[key] for one in shuffled])) for key in shuffled[0]}
+
+
+def _changed(settings: Settings, **changes) -> Settings:
+    return Settings(**{**vars(settings), "strict": False, **changes})
+
+
+def _numbers(scores: dict) -> dict:
+    return {key: value for key, value in scores.items() if isinstance(value, float)}
+
+
+def table(report: dict) -> str:
+    """A report as plain text: one line per score with its interval and, beside it, what the trivial baselines get."""
+    scores, metric = report["scores"], METRICS[report["metric"]]
+    shown = [key for key in metric.shown if key in scores]
+    baselines = report.get("baselines", {})
+    header = ["score", "value", "95 % interval", *baselines]
+    rows = []
+    for key in shown:
+        low, high = report.get("intervals", {}).get(key, (None, None))
+        rows.append(
+            [
+                key,
+                f"{scores[key]:.4f}",
+                "" if low is None else f"{low:.4f} .. {high:.4f}",
+                *(f"{values[key]:.4f}" if key in values else "" for values in baselines.values()),
+            ]
+        )
+    facts = [
+        f"{key} {value}"
+        for key, value in scores.items()
+        if isinstance(value, (int, str)) and not isinstance(value, bool)
+    ]
+    facts += [
+        f"{key[2:]} {report[key]}" for key in ("n_missing", "n_extra", "n_failed", "n_no_reference") if report.get(key)
+    ]
+    lines = [f"{report['metric']}: {', '.join(facts)}", *_columns([header, *rows])]
+    if "comparison" in report:
+        lines += ["", "paired comparison, first minus second:"]
+        rows = [["score", "second", "difference", "95 % interval", "p"]]
+        for key in shown:
+            if key in report["comparison"]:
+                found = report["comparison"][key]
+                interval = f"{found['low']:+.4f} .. {found['high']:+.4f}"
+                rows.append(
+                    [key, f"{report['against'][key]:.4f}", f"{found['difference']:+.4f}", interval, f"{found['p']:.3f}"]
+                )
+        lines += _columns(rows)
+    return "\n".join(lines)
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def write_json(path: str | Path, content) -> None:
+    """Write JSON with sorted keys through a temporary file, so that no half-written file stands under the name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=False, indent=2, sort_keys=True)
+            file.write("\n")
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def predict(
+    rows: Sequence[dict],
+    describe: Callable[..., list[dict]],
+    path: str | Path,
+    settings: Mapping[str, object],
+    batch_size: int = 4,
+    question: str | None = None,
+    progress: bool = False,
+) -> list[dict]:
+    """Predictions of a model for data rows, written row by row as JSONL; a run that was interrupted goes on where it
+    stopped.
+
+    Args:
+        rows: data rows (`hf_emotion.data.schema`) with `video` or `audio`.
+        describe: (clips, utterances=..., question=...) -> one dict per clip, as `hf_emotion.inference.describe` with
+            its model.
+        path: the JSONL file. Beside it `<stem>.run.json` holds `settings`.
+        settings: what the predictions depend on (model, question, ...).
+        batch_size: rows per call.
+        question: asked of every clip; None = the question of each row, or the model's own.
+        progress: show a bar.
+
+    Returns:
+        one dict per row, in order: `id`, `description`, `labels` ... or `id` and `error`. Rows that failed in an
+        earlier run are tried again.
+
+    Raises:
+        EvaluationError: the file belongs to a run with other settings; the message names the first difference.
+    """
+    path = Path(path)
+    record = path.with_suffix(".run.json")
+    done = {}
+    if path.exists():
+        before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
+        wanted = json.loads(json.dumps(settings))
+        if before != wanted:
+            differing = sorted(key for key in {*(before or {}), *wanted} if (before or {}).get(key) != wanted.get(key))
+            what = (
+                "settings are unknown"
+                if before is None
+                else (f"{differing[0]} was {before.get(differing[0])!r} and is now {wanted.get(differing[0])!r}")
+            )
+            raise EvaluationError(
+                f"{path} holds predictions of another run: {what}; give another --output or remove it"
+            )
+        done = {row["id"]: row for row in _whole_lines(path) if "error" not in row}
+    else:
+        write_json(record, settings)
+    waiting = [row for row in rows if row["id"] not in done]
+    with path.open("a", encoding="utf-8") as file:
+        bar = _bar(waiting, len(rows) - len(waiting), progress)
+        for batch in _batches(waiting, batch_size, question):
+            clips = [row.get("video") or row.get("audio") for row in batch]
+            asked = question if question is not None else batch[0].get("question")
+            answers = describe(clips, utterances=[row.get("utterances") for row in batch], question=asked)
+            for row, found in zip(batch, answers, strict=True):
+                done[row["id"]] = {"id": row["id"], **found}
+                file.write(json.dumps(done[row["id"]], ensure_ascii=False, default=_plain) + "\n")
+            file.flush()
+            bar.update(len(batch))
+        bar.close()
+    return [done[row["id"]] for row in rows]
+
+
+def _whole_lines(path: Path) -> list[dict]:
+    """Rows of a JSONL file; a last line that was cut off in the middle is removed from the file."""
+    data = path.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return [json.loads(line) for line in data[:end].decode("utf-8").splitlines() if line.strip()]
+
+
+def _plain(value):
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _batches(rows: Sequence[dict], size: int, question: str | None) -> Iterator[list[dict]]:
+    batch: list[dict] = []
+    for row in rows:
+        if batch and (len(batch) == size or (question is None and row.get("question") != batch[0].get("question"))):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _bar(waiting: Sequence, done: int, progress: bool):
+    from tqdm import tqdm
+
+    return tqdm(total=len(waiting) + done, initial=done, desc="Describing", unit="clip", disable=not progress)
+
+
+def read_rows(data: str | Path, split: str | None = None, media_root: str | Path | None = None) -> list[dict]:
+    """Data rows of a jsonl, json or csv table, a folder of clips, or a folder saved by `datasets`.
+
+    Args:
+        data: the file or folder.
+        split: which split; needed only where there are several.
+        media_root: folder of the clips; by default the folder of the table. Paths in a saved dataset are taken from it
+            when given.
+
+    Raises:
+        EvaluationError: no such data, or several splits and none named.
+    """
+    from ..data.files import MediaFolder
+    from ..data.own import read_folder, read_table
+
+    data = Path(data)
+    if not data.exists():
+        raise EvaluationError(f"--data {data} does not exist")
+    if data.is_dir() and any(
+        (data / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json")
+    ):
+        from datasets import DatasetDict, load_from_disk
+
+        loaded = load_from_disk(str(data))
+        splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"all": loaded}
+    elif data.is_dir():
+        splits = read_folder(data).splits
+    else:
+        splits = read_table(data, MediaFolder(media_root)).splits
+    if split is None and len(splits) > 1:
+        raise EvaluationError(f"--data {data} has the splits {', '.join(splits)}; name one with --split")
+    name = next(iter(splits)) if split is None else split
+    if name not in splits:
+        raise EvaluationError(f"--data {data} has no split {split!r}; found {', '.join(splits)}")
+    rows = [dict(row) for row in splits[name]]
+    if media_root is not None:
+        for row in rows:
+            for kind in ("video", "audio"):
+                if row.get(kind):
+                    row[kind] = os.path.join(media_root, row[kind])
+    return rows
+
+
+def references_of(name: str, rows: Iterable[dict]) -> dict[str, object]:
+    """Reference of each row for a metric; rows without one are absent.
+
+    Raises:
+        EvaluationError: no row has one.
+    """
+    fields = {"emotion_overlap": ("description", "answer"), "emotion_sentiment": ("valence",)}
+    fields |= dict.fromkeys(("emotion_recognition", "mer_challenge"), ("label",))
+    wanted = fields.get(name, ("label", "labels") if name == "emotion_hit_rate" else ("labels", "label"))
+    found = {}
+    for row in rows:
+        value = next((row[key] for key in wanted if row.get(key) is not None), None)
+        if value is not None:
+            found[row["id"]] = value
+    if not found:
+        raise EvaluationError(f"no row of the data has {' or '.join(wanted)}, which {name} needs as its reference")
+    return found
+
+
+def add_score_parser(subparsers) -> argparse.ArgumentParser:
+    """`hf-emotion score`; the parser's `func` runs it and returns the exit code."""
+    parser = subparsers.add_parser(
+        "score",
+        help="score a file of predictions against a file of references",
+        description="Score predictions in the official formats (csv, npz, npy folder or zip, txt, json, jsonl).",
+    )
+    parser.add_argument("metric", metavar="METRIC", choices=METRICS, help=", ".join(METRICS))
+    parser.add_argument("--predictions", required=True, metavar="FILE")
+    parser.add_argument("--references", required=True, metavar="FILE")
+    parser.add_argument("--against", metavar="FILE", help="predictions of a second system, for a paired comparison")
+    parser.add_argument("--column", metavar="NAME", help="value column of the predictions (default: the usual ones)")
+    parser.add_argument("--reference-column", metavar="NAME", help="value column of the references")
+    parser.add_argument("--output", metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
+    _add_metric_options(parser)
+    parser.set_defaults(func=run_score)
+    return parser
+
+
+def add_evaluate_parser(subparsers) -> argparse.ArgumentParser:
+    """`hf-emotion evaluate`; the parser's `func` runs it and returns the exit code."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="run a model on a data set and score its answers",
+        description="Writes OUTPUT/predictions.jsonl (row by row; run again to go on after an interruption) and "
+        "OUTPUT/scores.json, and prints a table. Exit code 1: some clips could not be described.",
+    )
+    parser.add_argument("--model", required=True, help="a model folder or Hub id")
+    parser.add_argument("--data", required=True, help="jsonl, json or csv table, folder of clips, or saved dataset")
+    parser.add_argument("--metrics", required=True, nargs="+", metavar="METRIC", help=", ".join(METRICS))
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--split", help="which split of the data")
+    parser.add_argument("--media-root", metavar="FOLDER", help="folder of the clips (default: as the data says)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--question", help="asked of every clip (default: the row's question, or the model's own)")
+    parser.add_argument("--num-frames", type=int, help="frames to look at (default: the model's)")
+    parser.add_argument("--modalities", nargs="+", metavar="NAME", help="what to use: video, audio (default: all)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="length limit of an answer (default 128)")
+    parser.add_argument("--num-beams", type=int, default=1, help="beam search with that many beams (default greedy)")
+    parser.add_argument("--batch-size", type=int, default=4, help="clips generated together (default 4)")
+    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the code of the model's repository")
+    _add_metric_options(parser)
+    parser.set_defaults(func=run_evaluate)
+    return parser
+
+
+def _add_metric_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--strict", action="store_true", help="the official code bit for bit, its exceptions and NaN included")
+    add("--bootstrap", type=int, default=1000, metavar="N", help="draws for intervals (default 1000; 0 = none)")
+    add("--no-baselines", action="store_true", help="leave out the constant and the shuffled answers")
+    add("--seed", type=int, default=0, help="of draws and shuffles (default 0)")
+    add("--wheel-dir", metavar="FOLDER", help="official emotion_wheel folder (or HF_EMOTION_WHEEL_DIR)")
+    add("--version", choices=wheel.VERSIONS, help="version of the wheel tables; the two official ones differ")
+    add("--unchecked-tables", action="store_true", help="score with changed wheel tables (reported)")
+    add("--groups", metavar="PATH", help="emotion_set: stored groups of each clip (npy folder or zip, json)")
+    add("--grouper", help="emotion_set: exact, lexicon, lexicon2, embeddings:MODEL, or judge")
+    add("--labels", nargs="+", help=f"closed set of classes, or one of {', '.join(LABEL_SETS)}")
+    add("--folds", metavar="FILE", help="emotion_recognition: fold of each clip; scores are means over folds")
+    add("--track", choices=classes.TRACKS, help="mer_challenge: which track")
+    add("--reading", choices=("class", "emotion_llama"), default="class", help="mer_challenge: how a reply is read")
+    add("--judge-model", help="emotion_overlap, or --grouper judge: a language model (run here unless --judge-url)")
+    add("--judge-url", help="server with the OpenAI chat protocol, such as http://127.0.0.1:8000/v1")
+    add("--judge-key-env", metavar="NAME", help="environment variable that holds the server's key")
+    add("--judge-cache", metavar="FILE", help="JSON file of judge replies; makes a judged score repeatable")
+    add("--overlap", choices=("clue", "label", "both"), default="both", help="emotion_overlap: which (default both)")
+    add("--overlap-language", choices=tuple(judge.PROMPTS), default="zh", help="zh = official prompts; en = translated")
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The options of a command as `Settings`. Raises EvaluationError for options that contradict each other."""
+    chat = None
+    if args.judge_url and not args.judge_model:
+        raise EvaluationError("--judge-url needs --judge-model, the name of the model on that server")
+    if args.judge_url:
+        key = os.environ.get(args.judge_key_env) if args.judge_key_env else None
+        if args.judge_key_env and not key:
+            raise EvaluationError(f"--judge-key-env names {args.judge_key_env}, which is not set")
+        chat = judge.ServerChat(args.judge_url, args.judge_model, api_key=key)
+    elif args.judge_model:
+        chat = judge.TransformersChat(args.judge_model)
+    cache = judge.JudgeCache(args.judge_cache)
+    grouper = args.grouper
+    if grouper and grouper.startswith("embeddings:"):
+        grouper = Embeddings(grouper.partition(":")[2])
+    elif grouper == "judge":
+        if chat is None and not args.judge_cache:
+            raise EvaluationError(
+                "--grouper judge needs --judge-model (and --judge-url for a server), or --judge-cache"
+            )
+        grouper = LanguageModelGroups(chat, cache)
+    labels = args.labels
+    if labels and len(labels) == 1 and labels[0] in LABEL_SETS:
+        labels = LABEL_SETS[labels[0]]
+    return Settings(
+        strict=args.strict,
+        wheel_dir=args.wheel_dir,
+        version=args.version,
+        check_tables=not args.unchecked_tables,
+        groups=read_cells(args.groups, ("groups", "openset", "reply")) if args.groups else None,
+        grouper=named(grouper),
+        labels=labels,
+        folds=read_cells(args.folds, ("fold", "folds", "set")) if args.folds else None,
+        track=args.track,
+        reading=args.reading,
+        chat=chat,
+        cache=cache,
+        kind=args.overlap,
+        language=args.overlap_language,
+    )
+
+
+def run_score(args: argparse.Namespace) -> int:
+    """Score files; returns 0."""
+    metric, settings = METRICS[args.metric], settings_of(args)
+    predicted = (args.column,) if args.column else metric.predicted
+    reference = (args.reference_column,) if args.reference_column else metric.reference
+    predictions, references = read_cells(args.predictions, predicted), read_cells(args.references, reference)
+    if settings.track in classes.VALENCE_TRACKS:
+        settings.predicted_valence = read_cells(args.predictions, ("valence", "val"), optional=True)
+        settings.valence = read_cells(args.references, ("valence", "val"), optional=True)
+    try:
+        report = score(
+            args.metric,
+            predictions,
+            references,
+            settings,
+            args.bootstrap,
+            not args.no_baselines,
+            read_cells(args.against, predicted) if args.against else None,
+            args.seed,
+        )
+    finally:
+        settings.cache.save()
+    report |= {"predictions": str(args.predictions), "references": str(args.references)}
+    if args.output:
+        write_json(args.output, _storable(report))
+    print(json.dumps(_storable(report), ensure_ascii=False, indent=2, sort_keys=True) if args.json else table(report))
+    return OK
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Run a model on data and score it; returns 0, or 1 where some clips could not be described."""
+    import sys
+    from functools import partial
+
+    unknown = [name for name in args.metrics if name not in METRICS]
+    if unknown:
+        raise EvaluationError(f"metric {unknown[0]!r} is not one of {', '.join(METRICS)}")
+    settings = settings_of(args)
+    rows = read_rows(args.data, args.split, args.media_root)[: args.limit]
+    if not rows:
+        raise EvaluationError(f"--data {args.data} holds no rows")
+    # What the metrics need is checked before the model runs for hours.
+    references = {name: references_of(name, rows) for name in args.metrics}
+    for name in args.metrics:
+        METRICS[name].clips([], [], settings, [])
+
+    from ..inference import describe, load
+
+    model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
+    options = {"num_frames": args.num_frames, "modalities": args.modalities}
+    asking = {"max_new_tokens": args.max_new_tokens, "num_beams": args.num_beams}
+    options = {key: value for key, value in options.items() if value is not None}
+    answers = predict(
+        rows,
+        partial(describe, model=model, processor=processor, batch_size=args.batch_size, load_options=options, **asking),
+        args.output / "predictions.jsonl",
+        {
+            "model": args.model,
+            "data": str(args.data),
+            "split": args.split,
+            "question": args.question,
+            **options,
+            **asking,
+        },
+        args.batch_size,
+        args.question,
+        progress=sys.stderr.isatty(),
+    )
+    return score_answers(args.metrics, answers, rows, references, settings, args)
+
+
+def score_answers(metrics, answers, rows, references, settings: Settings, args) -> int:
+    """Score the answers of a model with every metric; writes OUTPUT/scores.json and prints the tables."""
+    failed = [answer for answer in answers if "error" in answer]
+    reports = {}
+    try:
+        for name in metrics:
+            # A clip that could not be described answered nothing; it is scored as such, not left out.
+            predictions = {
+                answer["id"]: next(
+                    (answer[key] for key in METRICS[name].predicted if answer.get(key) is not None), None
+                )
+                for answer in answers
+            }
+            if name in ("emotion_recognition", "mer_challenge"):
+                predictions = {answer["id"]: answer.get("description") for answer in answers}
+            report = score(
+                name, predictions, references[name], settings, args.bootstrap, not args.no_baselines, seed=args.seed
+            )
+            report["n_failed"] = len(failed)
+            report["n_no_reference"] = len(rows) - len(references[name])
+            reports[name] = report
+            print(table(report), end="\n\n")
+    finally:
+        settings.cache.save()
+    content = {"model": str(args.model), "data": str(args.data), "split": args.split, "metrics": _storable(reports)}
+    write_json(args.output / "scores.json", content)
+    for answer in failed:
+        print(f"not described: {answer['id']}: {answer['error']}")
+    return SOME_FAILED if failed else OK
+
+
+def _storable(value):
+    """Values that JSON has: NaN becomes null."""
+    if isinstance(value, dict):
+        return {str(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_storable(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
