@@ -135,7 +135,8 @@ class FaceFinder:
         regions: {name: landmark indices}, by default `REGIONS`.
         task_path: a `face_landmarker.task` file; else the environment variable HF_EMOTION_FACE_LANDMARKER names it.
         allow_download: fetch `face_landmarker.task` into the Hugging Face cache folder when it is needed and not there.
-        max_faces: most faces of a frame that get a mesh.
+        max_faces: most faces of a frame that get a mesh: the best detected, and of small ones the largest. Faces beyond
+            are counted and not chosen.
         min_confidence: least score, in [0, 1], of a detection and of a mesh.
         min_landmarks: a patch that holds this many landmarks of a region belongs to it.
         min_area: a patch of which this fraction lies in the region's convex hull belongs to it.
@@ -671,7 +672,7 @@ def _tiles(height, width, sides):
     """Squares that cover the frame, each a given fraction of its shorter side, overlapping by a fifth or more."""
     tiles = []
     for side in {max(1, round(fraction * min(height, width))) for fraction in sides}:
-        if 1.2 * side >= max(height, width):
+        if 1.2 * side >= max(height, width) or side < 64:  # nearly the frame itself, or too small to hold a small face
             continue
         starts = [
             np.linspace(0, length - side, 1 + math.ceil((length - side) / (0.8 * side))).round().astype(int).tolist()
