@@ -28,7 +28,7 @@ from hf_emotion.processing.feature_extraction_imagebind import ImageBindFeatureE
 from hf_emotion.processing.image_processing_emotion import EmotionImageProcessor
 from hf_emotion.processing.media import MediaError, load_clip
 from hf_emotion.processing.processing_microemo import MicroEmoProcessor
-from hf_emotion.sizes import microemo_config
+from hf_emotion.sizes import microemo_config, tiny_tokenizer
 
 RATE = 16000
 VIDEO, AUDIO, PAD = 4, 5, 3
@@ -40,17 +40,6 @@ PROMPT = (
     "Utterance 2 (0.5s - 1.0s)\n"
     "Now answer my question based on all of this. How does she feel? [/INST]"
 )
-
-
-def tiny_tokenizer(**options):
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(files("hf_emotion.processing") / "tiny_tokenizer.json"),
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        **options,
-    )
 
 
 def make(**settings):

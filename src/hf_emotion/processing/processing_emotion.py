@@ -204,9 +204,8 @@ class EmotionProcessor(ProcessorMixin):
             sizes = {name: len(column) for name, column in columns.items() if isinstance(column, (list, tuple))}
             single = [name for name, column in columns.items() if column is not None and name not in sizes]
             if single or len(set(sizes.values())) > 1:
-                found = [f"{size} {name}" for name, size in sizes.items()] + [
-                    f"{name} outside a list" for name in single
-                ]
+                found = [f"{size} {name}" for name, size in sizes.items()]
+                found += [f"{name} outside a list" for name in single]
                 raise ValueError(f"{' and '.join(found)} came together; one entry for each clip is accepted.")
             size = next(iter(sizes.values()))
             rows = zip(*([None] * size if column is None else column for column in columns.values()), strict=True)
