@@ -14,6 +14,7 @@ import argparse
 import inspect
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -579,10 +580,10 @@ def _speakers(text: str) -> tuple[str, list[int]]:
     name, value = _pair(text)
     actors = []
     for part in value.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", part.strip())
+        if not match:
             raise argparse.ArgumentTypeError(f"{text!r} is not NAME=1-16,20")
-        actors += range(int(first), int(last or first) + 1)
+        actors += range(int(match[1]), int(match[2] or match[1]) + 1)
     return name, actors
 
 

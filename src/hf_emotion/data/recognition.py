@@ -376,7 +376,7 @@ def voice_spans(
 ) -> list[tuple[float, float]]:
     """Stretches with a voice, as (start, end) in seconds; [] for silence. Energy only: it hears any sound as a voice.
 
-    A frame (25 ms every 10 ms) is voiced when its level lies more than 30 % of the way from the quiet of the
+    A frame (25 ms every 10 ms) is voiced when its level lies more than 40 % of the way from the quiet of the
     recording (10th percentile, in dB) to its loud parts (95th percentile). Gaps shorter than `pause` seconds are
     closed, stretches shorter than 100 ms dropped, and `margin` seconds added on both sides. `waveform` (S,) at
     `sampling_rate` Hz.
@@ -388,10 +388,11 @@ def voice_spans(
     starts = np.arange(0, len(waveform) - width + 1, hop)
     level = 10 * np.log10((energy[starts + width] - energy[starts]) / width + 1e-10)
     quiet, loud = np.percentile(level, [10, 95])
-    # Below 6 dB of range there is nothing to tell apart; -60 dBFS and softer is silence.
-    if loud < -60:
+    # Quiet speech of RAVDESS peaks below -50 dBFS, so a low level alone is no silence; a low and steady one is.
+    steady = loud - quiet < 6
+    if loud < -75 or (steady and loud < -50):
         return []
-    voiced = level > quiet + 0.3 * (loud - quiet) if loud - quiet >= 6 else np.ones_like(level, bool)
+    voiced = np.ones_like(level, bool) if steady else level > quiet + 0.4 * (loud - quiet)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], voiced, [False]]).astype(np.int8)))
     spans, duration = [], len(waveform) / sampling_rate
     for first, last in edges.reshape(-1, 2):
