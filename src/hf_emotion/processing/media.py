@@ -474,19 +474,19 @@ def _scan(
         sound = _Sound(name, audio, origin, request.sampling_rate, decode=request.sound)
     broken = False
     packets = container.demux([stream for stream in (video, audio) if stream is not None])
+    parts = {stream.index: part for stream, part in ((video, picture), (audio, sound)) if stream is not None}
     while True:
         try:
-            packet = next(packets)
-        except StopIteration:
-            break
+            packet = next(packets, None)
         except av.FFmpegError:
             broken = True
             break
-        if packet.size == 0:
-            continue
-        part = picture if packet.stream.type == "video" else sound
-        part.add(packet)
-        _check_length(name, part.end, request.max_duration)
+        if packet is None:
+            break
+        if packet.size:
+            part = parts[packet.stream_index]
+            part.add(packet)
+            _check_length(name, part.end, request.max_duration)
     if picture is not None and not picture.close():
         if sound is None or sound.packets == 0:
             raise MediaError(f"{name} has a video stream with zero frames, and no sound.")
@@ -539,74 +539,100 @@ def _finish(clip: Clip, request: _Request, notes: list[str]) -> Clip:
     return clip
 
 
-def _stop(packet: Any) -> float:
-    """When a packet's frame or sound ends, s."""
-    stop = packet.pts + (packet.duration or 0)
-    stream = packet.stream
-    if stream.duration and stream.start_time is not None:
+class _Clock:
+    """Times of one stream: whole ticks of the stream -> seconds from the start of the clip."""
+
+    def __init__(self, stream: Any, origin: float):
+        self.tick, self.origin = float(stream.time_base), origin
         # The last packet of an mp4 may be longer than what its edit list plays of it.
-        limit = stream.start_time + stream.duration
-        stop = min(stop, limit) if packet.pts < limit else stop
-    return float(stop * packet.time_base)
+        known = stream.duration and stream.start_time is not None
+        self.limit = stream.start_time + stream.duration if known else None
+        self.last = 0  # tick at which what was seen so far ends
+
+    def seconds(self, ticks: int) -> float:
+        return ticks * self.tick - self.origin
+
+    def see(self, packet: Any) -> float:
+        """When the packets seen so far end, s."""
+        stop = packet.pts + (packet.duration or 0)
+        if self.limit is not None and packet.pts < self.limit < stop:
+            stop = self.limit
+        self.last = max(self.last, stop)
+        return self.seconds(self.last)
 
 
 class _Sound:
     """The audio stream: packets in, one waveform out, resampled on the way."""
 
     def __init__(self, name: str, stream: Any, origin: float, sampling_rate: int, decode: bool):
-        self.name, self.stream, self.origin, self.sampling_rate, self.decode = (
-            name,
-            stream,
-            origin,
-            sampling_rate,
-            decode,
-        )
+        self.name, self.context, self.clock = name, stream.codec_context, _Clock(stream, origin)
+        self.sampling_rate, self.decode = sampling_rate, decode
         self.begin: float | None = None  # s
         self.end = 0.0  # s, by the packets: the same whether the sound is decoded or not
         self.packets = 0
-        self.fed = 0.0  # s of sound (and silence) given to the resampler
-        self.rate: int | None = None  # Hz of what was fed last
+        self.fed = 0.0  # s of sound and silence so far
+        self.kind: tuple | None = None  # rate (Hz), channels and sample type of what is pending
+        self.pending: list[np.ndarray] = []  # (C, S) each, not resampled yet
+        self.rate: int | None = None  # Hz of what the resampler was given
         self.resampler: Any = None
-        self.chunks: list[np.ndarray] = []
+        self.chunks: list[np.ndarray] = []  # (S,) each, at `sampling_rate`
 
     def add(self, packet: Any) -> None:
         self.packets += 1
         if packet.pts is not None and not packet.is_discard:
-            self.end = max(self.end, _stop(packet) - self.origin)
+            self.end = self.clock.see(packet)
         if self.decode and not packet.is_corrupt:
             self._decode(packet)
 
     def _decode(self, packet: Any) -> None:
         try:
-            decoded = self.stream.codec_context.decode(packet)
+            decoded = self.context.decode(packet)
         except av.FFmpegError:
             return  # a damaged packet leaves a gap, which the times of the next one fill with silence
         for frame in decoded:
             channels = frame.to_ndarray()
             if not frame.format.is_planar:
                 channels = channels.reshape(-1, frame.layout.nb_channels).T
-            self._feed(_mono(channels), frame)
+            self._feed(channels, frame.sample_rate, frame.pts)
 
-    def _feed(self, mono: np.ndarray, frame: Any) -> None:
-        rate = frame.sample_rate
-        start = self.fed if frame.pts is None else float(frame.pts * frame.time_base) - self.origin
+    def _feed(self, channels: np.ndarray, rate: int, pts: int | None) -> None:
+        start = self.fed if pts is None else self.clock.seconds(pts)
         if self.begin is None:
             if start < 0:
-                mono, start = mono[round(-start * rate) :], 0.0
-            if not len(mono):
+                channels, start = channels[:, round(-start * rate) :], 0.0
+            if not channels.shape[1]:
                 return
             self.begin = start
+        kind = (rate, len(channels), channels.dtype)
+        if kind != self.kind:
+            self._resample()
+            self.kind = kind
+        gap = round((start - self.fed) * rate)
+        # Times in some containers are rounded to a millisecond: only a real hole is filled.
+        if gap > 0 and (self.fed == 0.0 or gap > 0.05 * rate):
+            self._resample()
+            self._give(np.zeros(gap, np.float32))
+            self.fed += gap / rate
+        self.pending.append(channels)
+        self.fed += channels.shape[1] / rate
+        if len(self.pending) == 64:  # one by one, the calls would cost more than the work
+            self._resample()
+
+    def _resample(self) -> None:
+        """Bring what is pending to mono and to `sampling_rate`."""
+        if self.pending:
+            mono = _mono(np.concatenate(self.pending, axis=1))
+            self.pending = []
+            _check_finite(self.name, mono, self.kind[0], self.fed - len(mono) / self.kind[0])
+            self._give(mono)
+
+    def _give(self, mono: np.ndarray) -> None:
+        rate = self.kind[0]
         if rate != self.rate:
             self._flush()
             self.rate = rate
             if rate != self.sampling_rate:
                 self.resampler = soxr.ResampleStream(rate, self.sampling_rate, 1, dtype="float32", quality="HQ")
-        _check_finite(self.name, mono, rate, start)
-        gap = round((start - self.fed) * rate)
-        # Times in some containers are rounded to a millisecond: only a real hole is filled.
-        if gap > 0 and (self.fed == 0.0 or gap > 0.05 * rate):
-            mono = np.concatenate([np.zeros(gap, np.float32), mono])
-        self.fed += len(mono) / rate
         self.chunks.append(mono if self.resampler is None else self.resampler.resample_chunk(mono))
 
     def _flush(self) -> None:
@@ -617,6 +643,7 @@ class _Sound:
     def finish(self) -> np.ndarray | None:
         """The whole waveform (S,) float32, from time 0 of the clip; None when nothing could be decoded."""
         self._decode(None)
+        self._resample()
         self._flush()
         if self.begin is None:
             return None
@@ -629,8 +656,8 @@ class _Picture:
     """The video stream: a table of its packets in decode order, and the frames chosen from it."""
 
     def __init__(self, name: str, stream: Any, origin: float, reopen: Callable, hold: bool):
-        self.name, self.stream, self.origin, self.reopen = name, stream, origin, reopen
-        self.time_base = stream.time_base
+        self.name, self.stream, self.reopen = name, stream, reopen
+        self.clock = _Clock(stream, origin)
         self.end = 0.0  # s, when the last frame leaves the screen
         self.held: list | None = [] if hold else None
         self.held_bytes = 0
@@ -639,7 +666,7 @@ class _Picture:
     def add(self, packet: Any) -> None:
         shown = packet.pts is not None and not packet.is_discard and not packet.is_corrupt
         if shown:
-            self.end = max(self.end, _stop(packet) - self.origin)
+            self.end = self.clock.see(packet)
         self.rows.append((packet.pts, packet.is_keyframe, packet.is_disposable, packet.is_corrupt, shown))
         if self.held is not None:
             self.held.append(packet)
@@ -663,7 +690,7 @@ class _Picture:
         self.order = np.array([shown[pts] for pts in sorted(shown)], dtype=np.int64)  # decode indices, as shown
         if not len(self.order):
             return False
-        self.times = np.array([float(self.pts[index] * self.time_base) - self.origin for index in self.order])
+        self.times = np.array([self.clock.seconds(self.pts[index]) for index in self.order])
         if self.end <= self.times[-1]:
             self.end = float(self.times[-1] + (np.median(np.diff(self.times)) if len(self.times) > 1 else 0.0))
         return True
@@ -713,7 +740,7 @@ class _Picture:
         frames, pts = canvas.finish()
         if frames is None:
             raise MediaError(f"{self.name}: none of its {len(self.order)} frames could be decoded.")
-        return frames, np.array([float(value * self.time_base) - self.origin for value in pts])
+        return frames, np.array([self.clock.seconds(value) for value in pts])
 
     def _spans(self, wanted: np.ndarray) -> list[tuple[int, int]]:
         """Stretches of packets [start, stop), decode order, that hold the packets `wanted` and all they depend on."""
