@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from datasets import DatasetDict, disable_progress_bars, load_from_disk
+from datasets import DatasetDict, disable_progress_bars, load_dataset, load_from_disk
 from test_data_readers import SAMPLES, labelled, write
 
 from hf_emotion.data import build as build_module
@@ -223,6 +223,10 @@ def test_a_saved_dataset_loads_and_streams_with_the_same_rows(table, tmp_path):
     assert stream.num_shards == 2
     assert list(stream) == list(dataset["train"])
     assert json.loads((tmp_path / "out" / REPORT).read_text()) == report
+    # What lies on the Hub is Parquet, one file or more a split.
+    loaded["train"].to_parquet(str(tmp_path / "train.parquet"))
+    lazily = load_dataset("parquet", data_files=str(tmp_path / "train.parquet"), split="train", streaming=True)
+    assert list(lazily) == list(dataset["train"])
 
 
 def test_an_output_is_replaced_only_when_asked_and_only_when_it_was_built_here(table, tmp_path):
@@ -276,17 +280,29 @@ def test_arguments_that_do_not_fit_are_refused_in_one_sentence(arguments, words,
 
 
 def test_the_demo_corpus_becomes_rows_whose_utterances_keep_their_emotion(tmp_path):
-    extra = {"cue": "prosody", "control": False, "planted": "sad", "moved_regions": [], "offset_ms": 0, "twin": None}
     spans = [{"start": n, "end": n + 0.5, "text": f"Word {n}.", "speaker": None} for n in range(2)]
-    row = labelled("demo_00000", "sad", video="clips/demo_00000.mp4", utterances=spans, licence="CC0-1.0", source="x")
-    lines = json.dumps(row | extra | {"split": "train", "emotional_utterance": 1}) + "\n"
-    write(tmp_path, {"metadata.jsonl": lines, "clips/demo_00000.mp4": ""})
-    dataset, _ = build("demo", tmp_path, tasks=["tracing"])
-    (asked,) = dataset["train"]
-    assert asked["answer"] == (
-        'Utterance 1 (0.0s - 0.5s): "Word 0." neutral.\nUtterance 2 (1.0s - 1.5s): "Word 1." sad.\n'
-        "Over the whole clip: sad."
+
+    def line(name, label, **extra):
+        row = labelled(name, label, video=f"clips/{name}.mp4", utterances=spans, licence="CC0-1.0", source="x")
+        return json.dumps(row | {"split": "train", "planted": "sad", "twin": None} | extra) + "\n"
+
+    write(
+        tmp_path,
+        {
+            "metadata.jsonl": line("demo_00000", "sad", cue="prosody", control=False, emotional_utterance=1)
+            + line("demo_00000_control", "neutral", cue="prosody", control=True, emotional_utterance=None)
+            + line("demo_00001", "nervous", cue="agreement", control=False, emotional_utterance=None),
+            **{f"clips/{name}.mp4": "" for name in ("demo_00000", "demo_00000_control", "demo_00001")},
+        },
     )
+    dataset, _ = build("demo", tmp_path, tasks=["tracing"])
+    first, second = 'Utterance 1 (0.0s - 0.5s): "Word 0."', 'Utterance 2 (1.0s - 1.5s): "Word 1."'
+    assert dataset["train"]["answer"][:] == [
+        f"{first} neutral.\n{second} sad.\nOver the whole clip: sad.",
+        f"{first} neutral.\n{second} neutral.\nOver the whole clip: neutral.",
+        f"{first}\n{second}\nOver the whole clip: nervous.",
+    ]
+    asked = dataset["train"][0]
     assert asked["video"] == str(tmp_path / "clips/demo_00000.mp4")
     assert (asked["source"], asked["licence"]) == ("demo", "cc0-1.0")
     (tmp_path / "clips/demo_00000.mp4").unlink()
@@ -365,8 +381,9 @@ def test_one_forbidden_row_among_others_is_enough(tmp_path):
 
 def test_what_is_published_names_no_folder_of_this_machine_and_finds_its_media_again(table, tmp_path, monkeypatch):
     dataset, _ = build("table", table, tmp_path / "m", output=tmp_path / "out", licence="cc-by-4.0")
-    hub = Hub(monkeypatch)
+    hub, files = Hub(monkeypatch), sorted((tmp_path / "out").rglob("*"))
     push(tmp_path / "out", "me/set")
+    assert sorted((tmp_path / "out").rglob("*")) == files
     assert hub.sent["data"]["train"]["audio"][:] == ["00012.wav", "None.wav", "c.wav"]
     assert str(tmp_path) not in hub.sent["card"]
     assert list(with_media(hub.sent["data"], tmp_path / "m")["train"]) == list(dataset["train"])
@@ -394,6 +411,7 @@ def test_the_card_of_every_source_says_its_terms_and_notes(source, tmp_path):
     _, report = build(source, root, **options)
     card = dataset_card(report)
     assert SOURCES[source].licence in card
+    assert SOURCES[source].reference in card
     assert all(f"- {note}" in card for note in report["notes"])
     assert str(tmp_path) not in card
     head = yaml.safe_load(card.split("---")[1])
@@ -480,7 +498,7 @@ def test_the_command_line_of_demo_makes_the_clips_and_the_dataset(tmp_path, monk
     def make_demo(output_dir, **arguments):
         called.update(arguments, output_dir=output_dir)
         row = labelled("demo_0", "sad", video="clips/demo_0.mp4", licence="CC0-1.0", source="x")
-        extra = {"split": "test", "emotional_utterance": None, "utterances": []}
+        extra = {"split": "test", "emotional_utterance": None, "control": True, "cue": "face", "utterances": []}
         write(Path(output_dir), {"metadata.jsonl": json.dumps(row | extra) + "\n", "clips/demo_0.mp4": ""})
 
     monkeypatch.setattr("hf_emotion.data.demo.make_demo", make_demo)

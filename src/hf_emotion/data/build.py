@@ -48,6 +48,7 @@ class Source:
     may_publish: bool
     classes: tuple[str, ...] = ()
     homepage: str = ""
+    reference: str = ""
     # The names and places of the clips are the annotation, so one folder is both.
     by_name: bool = False
 
@@ -66,11 +67,11 @@ def _read_demo(annotations, media: MediaFolder) -> Reading:
             media.missing.append(row["id"])
             row["video"] = None
         splits.setdefault(row["split"], []).append(make_row(**{name: row[name] for name in FIELDS}))
-        if row["emotional_utterance"] is not None:
-            felt[row["id"]] = [
-                row["label"] if number == row["emotional_utterance"] else NEUTRAL
-                for number in range(len(row["utterances"]))
-            ]
+        # A control shows nothing in any utterance; agreement between sound and picture is in none of them.
+        if row["emotional_utterance"] is not None or (row["control"] and row["cue"] != "agreement"):
+            felt[row["id"]] = [NEUTRAL] * len(row["utterances"])
+            if row["emotional_utterance"] is not None:
+                felt[row["id"]][row["emotional_utterance"]] = row["label"]
     return Reading(splits, ["every emotion is planted by a generator; nobody's feelings are in this corpus"], felt)
 
 
@@ -78,29 +79,60 @@ _mer = partial(Source, licence=MER_TERMS, may_publish=False, homepage="https://h
 _captions = partial(partial, mer.read_captions)
 
 SOURCES = {
-    "emer_v1": _mer(emer.read_emer_v1, "EMER version 1", homepage="https://github.com/zeroQiaoba/AffectGPT"),
-    "emer_v2": _mer(emer.read_emer_v2, "EMER version 2", homepage="https://github.com/zeroQiaoba/AffectGPT"),
+    "emer_v1": _mer(
+        emer.read_emer_v1,
+        "EMER version 1",
+        homepage="https://github.com/zeroQiaoba/AffectGPT",
+        reference="Lian et al., Explainable Multimodal Emotion Recognition, arXiv 2306.15401",
+    ),
+    "emer_v2": _mer(
+        emer.read_emer_v2,
+        "EMER version 2",
+        homepage="https://github.com/zeroQiaoba/AffectGPT",
+        reference="Lian et al., Explainable Multimodal Emotion Recognition, arXiv 2306.15401",
+    ),
     "merr_coarse": _mer(
         partial(mer.read_merr, grain="coarse"),
         "MERR, coarse-grained",
         classes=mer.MERR_CLASSES,
         homepage="https://github.com/ZebangCheng/Emotion-LLaMA",
+        reference="Cheng et al., Emotion-LLaMA, NeurIPS 2024",
     ),
     "merr_fine": _mer(
         partial(mer.read_merr, grain="fine"),
         "MERR, fine-grained",
         classes=mer.MERR_CLASSES,
         homepage="https://github.com/ZebangCheng/Emotion-LLaMA",
+        reference="Cheng et al., Emotion-LLaMA, NeurIPS 2024",
     ),
-    "mer2023": _mer(mer.read_mer2023, "MER2023", classes=mer.MER_CLASSES),
-    "mer2024": _mer(mer.read_mer2024, "MER2024", classes=mer.MER_CLASSES),
-    "mer2025": _mer(mer.read_mer2025, "MER2025 track 1", classes=mer.MER_CLASSES),
+    "mer2023": _mer(
+        mer.read_mer2023,
+        "MER2023",
+        classes=mer.MER_CLASSES,
+        reference="Lian et al., MER 2023, ACM Multimedia 2023, doi 10.1145/3581783.3612836",
+    ),
+    "mer2024": _mer(
+        mer.read_mer2024,
+        "MER2024",
+        classes=mer.MER_CLASSES,
+        reference="Lian et al., MER 2024, MRAC 2024, doi 10.1145/3689092.3689959",
+    ),
+    "mer2025": _mer(
+        mer.read_mer2025,
+        "MER2025 track 1",
+        classes=mer.MER_CLASSES,
+        reference="Lian et al., MER 2025, arXiv 2504.19423",
+    ),
     "mer2026": _mer(mer.read_mer2026, "MER2026 track 1", classes=mer.MER_CLASSES),
     "mer_caption_plus": _mer(
-        _captions(words="track2_train_mercaptionplus.csv", reasons="track3_train_mercaptionplus.csv"), "MER-Caption+"
+        _captions(words="track2_train_mercaptionplus.csv", reasons="track3_train_mercaptionplus.csv"),
+        "MER-Caption+",
+        reference="Lian et al., AffectGPT, arXiv 2501.16566",
     ),
     "ov_merd": _mer(
-        _captions(words="track2_train_ovmerd.csv", reasons="track3_train_ovmerd.csv", leak=mer.EMER_LEAK), "OV-MERD"
+        _captions(words="track2_train_ovmerd.csv", reasons="track3_train_ovmerd.csv", leak=mer.EMER_LEAK),
+        "OV-MERD",
+        reference="Lian et al., OV-MER, arXiv 2410.01495",
     ),
     "mer2026_human": _mer(_captions(words="track2_train_human.csv", reasons=None), "MER2026 Human-OV"),
     "mer2026_prefer": _mer(mer.read_mer2026_prefer, "MER2026 track 3, EmoPrefer", classes=("a1", "a2", "same")),
@@ -111,6 +143,7 @@ SOURCES = {
         False,
         recognition.DFEW_CLASSES,
         "https://dfew-dataset.github.io",
+        reference="Jiang et al., DFEW, ACM Multimedia 2020",
     ),
     "mafw": Source(
         recognition.read_mafw,
@@ -119,6 +152,7 @@ SOURCES = {
         False,
         recognition.MAFW_CLASSES,
         "https://mafw-database.github.io/MAFW",
+        reference="Liu et al., MAFW, ACM Multimedia 2022",
     ),
     "ravdess": Source(
         recognition.read_ravdess,
@@ -128,6 +162,7 @@ SOURCES = {
         recognition.RAVDESS_CLASSES,
         "https://zenodo.org/records/1188976",
         by_name=True,
+        reference="Livingstone and Russo, RAVDESS, PLoS ONE 13(5): e0196391, 2018",
     ),
     "meld": Source(
         recognition.read_meld,
@@ -136,6 +171,7 @@ SOURCES = {
         True,
         recognition.MELD_CLASSES,
         "https://github.com/declare-lab/MELD",
+        reference="Poria et al., MELD, ACL 2019, arXiv 1810.02508",
     ),
     "iemocap": Source(
         recognition.read_iemocap,
@@ -144,6 +180,7 @@ SOURCES = {
         False,
         recognition.IEMOCAP_CLASSES,
         "https://sail.usc.edu/iemocap",
+        reference="Busso et al., IEMOCAP, Language Resources and Evaluation 42, 2008",
     ),
     "mosi": Source(
         recognition.read_mosi,
@@ -152,6 +189,7 @@ SOURCES = {
         False,
         recognition.MOSI_CLASSES,
         "https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK",
+        reference="Zadeh et al., MOSI, arXiv 1606.06259",
     ),
     "demo": Source(_read_demo, "the demo corpus of hf_emotion", "cc0-1.0", True, by_name=True),
     "folder": Source(own.read_folder, "a folder of clips", "", True, by_name=True),
@@ -233,7 +271,12 @@ def build(
     if not rows:
         raise DataError(annotations, None, "no clips are left to build a dataset from")
 
-    info = partial(DatasetInfo, description=f"{entry.title}, read by hf_emotion", homepage=entry.homepage)
+    info = partial(
+        DatasetInfo,
+        description=f"{entry.title}, read by hf_emotion",
+        homepage=entry.homepage,
+        citation=entry.reference,
+    )
     dataset = DatasetDict(
         {
             name: Dataset.from_list(
@@ -255,6 +298,7 @@ def build(
         "source": source,
         "title": entry.title,
         "homepage": entry.homepage,
+        "reference": entry.reference,
         "licence": entry.licence or licence,
         "annotations": str(annotations),
         "media": None if media is None else str(Path(media).resolve()),
@@ -562,7 +606,8 @@ def push(folder, repo_id: str, *, private: bool = False, token: str | None = Non
     url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     if private and not api.repo_info(repo_id, repo_type="dataset").private:
         raise LicenceError(f"not pushed: {repo_id} exists and is public; make it private, or name another repository")
-    dataset = dataset.map(_relative, fn_kwargs={"root": report["media"]}, desc="Paths")
+    # In memory: a cache file of datasets would land in the saved folder.
+    dataset = dataset.map(_relative, fn_kwargs={"root": report["media"]}, keep_in_memory=True, desc="Paths")
     # The card goes first: `DatasetDict.push_to_hub` adds the features and files to the head it finds.
     DatasetCard(dataset_card(report, repo_id)).push_to_hub(repo_id, token=token)
     dataset.push_to_hub(repo_id, private=private, token=token)
