@@ -467,5 +467,7 @@ def test_wrong_shapes_and_options_are_named_with_what_was_found():
         model(features, times[:, :5], spans)
     with pytest.raises(WindowError, match=r"\(B, N, 2\).*\(4, 9\) and \(3, 6, 2\)"):
         model(features, times, spans[:3])
+    with pytest.raises(WindowError, match=r"integer milliseconds; found torch.float32 and torch.int64"):
+        model(features, times / 1000, spans)
     with pytest.raises(WindowError, match="both False"):
         build(use_global=False, use_utterances=False)

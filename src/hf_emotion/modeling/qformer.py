@@ -6,7 +6,8 @@ windows and project the frames again for each of them. Here the weights and the 
 `Blip2QFormerModel`, loadable both ways, and the cost follows the work that is necessary:
 
 * keys and values of a frame are projected once per layer and set of weights, for every window that sees it;
-* the queries of the first layer have seen no frame yet, so its self-attention runs once for all windows;
+* the queries of the first layer have seen no frame yet, so its self-attention runs once for all windows (with dropout,
+  in training, once for each, since every window draws its own);
 * all else runs on the windows of the whole batch at once; only the attention core is called per group of windows of
   like length.
 
@@ -48,13 +49,15 @@ def utterance_windows(times: Tensor, spans: Tensor) -> Tensor:
         (B, N, T) bool. Rows of padded utterances, and of clips without frames, are all False.
 
     Raises:
-        WindowError: `times` or `spans` has another shape, or their batch sizes differ.
+        WindowError: `times` or `spans` has another shape, their batch sizes differ, or one is not of integers.
     """
     if times.dim() != 2 or spans.dim() != 3 or spans.shape[-1] != 2 or times.shape[0] != spans.shape[0]:
         raise WindowError(
             f"times and spans must be (B, T) and (B, N, 2) with the same B; found {tuple(times.shape)} and "
             f"{tuple(spans.shape)}."
         )
+    if times.is_floating_point() or spans.is_floating_point():
+        raise WindowError(f"times and spans must be integer milliseconds; found {times.dtype} and {spans.dtype}.")
     start, end = spans[..., :1], spans[..., 1:]  # (B, N, 1)
     time = times[:, None]  # (B, 1, T)
     possible = (time >= 0) & (start >= 0)  # (B, N, T)
@@ -168,7 +171,7 @@ class QFormer(nn.Module):
         """
         if windows is None:
             queries = self.query_tokens.expand(features.shape[0], -1, -1)
-        elif self.training and self.drops:
+        elif self.training and self.has_dropout:
             # Every window must draw its own dropout, as it would alone, so nothing is equal for all windows.
             queries = self.query_tokens.expand(sum(count for count, _ in windows.sizes), -1, -1)
         else:
@@ -178,8 +181,8 @@ class QFormer(nn.Module):
         ).last_hidden_state
 
     @property
-    def drops(self) -> bool:
-        """Whether training drops anything at random."""
+    def has_dropout(self) -> bool:
+        """Whether training drops anything at random (the stock config does, at 0.1)."""
         return max(self.qformer.config.hidden_dropout_prob, self.qformer.config.attention_probs_dropout_prob) > 0
 
 
@@ -314,7 +317,7 @@ class UtteranceQFormer(nn.Module):
                 places.append(window[order])
             elif self.training:
                 # A blank frame of no weight: the unused Q-Former, and whatever made the features, get a gradient.
-                blank = features.new_zeros(1, *features.shape[2:]) + features.flatten()[:0].sum()
+                blank = features.new_zeros(1, *features.shape[2:]) + features[:0].sum()
                 idle = idle + 0.0 * qformer(blank).sum()
         if read:
             tokens = torch.cat(read).index_select(0, torch.cat(places).argsort().to(features.device))
