@@ -5,6 +5,7 @@ import math
 import wave
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -168,12 +169,16 @@ FILMS = {
 def test_chosen_frames_and_times_are_those_of_a_plain_decode(tmp_path, monkeypatch, kind, held):
     if not held:
         monkeypatch.setattr(media, "HELD_BYTES", 0)
+    decode, passes = media._Picture._decode, []
+    monkeypatch.setattr(media._Picture, "_decode", lambda self, *args: (passes.append(1), decode(self, *args))[1])
     name, settings = FILMS[kind]
     path = film(tmp_path / name, **settings)
     twin = play(path)
     assert len(twin) == len(settings.get("ticks", range(50)))
     for count in (1, 3, 8, len(twin), len(twin) + 5):
+        passes.clear()
         clip = load_clip(path, num_frames=count)
+        assert len(passes) == 1  # a second one plays the whole film to make up for frames that did not come
         assert clip.frame_times.dtype == np.int64
         assert (np.diff(clip.frame_times) > 0).all()
         assert len(clip.frames) == count or count > 8 or kind == "variable frame rate"
@@ -384,6 +389,18 @@ def test_a_hole_in_the_sound_becomes_silence(tmp_path):
     np.testing.assert_allclose(waveform[-7900:], one[0, 100:8000], atol=1e-3)
 
 
+def test_the_run_up_of_an_encoder_before_time_zero_is_cut_off():
+    stream = SimpleNamespace(time_base=Fraction(1, 16000), duration=None, start_time=None, codec_context=None)
+    sound = media._Sound("a", stream, 0.0, 16000, decode=True)
+    samples = tone(1, 16000)
+    sound._feed(samples[:, :600], 16000, -1000)
+    sound._feed(samples[:, 600:4000], 16000, -400)
+    sound._feed(samples[:, 4000:], 16000, 3000)
+    sound._resample()
+    np.testing.assert_array_equal(np.concatenate(sound.chunks), samples[0, 1000:])
+    assert sound.begin == 0.0
+
+
 def test_only_what_is_asked_for_is_decoded_and_the_duration_stays(tmp_path):
     path = film(tmp_path / "a.mp4", sound=tone(2.5, 44100))
     both, seen, heard = load_clip(path), load_clip(path, sound=False), load_clip(path, frames=False)
@@ -525,7 +542,9 @@ def test_a_file_that_breaks_off_is_used_up_to_there_with_a_note(tmp_path):
     twin = play(whole)
     for time, frame in zip(clip.frame_times.tolist(), clip.frames, strict=True):
         assert np.array_equal(frame, twin[time])
-    assert any("breaks off after" in note and "of the 2.0" in note for note in clip.notes)
+    assert "breaks off after" in clip.notes[0]
+    assert "of the 2.0" in clip.notes[0]
+    assert not any("could not be decoded" in note for note in clip.notes)  # the torn packet is not asked for
     matroska = film(tmp_path / "a.mkv", sound=tone(2, 44100), options={"g": "5"}).read_bytes()
     clip = load_clip(matroska[: len(matroska) // 2])
     assert len(clip.frames) > 3
@@ -546,6 +565,9 @@ def test_a_damaged_stretch_costs_no_more_than_its_frames(tmp_path):
     for index in [*range(20), *range(29, 60)]:
         assert np.array_equal(kept[index * 40], twin[index * 40])
     assert any("could not be decoded and are left out" in note for note in clip.notes)
+    few = load_clip(bytes(data), sampling="fps", fps=1)
+    frozen = max(index for index in range(26) if index * 40 in kept)
+    assert few.frame_times.tolist() == [0, frozen * 40, 2000]
 
 
 def test_a_video_stream_without_frames_leaves_its_sound(tmp_path):
@@ -697,6 +719,11 @@ def test_real_clips_agree_with_a_plain_decode(shared_data):
         # The start offset is no whole number of 16 kHz samples, so only the energy is compared.
         ours = clip.waveform[lead:][middle]
         assert np.sqrt((ours**2).mean()) == pytest.approx(np.sqrt((twin_sound[middle] ** 2).mean()), rel=0.01, abs=1e-9)
+    # An edit list hides the first three frames of this one and shortens its last.
+    edited = load_clip(folder / "no_face.mp4", num_frames=1000)
+    assert edited.frame_times.tolist() == sorted(play(folder / "no_face.mp4"))
+    assert edited.duration == 3945
+    assert edited.notes == []
     late = load_clip(folder / "face_noface.mov")
     assert any("The sound starts at 2.43 s" in note for note in late.notes)
     assert load_clip(folder / "single_face.jpg").frames.shape == (1, 562, 572, 3)
