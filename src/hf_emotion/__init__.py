@@ -22,6 +22,7 @@ from .modeling.modeling_imagebind_audio import ImageBindAudioModel
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration, MicroEmoModel
 from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from .processing.image_processing_emotion import EmotionImageProcessor
+from .processing.processing_acoustemo import AcoustEmoProcessor
 from .processing.processing_emotion import EmotionProcessor
 from .processing.processing_microemo import MicroEmoProcessor
 
@@ -40,16 +41,19 @@ for _config, _model in (
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModel")
 AutoProcessor.register(MicroEmoConfig, MicroEmoProcessor)
+AutoProcessor.register(AcoustEmoConfig, AcoustEmoProcessor)
 AutoFeatureExtractor.register(ImageBindAudioConfig, ImageBindFeatureExtractor)
 # One class serves with and without torchvision.
-AutoImageProcessor.register(
-    MicroEmoConfig, image_processor_classes={"pil": EmotionImageProcessor, "torchvision": EmotionImageProcessor}
-)
+for _config in (MicroEmoConfig, AcoustEmoConfig):
+    AutoImageProcessor.register(
+        _config, image_processor_classes={"pil": EmotionImageProcessor, "torchvision": EmotionImageProcessor}
+    )
 
 __all__ = [
     "AcoustEmoConfig",
     "AcoustEmoForConditionalGeneration",
     "AcoustEmoModel",
+    "AcoustEmoProcessor",
     "EmotionImageProcessor",
     "EmotionProcessor",
     "ImageBindAudioConfig",

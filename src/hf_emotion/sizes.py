@@ -14,16 +14,21 @@ from transformers import (
     InstructBlipVisionConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
+    SequenceFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
 )
 
 from .modeling.configuration_acoustemo import AcoustEmoConfig
 from .modeling.configuration_emotion import EmotionConfig
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
 from .modeling.configuration_microemo import MicroEmoConfig
+from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from .modeling.modeling_emotion import EmotionPreTrainedModel
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from .processing.image_processing_emotion import EmotionImageProcessor
+from .processing.processing_acoustemo import AcoustEmoProcessor
 from .processing.processing_emotion import EmotionProcessor
 from .processing.processing_microemo import MicroEmoProcessor
 
@@ -162,7 +167,7 @@ def microemo_processor(config: MicroEmoConfig, tokenizer=None, qformer_tokenizer
         tokenizer=tokenizer or tiny_tokenizer(),
         qformer_tokenizer=qformer_tokenizer or tiny_tokenizer(),
         **{
-            "num_query_tokens": config.num_video_query_tokens,
+            "num_video_query_tokens": config.num_video_query_tokens,
             "num_audio_query_tokens": config.num_audio_query_tokens,
             "patch_grid": (rows, rows),
             "use_utterances": config.use_utterances,
@@ -174,16 +179,55 @@ def microemo_processor(config: MicroEmoConfig, tokenizer=None, qformer_tokenizer
     return processor
 
 
+def whole_sound_extractor(audio_config) -> SequenceFeatureExtractor:
+    """The inputs of an audio tower that hears all of a sound: consecutive chunks, or the waveform."""
+    if audio_config.model_type == "imagebind_audio":
+        return ImageBindFeatureExtractor(hop_seconds=2.0)
+    if audio_config.model_type == "whisper":
+        # 100 spectrum frames a second, two of which make a position.
+        seconds = audio_config.max_source_positions // 50
+        return WhisperFeatureExtractor(feature_size=audio_config.num_mel_bins, chunk_length=seconds)
+    return Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=True)
+
+
+def acoustemo_processor(config: AcoustEmoConfig, tokenizer=None, **settings) -> AcoustEmoProcessor:
+    """The processor of an AcoustEmo model; arguments as for `microemo_processor`."""
+    processor = AcoustEmoProcessor(
+        image_processor=image_processor_of(config),
+        tokenizer=tokenizer or tiny_tokenizer(),
+        **{
+            "feature_extractor": whole_sound_extractor(config.audio_config),
+            "num_query_tokens": config.num_query_tokens,
+            "num_audio_query_tokens": config.num_audio_query_tokens,
+            "use_global": config.use_global,
+            "use_utterances": config.use_utterances,
+            "modalities": ["audio"] if config.vision_config is None else ["video", "audio"],
+            **settings,
+        },
+    )
+    config.video_token_id, config.audio_token_id = processor.video_token_id, processor.audio_token_id
+    return processor
+
+
 @dataclass(frozen=True)
 class Paper:
-    """What the command line needs to know of a paper: how to make its configuration, its processor and its model."""
+    """What the command line needs to know of a paper: how to make its configuration, its processor and its model.
+
+    `tokenizers`: those that its processor takes, and that the paper size needs.
+    """
 
     config: Callable[..., EmotionConfig]
     processor: Callable[..., EmotionProcessor]
     model: type[EmotionPreTrainedModel]
+    tokenizers: tuple[str, ...] = ("tokenizer",)
 
 
-PAPERS = {"microemo": Paper(microemo_config, microemo_processor, MicroEmoForConditionalGeneration)}
+PAPERS = {
+    "microemo": Paper(
+        microemo_config, microemo_processor, MicroEmoForConditionalGeneration, ("tokenizer", "qformer_tokenizer")
+    ),
+    "acoustemo": Paper(acoustemo_config, acoustemo_processor, AcoustEmoForConditionalGeneration),
+}
 
 
 def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=None, seed: int = 0, **fields):
@@ -205,15 +249,17 @@ def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=No
     if name not in PAPERS:
         raise ValueError(f"model {name!r} is not known; accepted are {', '.join(PAPERS)}")
     check_size(size)
-    if size == "paper" and (tokenizer is None or qformer_tokenizer is None):
-        raise ValueError(
-            f"{name} at paper size needs its tokenizers: give tokenizer (LLaMA-2's) and qformer_tokenizer (BERT's), or "
-            f"assemble it from published checkpoints with from_pretrained_parts"
-        )
     paper = PAPERS[name]
+    tokenizers = {"tokenizer": tokenizer, "qformer_tokenizer": qformer_tokenizer}
+    tokenizers = {kind: tokenizers[kind] for kind in paper.tokenizers}
+    if size == "paper" and None in tokenizers.values():
+        raise ValueError(
+            f"{name} at paper size needs its tokenizers: give {' and '.join(tokenizers)} (LLaMA-2's, and BERT's for a "
+            f"Q-Former), or assemble it from published checkpoints with from_pretrained_parts"
+        )
     vocab_size = len(tiny_tokenizer()) if size == "tiny" and tokenizer is None else None
     config = paper.config(size, **({} if vocab_size is None else {"vocab_size": vocab_size}), **fields)
-    processor = paper.processor(config, tokenizer, qformer_tokenizer)
+    processor = paper.processor(config, **tokenizers)
     torch.manual_seed(seed)
     model = paper.model(config).eval()
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id

@@ -1,5 +1,6 @@
 """Configuration of AcoustEmo: its towers, the utterance-aware acoustic Q-Former and the ablations of its Table 2."""
 
+import math
 from dataclasses import field
 from typing import Literal
 
@@ -8,6 +9,14 @@ from transformers import AutoConfig, Blip2QFormerConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .configuration_emotion import EmotionConfig, TowerSpec
+
+
+def frame_rate_of(audio_config) -> float | int:
+    """Frames per second of an audio tower's output, Hz."""
+    if audio_config.model_type == "imagebind_audio":
+        return 1000 // (audio_config.patch_stride * audio_config.mel_hop_ms)
+    strides = getattr(audio_config, "conv_stride", None)
+    return 50 if strides is None else 16000 / math.prod(strides)
 
 
 @strict
@@ -27,8 +36,8 @@ class AcoustEmoConfig(EmotionConfig):
             encoder serve as well.
         audio_layers, audio_layer_reduction: layers of the audio tower whose states make F_A, and how they are joined;
             `None` takes the last one. Paper silent.
-        audio_frame_rate: f_s of Eq. 1 in Hz, frames per second of F_A. Paper silent; 10 for ImageBind's trunk, 50 for
-            HuBERT and Whisper.
+        audio_frame_rate: f_s of Eq. 1 in Hz, frames per second of F_A. `None` takes the tower's own: 10 for
+            ImageBind's trunk, 50 for HuBERT and its kin at 16 kHz and for Whisper. Paper silent.
         num_audio_positions: size of the table of positions over F_A, interpolated for longer sound; 0 for none. Paper
             silent.
         acoustic_qformer_config, num_audio_query_tokens: "learnable queries Q in R^{K x d_model}, where K = 32 [...] and
@@ -59,7 +68,7 @@ class AcoustEmoConfig(EmotionConfig):
     audio_config: dict | PreTrainedConfig | None = None
     audio_layers: list[int] | None = None
     audio_layer_reduction: Literal["mean", "sum"] = "mean"
-    audio_frame_rate: float | int = 10
+    audio_frame_rate: float | int | None = None
     num_audio_positions: int = 256
     acoustic_qformer_config: dict | PreTrainedConfig | None = None
     num_audio_query_tokens: int = 32
@@ -73,6 +82,8 @@ class AcoustEmoConfig(EmotionConfig):
         if self.vision_config is not None:
             self.image_qformer_config.encoder_hidden_size = self.vision_config.hidden_size
         self.acoustic_qformer_config.encoder_hidden_size = self.audio_config.hidden_size
+        if self.audio_frame_rate is None:
+            self.audio_frame_rate = frame_rate_of(self.audio_config)
 
     def validate_windows(self):
         if not (self.use_global or self.use_utterances):

@@ -51,6 +51,7 @@ class AcoustEmoPreTrainedModel(EmotionPreTrainedModel):
         "audio_features",
         "audio_attention_mask",
         "audio_times",
+        "audio_ends",
     )
 
 
@@ -112,9 +113,22 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
         return output
 
     def acoustic_frames(
-        self, input_features=None, input_values=None, audio_attention_mask=None, audio_times=None, audio_features=None
+        self,
+        input_features=None,
+        input_values=None,
+        audio_attention_mask=None,
+        audio_times=None,
+        audio_ends=None,
+        audio_features=None,
     ):
-        """F_A of 3.2: the tower's output, the frames (B, L, D) with positions, and their times (B, L) in ms."""
+        """F_A of 3.2, from one pass of the tower over the clips.
+
+        Args: see `get_audio_features`.
+
+        Returns:
+            the tower's output, the frames (B, L, D) with their positions added, and their times (B, L) int64 ms, -1
+            where there is no sound.
+        """
         if audio_features is None:
             output, states, mask = encode_sound(
                 self.audio_tower,
@@ -127,10 +141,19 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
             )
         else:
             output, states = BaseModelOutputWithPooling(), audio_features
+            # (B, C) or (B, L), or (B, C, spectrum frames); the last needs its frames gathered into states.
             mask = audio_attention_mask.bool()
-            # A cached sequence keeps the mask of what it was made from: per chunk or, for a waveform, per state.
+            if mask.dim() == 3:
+                mask = mask.unflatten(-1, (states.shape[1] // mask.shape[1], -1)).any(-1).flatten(1)
             mask = mask.repeat_interleave(states.shape[1] // mask.shape[1], dim=1)
         times = sound_times(self.audio_tower, mask, self.config.audio_frame_rate, audio_times)
+        if audio_ends is not None:
+            # A chunk may run over the end of its sound, into silence; its first frame always hears some of the sound.
+            steps = mask.shape[1] // audio_ends.shape[1]
+            heard = times < audio_ends.repeat_interleave(steps, dim=1)
+            heard[:, ::steps] = True
+            mask = mask & heard
+            times = times.masked_fill(~mask, -1)
         states = states.to(self.audio_projector.weight.dtype)
         if self.config.num_audio_positions:
             states = states + self.audio_position_embedding(mask)
@@ -152,6 +175,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
         input_values: torch.Tensor | None = None,
         audio_attention_mask: torch.Tensor | None = None,
         audio_times: torch.Tensor | None = None,
+        audio_ends: torch.Tensor | None = None,
         utterance_spans: torch.Tensor | None = None,
         audio_features: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -163,6 +187,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
             input_values: (B, samples), a waveform.
             audio_attention_mask: (B, C), (B, C, frames) or (B, samples), True where real.
             audio_times: (B, C) int64 ms, start of each chunk, -1 where padded; not needed for a waveform.
+            audio_ends: (B, C) int64 ms, where the sound in each chunk ends; `None` where the mask says it.
             utterance_spans: (B, N, 2) int64 ms, start and end, -1 for padded utterances.
             audio_features: (B, L, D), cached frames of the audio tower, in place of sound.
 
@@ -171,7 +196,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
             no sound.
         """
         output, states, times = self.acoustic_frames(
-            input_features, input_values, audio_attention_mask, audio_times, audio_features
+            input_features, input_values, audio_attention_mask, audio_times, audio_ends, audio_features
         )
         tokens, counts = self.audio_qformer(states.unsqueeze(2), times, self.window_spans(utterance_spans))
         output.pooler_output = list(self.audio_projector(tokens).split(counts))
@@ -188,6 +213,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
         audio_features=None,
         audio_attention_mask=None,
         audio_times=None,
+        audio_ends=None,
     ) -> MediaTokens:
         """Video and audio tokens of a batch (see `get_video_features`, `get_audio_features` for the shapes)."""
         video = audio = None
@@ -201,6 +227,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
                 input_values=input_values,
                 audio_attention_mask=audio_attention_mask,
                 audio_times=audio_times,
+                audio_ends=audio_ends,
                 utterance_spans=utterance_spans,
                 audio_features=audio_features,
             ).pooler_output
@@ -222,6 +249,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
         audio_features: torch.Tensor | None = None,
         audio_attention_mask: torch.Tensor | None = None,
         audio_times: torch.Tensor | None = None,
+        audio_ends: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -242,6 +270,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
                 audio_features=audio_features,
                 audio_attention_mask=audio_attention_mask,
                 audio_times=audio_times,
+                audio_ends=audio_ends,
             )
             modalities = media.modalities
             inputs_embeds = self.embed(input_ids, media)
@@ -299,6 +328,7 @@ class AcoustEmoForConditionalGeneration(AcoustEmoPreTrainedModel, MediaGeneratio
         audio_features: torch.Tensor | None = None,
         audio_attention_mask: torch.Tensor | None = None,
         audio_times: torch.Tensor | None = None,
+        audio_ends: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -326,6 +356,7 @@ class AcoustEmoForConditionalGeneration(AcoustEmoPreTrainedModel, MediaGeneratio
             audio_features=audio_features,
             audio_attention_mask=audio_attention_mask,
             audio_times=audio_times,
+            audio_ends=audio_ends,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,

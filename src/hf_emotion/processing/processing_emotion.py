@@ -24,7 +24,7 @@ from .utterances import read, to_spans
 # Where the source of a media part stands in a chat message, in the order in which the keys are looked for.
 SOURCE_KEYS = ("video", "audio", "path", "url")
 # Filled in wherever a clip of the batch has fewer rows than another.
-PADDING = {"video_times": -1, "audio_times": -1}
+PADDING = {"video_times": -1, "audio_times": -1, "audio_ends": -1}
 
 
 class EmotionVideosKwargs(VideosKwargs, total=False):
@@ -478,9 +478,7 @@ class EmotionProcessor(ProcessorMixin):
             called `audio_attention_mask`.
         """
         heard = [i for i, clip in enumerate(audio) if clip is not None and clip.waveform is not None]
-        features = self.feature_extractor(
-            [audio[i].waveform for i in heard], sampling_rate=self.sampling_rate, padding=True, return_tensors="np"
-        )
+        features = self.sound_features([audio[i].waveform for i in heard])
         data = {}
         for name, values in features.items():
             rows = np.full((len(audio), *values.shape[1:]), PADDING.get(name, 0), dtype=values.dtype)
@@ -495,6 +493,10 @@ class EmotionProcessor(ProcessorMixin):
             self.num_sound_tokens(len(clip.utterances)) if i in heard else 0 for i, clip in enumerate(audio)
         ]
         return data, [self.replace_audio_token(data, i) for i in heard]
+
+    def sound_features(self, waveforms) -> dict:
+        """The feature extractor's arrays for mono waveforms (samples,), one row each."""
+        return self.feature_extractor(waveforms, sampling_rate=self.sampling_rate, padding=True, return_tensors="np")
 
     def replace_video_token(self, video_inputs, video_idx, **kwargs) -> str:
         return self.video_token * video_inputs["num_video_tokens"][video_idx]

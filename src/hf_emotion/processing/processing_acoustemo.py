@@ -1,0 +1,302 @@
+"""AcoustEmo's inputs: the whole sound, the windows in it that are heard apart, and its prompt (sections 3.2 to 3.4).
+
+Beside what all papers share: the sound is taken whole, in consecutive chunks, so that every utterance lies in it; the
+third row of Table 2, "fixed-length windows (2s)", is made here, as data; and the prompt is kept inside the paper's
+1,024 tokens. The paper prints no prompt, only that it "explicitly incorporates the timestamp information corresponding to
+each utterance"; ours says which sound the audio tokens stand for, in their order, and names each utterance with its
+number and times.
+"""
+
+import warnings
+from dataclasses import replace
+from itertools import pairwise
+
+from .processing_emotion import EmotionProcessor
+from .sound_chunks import chunked_features, waveform_features
+from .utterances import fixed_windows
+
+CHAT_TEMPLATE = """\
+{%- set state = namespace(system='', media=false) -%}
+{%- for message in messages -%}
+    {%- set content = message['content'] -%}
+    {%- set parts = [{'type': 'text', 'text': content}] if content is string else content -%}
+    {%- set text = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') | trim -%}
+    {%- if message['role'] == 'system' -%}
+        {%- set state.system = '<<SYS>>\\n' ~ text ~ '\\n<</SYS>>\\n\\n' -%}
+    {%- elif message['role'] == 'user' -%}
+        {{- bos_token ~ '[INST] ' ~ state.system -}}
+        {%- set state.system = '' -%}
+        {%- set state.media = false -%}
+        {%- for part in parts -%}
+            {%- if part['type'] == 'video' -%}
+                {%- set state.media = true -%}
+                {{- 'The video content is as follows: <Video><video></Video>. ' -}}
+            {%- elif part['type'] == 'audio' -%}
+                {%- set state.media = true -%}
+                {%- if part.get('shown', true) -%}
+                    {{- 'The audio content' ~ part.get('order', '') ~ ' is as follows: <Audio><audio></Audio>. ' -}}
+                {%- endif -%}
+            {%- elif part['type'] == 'utterances' -%}
+                {{- 'The utterances are as follows:\\n' ~ part['lines'] -}}
+            {%- endif -%}
+        {%- endfor -%}
+        {{- ('Now answer my question based on all of this. ' if state.media else '') ~ text ~ ' [/INST]' -}}
+    {%- else -%}
+        {%- generation -%}
+        {{- ' ' ~ text ~ eos_token -}}
+        {%- endgeneration -%}
+    {%- endif -%}
+{%- endfor -%}
+"""
+
+
+class AcoustEmoProcessor(EmotionProcessor):
+    """Makes the inputs of `AcoustEmoForConditionalGeneration`; see `EmotionProcessor` for the ways to call it.
+
+    Args:
+        feature_extractor: `ImageBindFeatureExtractor` with `hop_seconds`, `WhisperFeatureExtractor`, or
+            `Wav2Vec2FeatureExtractor` for HuBERT, wav2vec 2.0 and WavLM.
+        num_query_tokens: tokens of the image Q-Former for each frame.
+        num_audio_query_tokens: K tokens of each window of the acoustic Q-Former: T_A of a clip with N utterances has
+            K * (1 + N) (Eq. 3).
+        use_global, use_utterances: as in `AcoustEmoConfig`; a clip with nothing to hear but the whole has K tokens.
+        window_seconds: if given, windows of so many seconds over the whole sound are heard in place of the utterances,
+            and the prompt still shows the utterances: Table 2's "w/ fixed-length windows (2s)" at 2.0.
+        context_seconds: s of sound before and after each utterance that are heard with it. Paper silent; for times
+            that cut into words.
+        interleave: each utterance's line of the prompt holds its own audio tokens, in place of one run of T_A. A
+            finished prompt then needs one `<audio>` for the whole clip (with `use_global`) and one an utterance.
+        max_length: "The maximum sequence length for the LLM is set to 1024 tokens" (4.1). Where a clip's prompt would
+            not fit, its shortest neighbouring utterances (or windows) are merged until it does, with a warning and a
+            note in the clip's report. `None`: no limit.
+        reserved_tokens: of `max_length`, kept free for the question, the answer and the prompt's fixed words.
+        max_waveform_seconds: longest sound for a tower that attends to a whole waveform.
+        others: see `EmotionProcessor`.
+    """
+
+    default_chat_template = CHAT_TEMPLATE
+    prompt_markers = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<Video>", "</Video>", "<Audio>", "</Audio>")
+
+    def __init__(
+        self,
+        image_processor=None,
+        feature_extractor=None,
+        tokenizer=None,
+        chat_template=None,
+        num_query_tokens=32,
+        num_audio_query_tokens=32,
+        use_global=True,
+        use_utterances=True,
+        window_seconds=None,
+        context_seconds=0.0,
+        interleave=False,
+        max_length=1024,
+        reserved_tokens=256,
+        max_waveform_seconds=120.0,
+        modalities=("video", "audio"),
+        num_frames=8,
+        sampling="uniform",
+        fps=None,
+        max_duration=1800.0,
+        default_question="Please infer the person's emotional state and provide your reasoning process.",
+        face_config=None,
+    ):
+        super().__init__(
+            image_processor,
+            feature_extractor,
+            tokenizer,
+            chat_template,
+            modalities=modalities,
+            num_frames=num_frames,
+            sampling=sampling,
+            fps=fps,
+            max_duration=max_duration,
+            default_question=default_question,
+            face_config=face_config,
+        )
+        if not (use_global or use_utterances):
+            raise ValueError("use_global and use_utterances are both False; at least one of them must be True.")
+        if interleave and not (use_utterances and window_seconds is None):
+            raise ValueError("interleave goes with utterances that are heard: use_utterances and no window_seconds.")
+        if getattr(feature_extractor, "hop_seconds", 0) is None:
+            raise ValueError(
+                "the feature extractor takes a few chunks of a sound; AcoustEmo hears all of it: give hop_seconds=2.0."
+            )
+        self.num_query_tokens = num_query_tokens
+        self.num_audio_query_tokens = num_audio_query_tokens
+        self.use_global = use_global
+        self.use_utterances = use_utterances
+        self.window_seconds = window_seconds
+        self.context_seconds = context_seconds
+        self.interleave = interleave
+        self.max_length = max_length
+        self.reserved_tokens = reserved_tokens
+        self.max_waveform_seconds = max_waveform_seconds
+
+    def num_video_tokens(self, num_utterances: int, num_frames: int | None = None) -> int:
+        return self.num_query_tokens * (self.num_frames if num_frames is None else num_frames)
+
+    def num_sound_tokens(self, num_utterances: int) -> int:
+        windows = int(self.use_global) + (num_utterances if self.use_utterances else 0)
+        return self.num_audio_query_tokens * max(windows, 1)
+
+    # Windows and their number
+
+    def windows(self, clip) -> list[dict]:
+        """What is heard apart in a clip, in the rows of `Clip.utterances`: its utterances, or windows of one length."""
+        if self.window_seconds is not None:
+            return self._merged(clip, self._fixed(clip))
+        end, context = clip.duration / 1000, self.context_seconds
+        return [
+            {**row, "start": max(0.0, row["start"] - context), "end": min(max(end, row["end"]), row["end"] + context)}
+            for row in clip.utterances
+        ]
+
+    def _fixed(self, clip) -> list[dict]:
+        heard = clip.duration / 1000 if clip.waveform is None else len(clip.waveform) / clip.sampling_rate
+        return fixed_windows(heard, self.window_seconds)
+
+    def _merged(self, clip, rows) -> list[dict]:
+        """`rows`, the clip's utterances or windows, of which as many neighbours are merged as its budget asks for."""
+        if self.max_length is None:
+            return rows
+        video = 0 if clip.frames is None else self.num_video_tokens(0, len(clip.frames))
+        while True:
+            # Merged utterances are fewer lines of the prompt, too.
+            shown = clip.utterances if self.window_seconds is not None else rows
+            text = len(self.tokenizer("".join(self._lines(shown)), add_special_tokens=False)["input_ids"])
+            rest = self.max_length - self.reserved_tokens - video - text
+            sound = 0 if clip.waveform is None else self.num_sound_tokens(len(rows))
+            if sound <= rest:
+                return rows
+            if len(rows) < 2 or not self.use_utterances:
+                raise ValueError(
+                    f"{clip.source} has {video} video tokens and {text} tokens of utterances, which leaves {rest} of "
+                    f"max_length {self.max_length} less reserved_tokens {self.reserved_tokens}; its sound needs {sound}."
+                    f" Give fewer frames (num_frames=), shorter utterances or a larger max_length."
+                )
+            # A quarter of the excess at once: each merge also saves a line, and a thousand windows take few rounds.
+            for _ in range(max(1, (sound - rest) // self.num_audio_query_tokens // 4)):
+                rows = merge_shortest(rows)
+
+    def fit(self, clip):
+        """The clip with its shortest neighbouring utterances merged as far as `max_length` asks for, and a note of it.
+
+        Raises:
+            ValueError: no merging can make it fit; the message says what takes how many tokens.
+        """
+        rows = clip.utterances if self.window_seconds is None else self._fixed(clip)
+        merged = self._merged(clip, rows)
+        if len(merged) == len(rows):
+            return clip
+        kind = "utterances" if self.window_seconds is None else f"windows of {self.window_seconds:g} s"
+        note = f"{len(rows)} {kind} were merged into {len(merged)}, so that the prompt fits {self.max_length} tokens."
+        if note in clip.notes:
+            return clip
+        warnings.warn(f"{clip.source}: {note}", stacklevel=2)
+        clip = replace(clip, notes=[*clip.notes, note])
+        return clip if self.window_seconds is not None else replace(clip, utterances=merged)
+
+    def _load_clip(self, video, sound, utterances, settings):
+        clip = super()._load_clip(video, sound, utterances, settings)
+        return None if clip is None else self.fit(clip)
+
+    # The prompt
+
+    def _lines(self, rows) -> list[str]:
+        """One line of the prompt for each utterance."""
+        lines = []
+        for i, row in enumerate(rows, 1):
+            speaker, text = self._line(row.get("speaker")), self._line(row.get("text"))
+            named = f"Utterance {i} ({row['start']:.1f}s - {row['end']:.1f}s{f', {speaker}' if speaker else ''})"
+            lines.append(f"{named}{f': {text}' if text else ''}\n")
+        return lines
+
+    def _clip_parts(self, clip) -> list[dict]:
+        parts = super()._clip_parts(clip)
+        lines = self._lines(clip.utterances)
+        for part in parts:
+            if part["type"] == "audio" and self.interleave:
+                part["shown"] = self.use_global or not lines
+                lines = [f"{line[:-1]} <Audio>{self.audio_token}</Audio>\n" for line in lines]
+            elif part["type"] == "audio":
+                part["order"] = self._order(len(self.windows(clip)))
+            elif part["type"] == "utterances":
+                part["lines"] = "".join(lines)
+        return parts
+
+    def _order(self, num_windows: int) -> str:
+        """Which sound the audio tokens stand for, in their order."""
+        apart = "utterance" if self.window_seconds is None else f"{self.window_seconds:g} s"
+        if not (self.use_utterances and num_windows):
+            return ""
+        return f" (the whole clip, then each {apart})" if self.use_global else f" (each {apart})"
+
+    # Hooks of ProcessorMixin.__call__
+
+    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        """As the base class; with `interleave`, one `<audio>` for the whole clip and one for each utterance."""
+        if self.interleave and text is not None and videos is not None:
+            texts = list(text)
+            for i, (sample, clip) in enumerate(zip(text, videos, strict=True)):
+                if clip is None or clip.waveform is None or not isinstance(sample, str):
+                    continue
+                found = sample.count(self.audio_token)
+                expected = self.num_sound_tokens(len(clip.utterances)) // self.num_audio_query_tokens
+                if found != expected:
+                    raise ValueError(
+                        f"text {i} has {found} {self.audio_token} placeholders for {expected} windows of its clip "
+                        f"({clip.source}); with interleave, write one for each."
+                    )
+                texts[i] = sample.replace(self.audio_token, "", found - 1)
+            text = texts
+        super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **kwargs)
+
+    def _process_videos(self, videos, **kwargs):
+        """As the base class, with the windows that are heard in `utterance_spans`."""
+        data, _ = super()._process_videos([self._heard(clip) for clip in videos], **kwargs)
+        data["video_metadata"] = [None if clip is None else self.report(clip) for clip in videos]
+        shown = [i for i, clip in enumerate(videos) if clip is not None and clip.frames is not None]
+        for i in shown:
+            data["num_video_tokens"][i] = self.num_video_tokens(0, len(videos[i].frames))
+        return data, [self.replace_video_token(data, i) for i in shown]
+
+    def _process_audio(self, audio, **kwargs):
+        data, replacements = super()._process_audio([self._heard(clip) for clip in audio], **kwargs)
+        if self.interleave:
+            one = self.audio_token * self.num_audio_query_tokens
+            replacements = [one for tokens in replacements for _ in range(len(tokens) // len(one))]
+        return data, replacements
+
+    def _heard(self, clip):
+        return None if clip is None else replace(clip, utterances=self.windows(clip))
+
+    def sound_features(self, waveforms) -> dict:
+        if "input_values" in self.feature_extractor.model_input_names:
+            return waveform_features(self.feature_extractor, waveforms, self.max_waveform_seconds)
+        if hasattr(self.feature_extractor, "n_samples"):
+            return chunked_features(self.feature_extractor, waveforms)
+        return super().sound_features(waveforms)
+
+
+def merge_shortest(rows: list[dict]) -> list[dict]:
+    """The utterances with one pair of neighbours merged: the pair that spans the least time, the first of equals."""
+    rows = list(rows)
+    spans = [max(a["end"], b["end"]) - a["start"] for a, b in pairwise(rows)]
+    i = spans.index(min(spans))
+    pair = rows[i : i + 2]
+    texts, speakers = ([row[key] for row in pair if row.get(key)] for key in ("text", "speaker"))
+    rows[i : i + 2] = [
+        {
+            "start": pair[0]["start"],
+            "end": max(row["end"] for row in pair),
+            "text": " ".join(texts) or None,
+            "speaker": ", ".join(dict.fromkeys(speakers)) or None,
+        }
+    ]
+    return rows
+
+
+AcoustEmoProcessor.register_for_auto_class()
+
+__all__ = ["AcoustEmoProcessor"]
