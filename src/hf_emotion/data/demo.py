@@ -121,7 +121,7 @@ FACES: dict[str, tuple[str, list[str], str]] = {
     "sad": ("lip_corners_down", ["mouth", *_both("nasolabial")], "The lip corners drop"),
     "angry": ("brows_together", ["glabella", *_both("brow", "eye")], "The brows draw together and down"),
     "surprised": ("brows_up", ["forehead", *_both("brow", "eye")], "The brows rise"),
-    "disgusted": ("nose_wrinkle", ["nose", "mouth", *_both("nasolabial")], "The nose wrinkles"),
+    "disgusted": ("nose_wrinkle", ["nose", "mouth", *_both("nasolabial")], "The nostrils and the upper lip rise"),
 }
 
 
@@ -154,7 +154,7 @@ class Voice:
 
 VOICES: dict[str, Voice] = {
     NEUTRAL: Voice(0.0, -2.0, 0.8, 0.0, 0.0, 0.004, 0.02, 0.80, "The voice is even"),
-    "happy": Voice(4.0, 1.0, 4.0, 3.0, 2.0, 0.004, 0.02, 0.80, "The voice is high and lively"),
+    "happy": Voice(4.0, 1.0, 4.0, 3.0, 2.0, 0.004, 0.02, 0.80, "The voice is high and swings"),
     "sad": Voice(-2.5, -4.0, 0.3, -7.0, -4.0, 0.004, 0.08, 0.98, "The voice is low and soft and falls"),
     "angry": Voice(1.5, -6.0, 2.0, 8.0, 6.0, 0.020, 0.02, 0.58, "The voice is loud and hard and clipped"),
     "surprised": Voice(3.0, 9.0, 0.8, 3.0, 1.0, 0.004, 0.03, 0.80, "The voice climbs to the end"),
@@ -180,7 +180,7 @@ WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "angry": (
         ("Enough of this", "How dare they", "Not one more time", "I told them twice"),
         ("they broke my car again", "he lied to my face", "somebody stole my work", "they laughed at my brother"),
-        "a wrong",
+        "harm done by others",
     ),
     "surprised": (
         ("Wait a moment", "I never saw that coming", "No way", "Look at this"),
@@ -245,7 +245,7 @@ def make_demo(
         size: width and height of the picture in pixels, an even number of at least 64.
         fps: frames per second.
         strength: size of the planted movement and of the planted voice; 1 is plain to see, 0.5 is slight.
-        distractors: size of everything else that changes; 0 leaves a still head before a still background.
+        distractors: size of everything else that changes in the picture; 0 leaves a still head before plain colours.
         num_workers: processes, started by spawn; None is one a core, 0 is this process. MediaPipe then runs in this
             process, which must not fork afterwards.
         progress: show a progress bar.
@@ -453,7 +453,7 @@ def _draw(seed, pair, cue, label, control, strength, distractors) -> dict:
         "speaker": {
             "pitch": round(math.exp(math.log(105) + (math.log(205) - math.log(105)) * uniform(0, 1)), 3),
             "tract": uniform(0.92, 1.12),
-            "gain": uniform(0.16, 0.24),
+            "gain": uniform(0.09, 0.14),
             "noise": uniform(0.0005, 0.002),
             "seed": int(rng.integers(0, 2**31)),
         },
@@ -918,19 +918,22 @@ def render_sound(draws: dict) -> np.ndarray:
     # One value a period or so: held over 1/8 of a frame of the pitch track at most, smoothed by the running phase.
     stray = np.repeat(flutter[::80], 80)[:count] * stretched(jitter)
     phase = 2 * np.pi * np.cumsum(2 ** stretched(pitch) * (1 + stray)) / SAMPLING_RATE
-    wave = np.zeros(count)
     low = 2 ** float(pitch.min())
-    for harmonic in range(1, int(5000 / low) + 1):
-        frequency = harmonic * 2**pitch
-        response = sum(
-            weight / np.sqrt(1 + ((frequency - place) / width) ** 2)
-            for weight, place, width in zip((1.0, 0.6, 0.35), places, (70, 90, 130), strict=True)
-        )
-        track = gain * response * harmonic ** (tilt / 6.02) * (1 - np.clip((frequency - 4500) / 500, 0, 1))
+    harmonics = np.arange(1, int(5000 / low) + 1)[:, None]
+    frequency = harmonics * 2**pitch
+    response = sum(
+        weight / np.sqrt(1 + ((frequency - place) / width) ** 2)
+        for weight, place, width in zip((1.0, 0.6, 0.35), places, (70, 90, 130), strict=True)
+    )
+    # `harmonics`: the sound leaves the lips with 6 dB an octave more than it had in the mouth.
+    tracks = harmonics * response * harmonics ** (tilt / 6.02) * np.clip((5000 - frequency) / 500, 0, 1)
+    # Vowel and tilt change the timbre alone: loudness is planted by itself.
+    tracks *= gain / np.sqrt((tracks**2).sum(0) / 2)
+    wave = np.zeros(count)
+    for harmonic, track in enumerate(tracks, 1):
         wave += stretched(track) * np.sin(harmonic * phase)
-    # A first difference is the radiation at the lips: +6 dB an octave, over noise as over voice.
-    wave = wave + 0.3 * stretched(breathing) * breath + 0.5 * stretched(hissing) * np.diff(hiss, prepend=0)
-    wave = np.diff(wave, prepend=0) * 4 * speaker["gain"] + speaker["noise"] * room
+    wave += stretched(breathing) * breath + stretched(hissing) * np.diff(hiss, prepend=0)
+    wave = speaker["gain"] * wave + speaker["noise"] * room
     return np.tanh(wave).astype(np.float32)
 
 
