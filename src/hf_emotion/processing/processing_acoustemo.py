@@ -2,8 +2,8 @@
 
 Beside what all papers share: the sound is taken whole, in consecutive chunks, so that every utterance lies in it; the
 third row of Table 2, "fixed-length windows (2s)", is made here, as data; and the prompt is kept inside the paper's
-1,024 tokens. The paper prints no prompt, only that it "explicitly incorporates the timestamp information corresponding to
-each utterance"; ours says which sound the audio tokens stand for, in their order, and names each utterance with its
+1,024 tokens. The paper prints no prompt, only that it "explicitly incorporates the timestamp information corresponding
+to each utterance"; ours says which sound the audio tokens stand for, in their order, and names each utterance with its
 number and times.
 """
 
@@ -172,8 +172,8 @@ class AcoustEmoProcessor(EmotionProcessor):
             if len(rows) < 2 or not self.use_utterances:
                 raise ValueError(
                     f"{clip.source} has {video} video tokens and {text} tokens of utterances, which leaves {rest} of "
-                    f"max_length {self.max_length} less reserved_tokens {self.reserved_tokens}; its sound needs {sound}."
-                    f" Give fewer frames (num_frames=), shorter utterances or a larger max_length."
+                    f"max_length {self.max_length} less reserved_tokens {self.reserved_tokens}; its sound needs "
+                    f"{sound}. Give fewer frames (num_frames=), shorter utterances or a larger max_length."
                 )
             # A quarter of the excess at once: each merge also saves a line, and a thousand windows take few rounds.
             for _ in range(max(1, (sound - rest) // self.num_audio_query_tokens // 4)):
