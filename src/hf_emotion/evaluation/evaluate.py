@@ -21,6 +21,7 @@ from . import classes, judge, sets, wheel
 from .grouping import Embeddings, LanguageModelGroups, named
 from .score_files import read_cells
 from .statistics import Clips, bootstrap, compare
+from .words import emotion_words
 
 OK, SOME_FAILED = 0, 1
 SHUFFLES = 10
@@ -76,6 +77,7 @@ class Settings:
     cache: judge.JudgeCache | None = None
     kind: str = "both"
     language: str = "zh"
+    judge_reads: bool = False
 
 
 def _set(predictions, references, settings: Settings, names) -> Clips:
@@ -261,7 +263,7 @@ def score(
         raise EvaluationError(f"there is no reference to score {name} against")
     metric, settings = METRICS[name], settings or Settings()
     cells, truths, missing = wheel.by_name(predictions, references, strict=settings.strict)
-    names = list(references)
+    cells, names = _read(metric, cells, settings), list(references)
     clips = metric.clips(cells, truths, settings, names)
     report = {
         "metric": name,
@@ -275,10 +277,22 @@ def score(
         report["baselines"] = dict(_baselines(metric, cells, truths, settings, names, seed))
     if against is not None:
         others, _, report["n_missing_against"] = wheel.by_name(against, references, strict=settings.strict)
-        other = metric.clips(others, truths, settings, names)
+        other = metric.clips(_read(metric, others, settings), truths, settings, names)
         report["against"] = other.scores()
         report["comparison"] = compare(clips, other, max(draws, 1), seed=seed)
     return report
+
+
+def _read(metric: Metric, cells: list, settings: Settings) -> list:
+    """The predictions; the judge reads prose among them where that is asked for and the metric takes emotion words."""
+    if not settings.judge_reads or metric.constants not in (_word_constants, _sentiment_constants):
+        return cells
+    cache = settings.cache or judge.JudgeCache()
+
+    def chat(prompt: str) -> str:
+        return cache.ask(settings.chat, "emotion words", prompt, (prompt,))
+
+    return [emotion_words(cell, chat=chat) for cell in cells]
 
 
 def _baselines(metric: Metric, cells, truths, settings: Settings, names, seed: int) -> Iterator[tuple[str, dict]]:
@@ -597,6 +611,7 @@ def _add_metric_options(parser: argparse.ArgumentParser) -> None:
     add("--judge-url", help="server with the OpenAI chat protocol, such as http://127.0.0.1:8000/v1")
     add("--judge-key-env", metavar="NAME", help="environment variable that holds the server's key")
     add("--judge-cache", metavar="FILE", help="JSON file of judge replies; makes a judged score repeatable")
+    add("--judge-reads", action="store_true", help="prose answers: the judge, not rules, names their emotion words")
     add("--overlap", choices=("clue", "label", "both"), default="both", help="emotion_overlap: which (default both)")
     add("--overlap-language", choices=tuple(judge.PROMPTS), default="zh", help="zh = official prompts; en = translated")
 
@@ -614,6 +629,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
     elif args.judge_model:
         chat = judge.TransformersChat(args.judge_model)
     cache = judge.JudgeCache(args.judge_cache)
+    if args.judge_reads and chat is None and not args.judge_cache:
+        raise EvaluationError("--judge-reads needs --judge-model (and --judge-url for a server), or --judge-cache")
     grouper = args.grouper
     if grouper and grouper.startswith("embeddings:"):
         grouper = Embeddings(grouper.partition(":")[2])
@@ -641,6 +658,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         cache=cache,
         kind=args.overlap,
         language=args.overlap_language,
+        judge_reads=args.judge_reads,
     )
 
 

@@ -91,6 +91,7 @@ SUFFIXES = (
 _MIN_STEM = 3
 
 
+@lru_cache(maxsize=200_000)
 def normalise(word: str) -> str:
     """Lower case, compatibility-normalised (full-width letters become plain ones), one blank between parts, no outer
     punctuation."""
@@ -111,6 +112,7 @@ class Lexicon:
     Attributes:
         groups: listed word -> (level 1, level 2).
         sources: (level 1, level 2) -> sources of that group, as written in the file.
+        phrase_lengths: first part of a listed word -> parts of the longest listed phrase that begins with it.
         label_only: listed words that are not read out of running text.
         lemmas: listed words that no suffix rule derives from another listed word of the same group.
     """
@@ -120,6 +122,7 @@ class Lexicon:
         self.groups: dict[str, tuple[str, str]] = {}
         self.sources: dict[tuple[str, str], list[str]] = {}
         self.label_only: set[str] = set()
+        self.phrase_lengths: dict[str, int] = {}
         self._cache: dict[str, str | None] = {}
         for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
             if not line.strip() or line.startswith("#"):
@@ -140,6 +143,9 @@ class Lexicon:
         # "light hearted" and "lighthearted" are one word.
         self._joined = {key.replace(" ", ""): key for key in self.groups if " " in key}
         self.max_parts = max(key.count(" ") for key in self.groups) + 1
+        for key in self.groups:
+            first, *rest = key.split(" ")
+            self.phrase_lengths[first] = max(self.phrase_lengths.get(first, 1), 1 + len(rest))
 
     @property
     def lemmas(self) -> set[str]:
@@ -198,18 +204,18 @@ class Lexicon:
         parts = phrase.split(" ")
         if any(part in NEGATORS for part in parts):
             return None  # "not happy" names no emotion unless it is listed as a whole
-        stripped = _strip_modifiers(parts)
-        if not stripped:
-            return next((lemma for lemma in map(self._word, reversed(parts)) if lemma is not None), None)
-        if len(stripped) < len(parts):
-            return self.lemma(" ".join(stripped))
-        # The longest listed run of words first; then the head, which in English stands before a preposition and
-        # otherwise last.
+        # The longest listed run of words goes first: "a sense of loss" is listed, and more than its "loss".
         for size in range(min(len(parts) - 1, self.max_parts), 1, -1):
             for start in range(len(parts) - size + 1):
                 run = " ".join(parts[start : start + size])
                 if run in self.groups:
                     return run
+        stripped = _strip_modifiers(parts)
+        if not stripped:
+            return next((lemma for lemma in map(self._word, reversed(parts)) if lemma is not None), None)
+        if len(stripped) < len(parts):
+            return self.lemma(" ".join(stripped))
+        # The head of an English phrase stands before a preposition, otherwise last.
         cut = next((i for i, part in enumerate(parts) if part in PREPOSITIONS and i > 0), len(parts))
         for part in [*reversed(parts[:cut]), *parts[cut:]]:
             lemma = self._word(part)

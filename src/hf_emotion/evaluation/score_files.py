@@ -9,8 +9,8 @@
 | .jsonl | one object a line with `id` or `name` | `hf-emotion evaluate` |
 | .json | {name: value}, or a list of such objects | any |
 
-Cells stay text: `00012`, `None` and `NA` are names and labels, not numbers and gaps (pandas would make them so; the
-official scripts, which use it, read the cells None, nan, NA, null and the empty one as no label, and so do we).
+Names stay text: `00012` and `None` are names, not a number and a gap. In value columns of a csv the empty cell and
+None, nan, NA, null are no value, because the official scripts read them so (they use pandas, whose default it is).
 """
 
 import csv

@@ -99,6 +99,9 @@ class WheelTables:
                 + (f"they are those of {other}" if other else f"{', '.join(wrong)} differ")
                 + "; check=False (check_tables=False) scores with them all the same"
             )
+        unknown = sorted({base for bases in forms.values() for base in bases} - set(synonyms))
+        if unknown:
+            raise WheelError(f"format.csv has base words that synonym.xlsx does not know: {', '.join(unknown[:5])}")
         self.cases: dict[str, dict[str, str]] = {"case1": {}, "case2": {}}
         for form, bases in forms.items():
             base = min(bases)

@@ -17,7 +17,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 
 from .lexicon import Lexicon, normalise, shipped, word_set
 
@@ -36,6 +36,8 @@ READING_PROMPT = (
 _THINKING = re.compile(r"<think>.*?</think>|<think>.*\Z|\A.*?</think>", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"```[a-z]*\n?|```", re.IGNORECASE)
 _BRACKETS = re.compile(r"\[[^\[\]]*\]")
+_PLAIN_LIST = re.compile(r"""\[\s*'[^'"\[\]\\]*'(?:\s*,\s*'[^'"\[\]\\]*')*\s*\]""")
+_ITEM = re.compile(r"'([^']*)'")
 _ANNOUNCES = re.compile(r"(?:output|answer|labels?|emotions?|states?|输出)\W*(?:is|are|include)?\W*$", re.IGNORECASE)
 _BULLET = re.compile(r"^\s*(?:[-*•·–—]|\(?\d{1,3}[.):、])\s*(.+)$")
 _KEY = re.compile(
@@ -142,6 +144,7 @@ def _unique(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
+@lru_cache(maxsize=100_000)
 def _clean(label: str) -> str:
     label = unicodedata.normalize("NFKC", label).casefold().replace("’", "'")
     label = re.sub(r"\([^()]*\)|\s+", " ", label).strip(" \t\n.,;:!?\"'`*#[](){}<>。、，；：！？“”‘’·…~-")
@@ -153,6 +156,8 @@ def _listed(text: str, lexicon: Lexicon) -> list[str] | None:
     text = _FENCE.sub("", _THINKING.sub("", text)).strip()
     if not text:
         return []
+    if _PLAIN_LIST.fullmatch(text):  # the usual form, read without a parser
+        return _ITEM.findall(text)
     found = _from_json(text)
     if found is not None:
         return found
@@ -304,7 +309,8 @@ def _sentence_words(sentence: str, lexicon: Lexicon):
         ):
             reason, denied = True, False
         elif token.isalpha() or "'" in token or "-" in token:
-            for size in range(min(lexicon.max_parts, len(tokens) - i), 0, -1):
+            longest = lexicon.phrase_lengths.get(token, 1)
+            for size in range(min(longest, len(tokens) - i), 0, -1):
                 phrase = " ".join(tokens[i : i + size])
                 key = normalise(phrase)
                 if size > 1 and (key not in lexicon.groups or not tokens[i + size - 1][0].isalpha()):
