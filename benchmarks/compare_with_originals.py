@@ -1,13 +1,17 @@
 """Do converted weights compute what the original code computes? Run both, at random weights and small size.
 
-    python benchmarks/compare_with_originals.py --imagebind CHECKOUT --video-llama CHECKOUT --timechat CHECKOUT
+    python benchmarks/compare_with_originals.py --imagebind CHECKOUT --video-llama CHECKOUT --timechat CHECKOUT \\
+        --facexformer CHECKOUT --torchvision FOLDER
 
-Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA or
-RenShuhuai-Andy/TimeChat; nothing is fetched, and none of their code is part of this package. Their modules are imported
-one file at a time, with small stand-ins for packages that this package does not need (timm, einops, iopath, ftfy) and
-for what transformers has since moved or dropped. Random weights are filled into the original, its state dict goes
-through our converter into our module, and the same input through both; largest absolute differences are printed and
-written to benchmarks/results/compare_with_originals.json.
+Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA, RenShuhuai-Andy/TimeChat
+or Kartik-3004/facexformer; nothing is fetched, and none of their code is part of this package. Their modules are
+imported one file at a time, with small stand-ins for packages that this package does not need (timm, einops, iopath,
+ftfy) and for what transformers has since moved or dropped. FaceXFormer's network needs torchvision's own Swin, for
+which there is no stand-in: FOLDER is where you unpacked a wheel of the torchvision that fits the installed torch
+(`pip download torchvision==0.28.0 --no-deps`, unzip); its compiled operators are not called and need not load. Random
+weights are filled into the original, its state dict goes through our converter into our module, and the same input
+through both; largest absolute differences are printed and written to benchmarks/results/compare_with_originals.json,
+where the rows of sources that this run was not given are kept.
 """
 
 import argparse
@@ -29,8 +33,10 @@ from transformers import BertConfig, Blip2QFormerConfig, modeling_utils, pytorch
 from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerModel, InstructBlipVisionModel
 
 from hf_emotion.convert import convert_eva_vit_to_hf as eva
+from hf_emotion.convert import convert_facexformer_to_hf as facexformer
 from hf_emotion.convert import convert_imagebind_audio_to_hf as imagebind
 from hf_emotion.convert import convert_videollama_qformer_to_hf as videollama
+from hf_emotion.modeling.modeling_facexformer import FaceXFormerModel
 from hf_emotion.modeling.modeling_imagebind_audio import ImageBindAudioModel
 from hf_emotion.modeling.qformer import QFormer
 
@@ -306,11 +312,60 @@ def compare_text_qformer(checkout, package):
                 yield "image Q-Former with text, queries", name, attention, largest(found[:, :5], expected[:, :5])
 
 
+def import_facexformer(checkout, torchvision):
+    """FaceXFormer's network over torchvision's own Swin-B, whose published weights are not downloaded."""
+    # Not earlier: transformers looks for torchvision when it is imported, and would want it whole.
+    if torchvision is not None:
+        sys.path.append(str(torchvision))
+    if not installed("torchvision"):
+        raise ImportError("torchvision is not installed, and FaceXFormer's backbone is its swin_b; give --torchvision")
+    # It registers shapes for compiled operators, which a torchvision made for another device may not have loaded.
+    sys.modules.setdefault("torchvision._meta_registrations", module("torchvision._meta_registrations"))
+    models = importlib.import_module("torchvision.models")
+    swin_b, models.swin_b = models.swin_b, lambda weights: swin_b(weights=None)
+    try:
+        with originals({"network": module("network", checkout / "network")}, {}):
+            code = importlib.import_module("network.models.facexformer")
+            return code.FaceXFormer()
+    finally:
+        models.swin_b = swin_b
+
+
+def compare_facexformer(checkout, torchvision):
+    """The encoder at full size: Swin-B at 224 x 224, four scales, fusion; the map that its decoder is given."""
+    peer = randomise(import_facexformer(checkout, torchvision), 7)
+    # At a deviation of 0.2 for all, 24 blocks of width 128 to 1024 would grow beyond what float32 can tell apart.
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5 / parameter[0].numel() ** 0.5)
+    tensors, _, config = facexformer.convert_state_dict(peer.state_dict())
+    model = FaceXFormerModel(config).eval()
+    model.load_state_dict(tensors, strict=True)
+    seen = []
+    peer.linear_fuse.register_forward_hook(lambda fuse, inputs, output: seen.append(output))
+    tasks = torch.zeros(2)
+    for name, dtype in DTYPES.items():
+        peer, model = peer.to(dtype), model.to(dtype)
+        pixels = noise(2, 3, 224, 224, dtype=dtype)
+        with torch.no_grad():
+            # The positions for the decoder are made in float32 alone; the encoder is then done.
+            with contextlib.suppress(RuntimeError):
+                peer(pixels, None, tasks)
+            expected = seen.pop().flatten(2).transpose(1, 2)
+            for attention in ("eager", "sdpa"):
+                model.set_attn_implementation(attention)
+                found = model(pixels).last_hidden_state
+                yield f"encoder, values to {expected.abs().max():.1f}", name, attention, largest(found, expected)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--imagebind", type=Path, metavar="CHECKOUT")
     parser.add_argument("--video-llama", type=Path, metavar="CHECKOUT")
     parser.add_argument("--timechat", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--facexformer", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--torchvision", type=Path, metavar="FOLDER", help="where torchvision was unpacked")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args(arguments)
     runs = [
@@ -319,10 +374,16 @@ def main(arguments=None):
         ("Video-LLaMA", args.video_llama, lambda path: compare_query_qformers(path, "video_llama")),
         ("TimeChat", args.timechat, lambda path: compare_eva(path, "timechat")),
         ("TimeChat", args.timechat, lambda path: compare_text_qformer(path, "timechat")),
+        ("FaceXFormer", args.facexformer, lambda path: compare_facexformer(path, args.torchvision)),
     ]
     if all(path is None for _, path, _ in runs):
-        parser.error("give at least one of --imagebind, --video-llama, --timechat")
+        parser.error("give at least one of --imagebind, --video-llama, --timechat, --facexformer")
     rows, skipped = [], []
+    given = {source for source, path, _ in runs if path is not None}
+    if args.output.is_file():
+        rows = [
+            row for row in json.loads(args.output.read_text(encoding="utf-8"))["rows"] if row["source"] not in given
+        ]
     for source, path, compare in runs:
         if path is None:
             continue

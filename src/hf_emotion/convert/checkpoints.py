@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from hf_emotion.modeling.parts import PartsReport
 
 # Names under which the peers' runners wrap a model's tensors.
-WRAPPERS = ("model", "state_dict", "module")
+WRAPPERS = ("model", "state_dict", "module", "state_dict_backbone")
 
 
 class ConversionError(ValueError):
