@@ -1,0 +1,82 @@
+"""Rows -> one padded batch with labels on the answer only.
+
+Letters: B batch, S text tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+# What fills the places that a shorter sample leaves; every other tensor is filled with 0 (False).
+PADDING = {"labels": -100, "video_times": -1, "audio_times": -1, "utterance_spans": -1}
+
+
+def conversation(row: Mapping) -> list[dict]:
+    """A data row as chat messages, with its utterances beside the clip; see `data.schema.messages`."""
+    from ..data.schema import messages
+
+    turns = messages(row)
+    if row.get("utterances"):
+        turns[0]["content"][0]["utterances"] = row["utterances"]
+    return turns
+
+
+def encode(processor, rows: Sequence[Mapping], **options) -> dict[str, torch.Tensor]:
+    """Rows with answers -> the processor's batch with `labels` (B, S), -100 outside the answers.
+
+    Args:
+        processor: the model's.
+        rows: data rows (`data.schema`).
+        options: for the processor (`num_frames`, `modalities`, ...).
+    """
+    batch = processor.apply_chat_template(
+        [conversation(row) for row in rows],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        return_assistant_tokens_mask=True,
+        processor_kwargs=options,
+    )
+    answer = torch.as_tensor(batch.pop("assistant_masks")).bool()
+    return {**batch, "labels": batch["input_ids"].masked_fill(~answer, -100)}
+
+
+def stack(samples: Sequence[Mapping[str, torch.Tensor]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Samples of batch size 1, encoded one by one, -> one batch, as if they had been encoded together.
+
+    Args:
+        samples: what `encode` gives for one row each; they need not have the same tensors.
+        pad_token_id: fills `input_ids` on the left.
+    """
+    padding = {**PADDING, "input_ids": pad_token_id}
+    text = {"input_ids", "attention_mask", "labels"}
+    batch = {}
+    for name in dict.fromkeys(name for sample in samples for name in sample):
+        tensors = [sample.get(name) for sample in samples]
+        like = next(tensor for tensor in tensors if tensor is not None)
+        size = torch.tensor([tensor.shape[1:] for tensor in tensors if tensor is not None]).amax(0)
+        stacked = like.new_full((len(samples), *size.tolist()), padding.get(name, 0))
+        for row, tensor in zip(stacked, tensors, strict=True):
+            if tensor is not None:
+                place = [slice(length) for length in tensor.shape[1:]]
+                row[slice(-tensor.shape[1], None) if name in text else tuple(place)] = tensor[0]
+        batch[name] = stacked
+    return batch
+
+
+class EmotionCollator:
+    """What `Trainer` needs as `data_collator`: rows, or samples that `encode` made before, -> one batch.
+
+    Args:
+        processor: the model's.
+        options: for the processor, as in `encode`.
+    """
+
+    def __init__(self, processor, **options):
+        self.processor = processor
+        self.options = options
+
+    def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        if "input_ids" in rows[0]:
+            return stack(rows, self.processor.tokenizer.pad_token_id)
+        return encode(self.processor, rows, **self.options)

@@ -1,0 +1,123 @@
+"""A model folder stands on its own: it loads and generates where `hf_emotion` cannot be imported."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import hf_emotion
+from hf_emotion.sizes import PAPERS, build
+
+AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextToText", "AutoModelForCausalLM")
+
+CHILD = """
+import json, sys
+sys.modules["hf_emotion"] = None  # any import of it now fails
+import numpy as np, torch, transformers
+folder, clip, result = sys.argv[1:]
+config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+stored = np.load(clip)
+clip = {"frames": stored["frames"], "fps": 4, "waveform": stored["waveform"], "sampling_rate": 16000}
+batch = processor(videos=[clip], text=["How does she feel?"], utterances=[[(0.2, 0.9, "well")]], return_tensors="pt")
+found = {"model_type": config.model_type, "video_token": tokenizer.convert_tokens_to_ids("<video>"), "generated": {}}
+for name in json.loads(sys.stdin.read()):
+    model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True).eval()
+    with torch.no_grad():
+        found["generated"][name] = model.generate(**batch, max_new_tokens=6, do_sample=False)[0].tolist()
+        logits = model(**batch).logits
+torch.save({"logits": logits, "batch": dict(batch)}, result)
+model.save_pretrained(result + "_again")
+processor.save_pretrained(result + "_again")
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_folder_loads_and_generates_alike_without_the_package(name, tmp_path):
+    import numpy as np
+
+    model, processor = build(name)
+    folder = tmp_path / name
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    generator = np.random.default_rng(0)
+    media = {
+        "frames": generator.integers(0, 255, (8, 64, 64, 3), dtype=np.uint8),
+        "waveform": generator.normal(0, 0.1, 32000).astype(np.float32),
+    }
+    np.savez(tmp_path / "clip.npz", **media)
+    clip = {**media, "fps": 4, "sampling_rate": 16000}
+    batch = processor(
+        videos=[clip], text=["How does she feel?"], utterances=[[(0.2, 0.9, "well")]], return_tensors="pt"
+    )
+    with torch.no_grad():
+        logits = model(**batch).logits
+        generated = model.generate(**batch, max_new_tokens=6, do_sample=False)[0].tolist()
+
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONPATH", None)
+    result = tmp_path / "result.pt"
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder), str(tmp_path / "clip.npz"), str(result)],
+        input=json.dumps(AUTO_CLASSES),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+    found = json.loads(child.stdout.splitlines()[-1])
+    assert found["model_type"] == name
+    assert found["video_token"] == model.config.video_token_id
+    assert found["generated"] == dict.fromkeys(AUTO_CLASSES, generated)
+    theirs = torch.load(result, weights_only=False)
+    for key, value in batch.items():
+        assert torch.equal(theirs["batch"][key], value), key
+    assert torch.equal(theirs["logits"], logits)
+    # What was loaded by remote code can be saved again, code and all.
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "result.pt_again").iterdir()}
+
+
+def test_the_folder_holds_exactly_the_files_that_the_model_and_the_processor_need(tmp_path):
+    model, processor = build("microemo")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.py")} == {
+        "configuration_emotion.py",
+        "configuration_imagebind_audio.py",
+        "configuration_microemo.py",
+        "faces.py",
+        "feature_extraction_imagebind.py",
+        "image_processing_emotion.py",
+        "media.py",
+        "modeling_emotion.py",
+        "modeling_imagebind_audio.py",
+        "modeling_microemo.py",
+        "parts.py",
+        "processing_emotion.py",
+        "processing_microemo.py",
+        "qformer.py",
+        "utterances.py",
+    }
+    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert auto_map == {
+        "AutoConfig": "configuration_microemo.MicroEmoConfig",
+        "AutoProcessor": "processing_microemo.MicroEmoProcessor",
+        **dict.fromkeys(AUTO_CLASSES, "modeling_microemo.MicroEmoForConditionalGeneration"),
+    }
+
+
+def test_the_package_needs_no_remote_code_for_its_own_models(tmp_path):
+    from transformers import AutoModel, AutoProcessor
+
+    model, processor = build("microemo")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert type(AutoModel.from_pretrained(tmp_path)) is hf_emotion.MicroEmoForConditionalGeneration
+    assert type(AutoProcessor.from_pretrained(tmp_path)) is hf_emotion.MicroEmoProcessor
