@@ -251,6 +251,18 @@ def test_a_judged_score_repeats_from_its_cache_without_the_judge(tmp_path, capsy
         run("score", "emotion_set", *files, *cache)
 
 
+def test_stored_replies_of_two_judges_that_differ_are_not_chosen_between(tmp_path):
+    cache = judge.JudgeCache()
+    for name, reply in (("first", "8"), ("second", "8"), ("third", "9")):
+        chat = lambda prompt, reply=reply: reply  # noqa: E731
+        chat.__name__ = name
+        if name == "third":
+            assert cache.ask(None, "score", "", ("a",)) == "8"
+        cache.ask(chat, "score", "how much?", ("a",))
+    with pytest.raises(judge.JudgeError, match="differ between the judges first, second, third"):
+        cache.ask(None, "score", "", ("a",))
+
+
 def test_no_server_is_contacted_unless_named(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a server was contacted")

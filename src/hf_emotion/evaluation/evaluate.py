@@ -95,7 +95,7 @@ def _wheel(predictions, references, settings: Settings, names) -> Clips:
 
 
 def _hit_rate(predictions, references, settings: Settings, names) -> Clips:
-    return wheel.hit_rate_clips(predictions, references, _tables(settings), settings.labels, settings.strict)
+    return wheel.hit_rate_clips(predictions, references, _tables(settings), strict=settings.strict)
 
 
 def _tables(settings: Settings) -> wheel.WheelTables:

@@ -129,7 +129,8 @@ class LanguageModelGroups:
 
     def __init__(self, chat: Chat | None, cache: JudgeCache | None = None, tries: int = 5):
         self.chat, self.cache, self.tries = chat, cache or JudgeCache(), tries
-        self.name = f"language model {'(stored replies)' if chat is None else judge_name(chat)}"
+        stored = f"stored replies of {', '.join(self.cache.judges)}"
+        self.name = f"language model: {stored if chat is None else judge_name(chat)}"
 
     def __call__(self, words: Sequence[str]) -> list[list[str]]:
         words = sorted(set(words))

@@ -204,6 +204,7 @@ class JudgeCache:
         self.save_every = save_every
         self.replies: dict[str, str] = {}
         self._unsaved = 0
+        self._by_question: dict[tuple[str, ...], set[str]] | None = None
         if self.path is not None and self.path.exists():
             try:
                 self.replies = json.loads(self.path.read_text(encoding="utf-8"))["replies"]
@@ -221,25 +222,40 @@ class JudgeCache:
             attempt: number of the try; a second try has an entry of its own.
 
         Raises:
-            JudgeError: nothing is stored and there is no judge.
+            JudgeError: there is no judge, and nothing is stored or the stored replies of several judges differ.
         """
-        judge = "" if chat is None else judge_name(chat)
         wanted = [task, *key, *([f"attempt {attempt}"] if attempt else [])]
-        full = json.dumps([judge, *wanted], ensure_ascii=False)
+        if chat is None:
+            return self._stored(wanted)
+        full = json.dumps([judge_name(chat), *wanted], ensure_ascii=False)
         if full not in self.replies:
-            if chat is None:
-                tail = json.dumps(wanted, ensure_ascii=False)[1:]
-                found = next(
-                    (reply for entry, reply in sorted(self.replies.items()) if entry.endswith(", " + tail)), None
-                )
-                if found is None:
-                    raise JudgeError(f"no stored reply for {task} of {list(key)} and no judge named to ask")
-                return found
             self.replies[full] = chat(prompt)
+            self._by_question = None
             self._unsaved += 1
             if self._unsaved >= self.save_every:
                 self.save()
         return self.replies[full]
+
+    def _stored(self, wanted: list[str]) -> str:
+        if self._by_question is None:
+            self._by_question = {}
+            for full, reply in self.replies.items():
+                question = tuple(json.loads(full)[1:])
+                self._by_question.setdefault(question, set()).add(reply)
+        found = self._by_question.get(tuple(wanted), set())
+        if not found:
+            raise JudgeError(f"no stored reply for {wanted[0]} of {wanted[1:]} and no judge named to ask")
+        if len(found) > 1:
+            raise JudgeError(
+                f"the stored replies for {wanted[0]} of {wanted[1:]} differ between the judges "
+                f"{', '.join(self.judges)}; name one"
+            )
+        return next(iter(found))
+
+    @property
+    def judges(self) -> list[str]:
+        """Names of the judges whose replies are stored."""
+        return sorted({json.loads(full)[0] for full in self.replies})
 
     def save(self) -> None:
         """Write the file, if there is one and anything is new."""
@@ -372,6 +388,6 @@ def overlap_clips(
             result |= {f"{name}_overlap": mean(values), f"n_{name}": len(values) - failed, f"failed_{name}": failed}
         return result
 
-    judge = "stored replies" if chat is None else judge_name(chat)
+    judge = f"stored replies of {', '.join(cache.judges)}" if chat is None else judge_name(chat)
     protocol = "EMER, official prompts" if language == "zh" else "EMER, prompts translated to English"
     return Clips(columns, score, {"judge": judge, "protocol": protocol, "strict": strict})
