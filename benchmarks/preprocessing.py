@@ -188,19 +188,22 @@ def write_long_clip(path, minutes, width=1280, height=720, piece=20):
                 container.mux(packet)
 
 
+# VmHWM is the peak of this process alone; ru_maxrss would start from its parent's.
 CHILD = """
-import json, resource, sys, time
+import json, re, sys, time
 from hf_emotion.processing.media import load_clip
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-start = time.perf_counter()
+def peak_mb():
+    return int(re.search("VmHWM:\\\\s*([0-9]+)", open("/proc/self/status").read())[1]) / 1024
+before, start = peak_mb(), time.perf_counter()
 clip = load_clip(sys.argv[1], num_frames=int(sys.argv[2]))
 print(json.dumps({
     "seconds": time.perf_counter() - start,
-    "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    "rss_after_import_mb": before / 1024,
+    "peak_rss_mb": peak_mb(),
+    "rss_after_import_mb": before,
     "frames": list(clip.frames.shape),
     "duration_s": clip.duration / 1000,
     "sound_s": len(clip.waveform) / clip.sampling_rate,
+    "notes": clip.notes,
 }))
 """
 

@@ -551,6 +551,19 @@ def test_a_file_that_breaks_off_is_used_up_to_there_with_a_note(tmp_path):
     assert any("breaks off after" in note for note in clip.notes)
 
 
+def test_a_packet_torn_by_the_break_is_neither_shown_nor_decoded(tmp_path, monkeypatch):
+    whole = film(tmp_path / "a.mp4", options={"bf": "0"}, container_options={"movflags": "faststart"})
+    with av.open(str(whole)) as container:
+        torn = [packet for packet in container.demux(video=0) if packet.size][30]
+        cut = torn.pos + torn.size // 2
+    receive, sent = media._receive, []
+    monkeypatch.setattr(media, "_receive", lambda context, packet: (sent.append(packet), receive(context, packet))[1])
+    clip = load_clip(whole.read_bytes()[:cut], num_frames=100)
+    assert clip.frame_times.tolist() == [index * 40 for index in range(30)]
+    assert clip.notes == ["The file breaks off after 1.20 s of the 2.00 s its header tells: what can be read is used."]
+    assert not any(packet.is_corrupt for packet in sent if packet is not None)
+
+
 def test_a_damaged_stretch_costs_no_more_than_its_frames(tmp_path):
     path = film(tmp_path / "a.mp4", options={"g": "10"}, ticks=range(60))
     data = bytearray(path.read_bytes())

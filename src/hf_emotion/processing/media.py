@@ -667,7 +667,7 @@ class _Picture:
         shown = packet.pts is not None and not packet.is_discard and not packet.is_corrupt
         if shown:
             self.end = self.clock.see(packet)
-        self.rows.append((packet.pts, packet.is_keyframe, packet.is_disposable, packet.is_corrupt, shown))
+        self.rows.append((packet.pts, packet.is_keyframe, packet.is_disposable, shown))
         if self.held is not None:
             self.held.append(packet)
             self.held_bytes += packet.size
@@ -685,8 +685,7 @@ class _Picture:
         self.pts = [row[0] for row in self.rows]
         self.keys = [index for index, row in enumerate(self.rows) if row[1]]
         self.disposable = np.array([row[2] for row in self.rows])
-        self.corrupt = np.array([row[3] for row in self.rows])
-        shown = {row[0]: index for index, row in enumerate(self.rows) if row[4]}
+        shown = {row[0]: index for index, row in enumerate(self.rows) if row[3]}
         self.order = np.array([shown[pts] for pts in sorted(shown)], dtype=np.int64)  # decode indices, as shown
         if not len(self.order):
             return False
@@ -767,7 +766,6 @@ class _Picture:
             full[:] = False
             full[wanted] = True
             send &= full | ~self.disposable
-        send &= ~self.corrupt
         restarts = set() if len(self.keys) == len(self.pts) else {start for start, _ in spans[1:]}
         container = None
         if self.held is None:
