@@ -34,7 +34,8 @@ from hf_emotion.modeling import parts
 from hf_emotion.modeling.configuration_imagebind_audio import ImageBindAudioConfig
 from hf_emotion.modeling.modeling_imagebind_audio import ImageBindAudioModel
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
-from hf_emotion.modeling.parts import PartsError, PartsReport, assemble_microemo, load_part
+from hf_emotion.modeling.parts import PartsError, PartsReport, load_part
+from hf_emotion.modeling.parts import assemble as assemble_parts
 
 
 def randomise(module, seed=0, std=0.2):
@@ -488,7 +489,7 @@ def assemble(folders, **kwargs):
         "video_llama": folders / "timechat",
     }
     sources.update(kwargs)
-    return assemble_microemo(MicroEmoForConditionalGeneration, **sources)
+    return assemble_parts(MicroEmoForConditionalGeneration, **sources)
 
 
 # Assembly
@@ -678,7 +679,7 @@ def test_bad_parts_are_refused_in_one_sentence(folders, tmp_path):
         json.dumps({"weight_map": {"a": "../imagebind/model.safetensors"}})
     )
     cases = [
-        (lambda: assemble_microemo(MicroEmoForConditionalGeneration), "no part is given"),
+        (lambda: assemble_parts(MicroEmoForConditionalGeneration), "no part is given"),
         (lambda: assemble(folders, vision=tmp_path / "pickled"), "pickle form.*convert_eva_vit_to_hf"),
         (lambda: assemble(folders, audio="imagebind_huge.pth"), "pickle form.*convert_imagebind_audio_to_hf"),
         (lambda: assemble(folders, vision=tmp_path / "broken"), "config.json of .* is no JSON"),

@@ -30,6 +30,7 @@ from .modeling_emotion import (
     encode_sound,
     sound_times,
 )
+from .parts import assemble
 from .qformer import QFormer, UtteranceQFormer
 
 
@@ -304,6 +305,28 @@ class AcoustEmoForConditionalGeneration(AcoustEmoPreTrainedModel, MediaGeneratio
         self.model = AcoustEmoModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+
+    @classmethod
+    def from_pretrained_parts(
+        cls, vision=None, qformer=None, audio=None, text=None, **options
+    ) -> "AcoustEmoForConditionalGeneration":
+        """AcoustEmo from published checkpoints of its parts; what it "exclusively" tunes (4.1) is new.
+
+        Args:
+            vision, qformer, audio, text: Hub ids or local folders; see `parts.assemble` for what each accepts. Parts
+                not given are new.
+            options: `config`, `dtype`, `cache_dir`, `token`, `local_files_only`, and fields of the configuration.
+
+        Returns:
+            the model, in eval mode. Its `parts_report` says what was loaded, what is new and what was ignored, and
+            why; print it.
+
+        Raises:
+            PartsError: no part given, a part cannot be read, or two parts do not fit.
+        """
+        model, report = assemble(cls, vision=vision, qformer=qformer, audio=audio, text=text, **options)
+        model.parts_report = report
+        return model
 
     def get_output_embeddings(self):
         return self.lm_head

@@ -23,7 +23,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, InstructBlipQFormerConfig, InstructBlipVisionConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Blip2QFormerConfig,
+    InstructBlipQFormerConfig,
+    InstructBlipVisionConfig,
+)
 
 from .configuration_imagebind_audio import ImageBindAudioConfig
 
@@ -315,27 +321,37 @@ def audio_config_of(source: str, **hub):
     return getattr(whole, "audio_config", whole)
 
 
-def qformer_fields_of(source: str, **hub) -> tuple[dict, dict[str, str]]:
+def qformer_fields_of(source: str, reads_text: bool, **hub) -> tuple[dict, dict[str, str]]:
     """Fields of the model's configuration for the image Q-Former inside `source`, and its table of prefixes.
 
+    Args:
+        reads_text: whether the model's image Q-Former reads text beside its queries: MicroEmo's each frame's timestamp
+            (3.2); AcoustEmo's none.
+
     Raises:
-        PartsError: the Q-Former there cannot read text, as MicroEmo's must (3.2).
+        PartsError: the Q-Former there reads text and the model's does not, or the other way round.
     """
     config = read_config(source, **hub)
     model_type = config.get("model_type")
-    if model_type == PARTS_MODEL_TYPE and "image_qformer_config" in config:
+    if reads_text and model_type == PARTS_MODEL_TYPE and "image_qformer_config" in config:
         fields = {name: config[name] for name in ("image_qformer_config", "num_query_tokens")}
         return fields, {"image_qformer.": "model.image_qformer."}
-    if model_type in ("instructblip", "instructblipvideo"):
+    if model_type in (("instructblip", "instructblipvideo") if reads_text else ("blip-2",)):
         own = {k: v for k, v in config.get("qformer_config", {}).items() if k != "model_type"}
+        qformer_config = (InstructBlipQFormerConfig if reads_text else Blip2QFormerConfig).from_dict(own)
         fields = {
-            "image_qformer_config": InstructBlipQFormerConfig.from_dict(own).to_dict(),
+            "image_qformer_config": qformer_config.to_dict(),
             "num_query_tokens": config.get("num_query_tokens", 32),
         }
         return fields, {
             "qformer.": "model.image_qformer.qformer.",
             "query_tokens": "model.image_qformer.query_tokens",
         }
+    if not reads_text:
+        raise PartsError(
+            f"{source!r} is a {model_type!r} checkpoint; the image Q-Former reads frames alone, so accepted are BLIP-2 "
+            f"checkpoints"
+        )
     raise PartsError(
         f"{source!r} is a {model_type!r} checkpoint; the image Q-Former must read each frame's timestamp, so accepted "
         f"are InstructBLIP checkpoints and folders that convert_videollama_qformer_to_hf made of a text-conditioned "
@@ -343,7 +359,7 @@ def qformer_fields_of(source: str, **hub) -> tuple[dict, dict[str, str]]:
     )
 
 
-def assemble_microemo(
+def assemble(
     cls,
     vision: str | None = None,
     qformer: str | None = None,
@@ -357,17 +373,18 @@ def assemble_microemo(
     local_files_only: bool = False,
     **overrides,
 ):
-    """MicroEmo from checkpoints of its parts, as section 4.1 of the paper initialises it.
+    """A paper's model from checkpoints of its parts (MicroEmo 4.1; AcoustEmo 3.2 and 4.1).
 
     Args:
         cls: the generating class.
         vision: EVA ViT-g: an InstructBLIP or BLIP-2 checkpoint, a folder of `convert_eva_vit_to_hf`, or any vision
             model of transformers.
-        qformer: the timestamp-conditioned image Q-Former: an InstructBLIP checkpoint, or a folder of
-            `convert_videollama_qformer_to_hf`.
+        qformer: the image Q-Former. MicroEmo's, which reads timestamps: an InstructBLIP checkpoint, or a folder of
+            `convert_videollama_qformer_to_hf`. AcoustEmo's: a BLIP-2 checkpoint.
         audio: a folder of `convert_imagebind_audio_to_hf`, or any audio encoder of transformers.
         text: any causal language model of transformers.
-        video_llama: a folder of `convert_videollama_qformer_to_hf`: video and audio Q-Formers, positions, projectors.
+        video_llama: a folder of `convert_videollama_qformer_to_hf`: video and audio Q-Formers, positions, projectors
+            (MicroEmo; no part of AcoustEmo has their shape).
         config: the model's configuration where no part decides it; the paper's by default.
         dtype: of the whole model; by default the language model's, without one float32.
         cache_dir, token, local_files_only: as everywhere in huggingface_hub.
@@ -403,13 +420,18 @@ def assemble_microemo(
         fields.update({name: value for name, value in parts.items() if name in cls.config_class.__dataclass_fields__})
         fields.pop("model_type", None)
     if qformer is not None:
-        qformer_fields, qformer_map = qformer_fields_of(qformer, **hub)
+        default = cls.config_class.sub_configs_defaults["image_qformer_config"].config_class
+        qformer_fields, qformer_map = qformer_fields_of(qformer, default is InstructBlipQFormerConfig, **hub)
         fields.update(qformer_fields)
     if audio is not None:
         audio_config = audio_config_of(audio, **hub)
         fields["audio_config"] = audio_config.to_dict()
-        # One vector per chunk is ImageBind's; other encoders give time steps.
-        fields["audio_feature"] = "pooled" if audio_config.model_type == ImageBindAudioConfig.model_type else "frames"
+        if "audio_feature" in cls.config_class.__dataclass_fields__:
+            # One vector per chunk is ImageBind's; other encoders give time steps.
+            pooled = audio_config.model_type == ImageBindAudioConfig.model_type
+            fields["audio_feature"] = "pooled" if pooled else "frames"
+        # The tower's own rate, where the model asks for one.
+        fields.pop("audio_frame_rate", None)
     if text is not None:
         read_config(text, **hub)
         text_config = AutoConfig.from_pretrained(text, trust_remote_code=False, **hub).get_text_config()
@@ -466,7 +488,7 @@ def assemble_microemo(
         found, text_report, text_dtype = load_language_model(text, dtype, **hub)
         lost = [name for name in found if name not in expected]
         if lost:
-            raise PartsError(f"the language model {text!r} has {lost[0]!r}, for which MicroEmo has no place")
+            raise PartsError(f"the language model {text!r} has {lost[0]!r}, for which the model has no place")
         take("text", found, text_report)
         dtype = dtype or text_dtype
 
@@ -478,4 +500,4 @@ def assemble_microemo(
     return model.eval(), report
 
 
-__all__ = ["PartsError", "PartsReport", "assemble_microemo", "load_language_model", "load_part", "load_tower"]
+__all__ = ["PartsError", "PartsReport", "assemble", "load_language_model", "load_part", "load_tower"]

@@ -1,0 +1,686 @@
+"""Does AcoustEmo hear who felt what, when? The rows of its Table 2 on real speech, by actors it never heard.
+
+    python benchmarks/acoustemo_dialogues.py RAVDESS_FOLDER --held-out 17 18 19 20 --seeds 0 1 2
+    python benchmarks/acoustemo_dialogues.py --tower-time
+
+RAVDESS_FOLDER has the layout `Actor_*/MM-VV-EE-II-SS-RR-AA.*` (Livingstone & Russo 2018; Zenodo 1188976, CC BY-NC-SA
+4.0: weights trained on it inherit those terms, so none are shipped). A dialogue is three recordings of one actor with
+three different emotions, cut to where they speak and joined with pauses, so that the utterance times are known. The
+prompt gives number and times of each utterance and asks for the emotion of one, or of all in order. Both sentences of
+RAVDESS are emotionally neutral, and the prompt leaves them out.
+
+Phase 1 trains a small Whisper encoder to tell the emotion of single utterances, several of one actor in a chunk, each
+from its own frames; then it is frozen. Phase 2 trains Q-Formers, positions, projector and a small LLaMA from nothing,
+with the package's model, processor, collator and transformers' `Trainer`, on the tower's cached output. Everything but
+the row's own ablation is equal: dialogues, questions, steps, seed. Actors in --held-out are never trained on, and
+nothing is selected by their scores. Chance is 12.5 %.
+
+Each row's result is kept in --work as soon as it is there, so a run that was stopped goes on where it was.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    Blip2QFormerConfig,
+    LlamaConfig,
+    Trainer,
+    TrainingArguments,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    set_seed,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from hf_emotion.evaluation.classes import class_scores, read_class
+from hf_emotion.modeling.configuration_acoustemo import AcoustEmoConfig
+from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration, AcoustEmoModel
+from hf_emotion.modeling.modeling_emotion import encode_sound
+from hf_emotion.processing.media import load_clip
+from hf_emotion.sizes import acoustemo_processor, tiny_tokenizer
+from hf_emotion.training.collator import EmotionCollator, encode, stack
+
+RATE = 16000
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
+CHUNK_SECONDS = 10
+STATES_PER_SECOND = 25
+RESULTS = Path(__file__).parent / "results"
+# Table 2: configuration fields, and settings of the processor.
+ROWS = {
+    "full": ({}, {}),
+    "w/o global": ({"use_global": False}, {}),
+    "fixed 2-s windows": ({}, {"window_seconds": 2.0}),
+    "w/o utterance-aware": ({"use_utterances": False}, {}),
+}
+
+
+# Recordings and dialogues
+
+
+@dataclass
+class Recording:
+    actor: int
+    emotion: int
+    waveform: np.ndarray
+
+
+def spoken_part(waveform, floor_db=30.0, margin=0.05):
+    """Where a recording speaks: from the first to the last 25 ms within `floor_db` of its loudest, with a margin, s."""
+    total = np.cumsum(np.pad(waveform.astype(np.float64) ** 2, (200, 200)))
+    energy = total[400:] - total[:-400]
+    loud = np.flatnonzero(energy > energy.max() * 10 ** (-floor_db / 10))
+    return waveform[max(loud[0] - round(margin * RATE), 0) : loud[-1] + round(margin * RATE)]
+
+
+def read_recordings(folder: Path) -> list[Recording]:
+    recordings = []
+    for path in sorted(folder.glob("Actor_*/03-01-*")):
+        _, _, emotion, _, _, _, actor = (int(part) for part in path.stem.split("-"))
+        waveform = load_clip(path, frames=False, sampling_rate=RATE).waveform
+        recordings.append(Recording(actor, emotion - 1, spoken_part(waveform)))
+    if not recordings:
+        raise SystemExit(f"{folder} holds no Actor_*/03-01-* recordings; the layout of RAVDESS is accepted")
+    return recordings
+
+
+def joined(recordings, rng, augment):
+    """Recordings one after another, with pauses; with `augment`, in another voice, level and noise.
+
+    Returns:
+        the waveform (samples,), and start and end of each recording in samples.
+    """
+    factor = rng.uniform(0.88, 1.14)
+    parts, spans, length = [], [], 0
+    for recording in recordings:
+        sound = recording.waveform
+        if augment:
+            # Faster is higher, too: another speaker.
+            sound = soxr.resample(sound, RATE * factor * rng.uniform(0.96, 1.04), RATE, quality="LQ")
+            sound = sound * 10 ** (rng.uniform(-1.5, 1.5) / 20)
+        pause = round(rng.uniform(0.2, 0.8) * RATE)
+        parts += [np.zeros(pause, np.float32), sound]
+        spans.append((length + pause, length + pause + len(sound)))
+        length = spans[-1][1]
+    waveform = np.concatenate(parts)
+    if augment:
+        waveform = waveform * 10 ** (rng.uniform(-6, 4) / 20)
+        level = np.sqrt((waveform**2).mean()) * 10 ** (-rng.uniform(25, 50) / 20)
+        waveform = waveform + np.random.default_rng(rng.randrange(2**32)).normal(0, level, len(waveform))
+    return waveform.astype(np.float32)[: CHUNK_SECONDS * RATE], spans
+
+
+def by_actor(recordings):
+    groups = {}
+    for recording in recordings:
+        groups.setdefault(recording.actor, []).append(recording)
+    return list(groups.values())
+
+
+def packs(recordings, rng, augment):
+    """Every recording once, several of one actor in a chunk: [(waveform, spans, emotions)]."""
+    chunks = []
+    for own in by_actor(recordings):
+        rng.shuffle(own)
+        first = 0
+        while first < len(own):
+            count, length = 0, 0.0
+            # 1.14 * 1.04 is the slowest copy, 0.8 s the longest pause.
+            while first + count < len(own):
+                length += len(own[first + count].waveform) / RATE * (1.19 if augment else 1) + 0.8
+                if length > CHUNK_SECONDS and count:
+                    break
+                count += 1
+            part = own[first : first + count]
+            chunks.append((*joined(part, rng, augment), [recording.emotion for recording in part]))
+            first += count
+    rng.shuffle(chunks)
+    return chunks
+
+
+def dialogues(recordings, count, rng, augment):
+    """Rows of the package's schema without question: three utterances of one actor, of three emotions."""
+    groups, rows = by_actor(recordings), []
+    while len(rows) < count:
+        own = groups[len(rows) % len(groups)]
+        emotions = rng.sample(sorted({recording.emotion for recording in own}), 3)
+        chosen = [rng.choice([recording for recording in own if recording.emotion == emotion]) for emotion in emotions]
+        waveform, spans = joined(chosen, rng, augment)
+        if spans[-1][1] > CHUNK_SECONDS * RATE:
+            continue
+        spoken = [{"start": start / RATE, "end": end / RATE, "text": None, "speaker": None} for start, end in spans]
+        clip = load_clip({"waveform": waveform, "sampling_rate": RATE})
+        rows.append({"id": f"dialogue {len(rows)}", "video": clip, "utterances": spoken, "emotions": emotions})
+    return rows
+
+
+def asked(row, i=None):
+    """The row with its question and answer: about utterance `i`, or about all of them in order."""
+    if i is None:
+        question = "Which emotion does each utterance have, in order?"
+        answer = ", ".join(EMOTIONS[emotion] for emotion in row["emotions"])
+    else:
+        spoken = row["utterances"][i]
+        question = f"Which emotion does utterance {i + 1} ({spoken['start']:.1f}s - {spoken['end']:.1f}s) have?"
+        answer = EMOTIONS[row["emotions"][i]]
+    return {**row, "question": question, "answer": answer}
+
+
+# Phase 1: the tower
+
+
+def tower_config(width, layers, mel_bins=64):
+    return WhisperConfig(
+        num_mel_bins=mel_bins,
+        d_model=width,
+        encoder_layers=layers,
+        encoder_attention_heads=4,
+        encoder_ffn_dim=2 * width,
+        max_source_positions=CHUNK_SECONDS * STATES_PER_SECOND,
+        dropout=0.1,
+        init_std=0.08,
+    )
+
+
+def extractor_of(config):
+    """20 ms a spectrum frame, in place of Whisper's 10: half the states, at no loss that phase 1 shows."""
+    return WhisperFeatureExtractor(
+        feature_size=config.num_mel_bins, chunk_length=CHUNK_SECONDS, hop_length=320, n_fft=512, sampling_rate=RATE
+    )
+
+
+class UtteranceClassifier(nn.Module):
+    """The tower, and a linear layer on the mean of an utterance's states."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.tower = WhisperEncoder(config)
+        for convolution in (self.tower.conv1, self.tower.conv2):
+            nn.init.kaiming_normal_(convolution.weight)
+        with torch.no_grad():
+            # Whisper's sinusoids have amplitude 1 and would drown what the small convolutions say at first.
+            self.tower.embed_positions.weight.mul_(0.2)
+        self.dropout = nn.Dropout(0.2)
+        self.head = nn.Linear(config.d_model, len(EMOTIONS))
+
+    def forward(self, features, spans):
+        states = self.tower(features).last_hidden_state
+        pooled = [
+            row[start * STATES_PER_SECOND // RATE : math.ceil(end * STATES_PER_SECOND / RATE)].mean(0)
+            for row, own in zip(states, spans, strict=True)
+            for start, end in own
+        ]
+        return self.head(self.dropout(torch.stack(pooled)))
+
+
+def masked(features, rng):
+    """SpecAugment, and a random tilt of the spectrum as other microphones have."""
+    features = features.clone()
+    for row in features:
+        row += torch.linspace(-1, 1, row.shape[0])[:, None] * rng.uniform(-0.12, 0.12)
+        mean = row.mean()
+        for _ in range(2):
+            width = rng.randint(0, 10)
+            first = rng.randint(0, row.shape[0] - width)
+            row[first : first + width] = mean
+        for _ in range(4):
+            width = rng.randint(0, 12)
+            first = rng.randint(0, row.shape[1] - width)
+            row[:, first : first + width] = mean
+    return features
+
+
+def train_tower(train, held_out, seed, args):
+    """Phase 1.
+
+    Returns:
+        the frozen tower and what it reached on single utterances of the held-out actors.
+    """
+    rng = random.Random(seed)
+    set_seed(seed)
+    config = tower_config(args.width, args.layers)
+    extractor = extractor_of(config)
+    model = UtteranceClassifier(config)
+
+    def heard(chunks):
+        waveforms = [waveform for waveform, _, _ in chunks]
+        features = extractor(waveforms, sampling_rate=RATE, return_tensors="pt").input_features
+        return [(row, spans, emotions) for row, (_, spans, emotions) in zip(features, chunks, strict=True)]
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.tower_lr, weight_decay=0.05)
+    started, cpu, copies = time.time(), time.process_time(), []
+    for epoch in range(args.tower_epochs):
+        model.train()
+        if epoch < args.copies:
+            copies.append(heard(packs(train, rng, augment=True)))
+        chunks = copies[epoch % args.copies]
+        rng.shuffle(chunks)
+        losses = []
+        for first in range(0, len(chunks), 4):
+            features, spans, emotions = zip(*chunks[first : first + 4], strict=True)
+            progress = (epoch + first / len(chunks)) / args.tower_epochs
+            for group in optimizer.param_groups:
+                group["lr"] = args.tower_lr * min(1, 20 * progress) * (1 + math.cos(math.pi * progress)) / 2
+            logits = model(masked(torch.stack(features), rng), spans)
+            truth = torch.tensor([emotion for own in emotions for emotion in own])
+            loss = nn.functional.cross_entropy(logits, truth, label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.item())
+        say(f"seed {seed} tower epoch {epoch + 1}: loss {statistics.mean(losses):.3f}, {time.time() - started:.0f} s")
+    model.eval()
+    features, spans, emotions = zip(*heard(packs(held_out, random.Random(0), augment=False)), strict=True)
+    with torch.no_grad():
+        found = model(torch.stack(features), spans).argmax(-1)
+    truth = [emotion for own in emotions for emotion in own]
+    result = {
+        **scores(truth, found.tolist()),
+        "parameters": sum(parameter.numel() for parameter in model.tower.parameters()),
+        "seconds": round(time.time() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+    return model.tower.requires_grad_(False), result
+
+
+# Phase 2: the model
+
+
+def model_config(tower, **fields):
+    width = 64
+    qformer = Blip2QFormerConfig(
+        hidden_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * width,
+        cross_attention_frequency=1,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.0,
+    )
+    tokenizer = tiny_tokenizer()
+    language_model = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AcoustEmoConfig(
+        vision_config=None,
+        audio_config=tower.config,
+        audio_frame_rate=STATES_PER_SECOND,
+        num_audio_positions=256,
+        acoustic_qformer_config=qformer,
+        num_audio_query_tokens=4,
+        text_config=language_model,
+        **fields,
+    )
+
+
+def processor_of(config, sounds, **settings):
+    """The row's processor. `sounds` keeps the spectra of each waveform: rows and questions share dialogues."""
+    extractor = extractor_of(config.audio_config)
+    processor = acoustemo_processor(config, feature_extractor=extractor, max_length=None, **settings)
+    extract = processor.sound_features
+
+    def remembered(waveforms):
+        [waveform] = waveforms
+        key = id(waveform)
+        if key not in sounds:
+            sounds[key] = (waveform, extract(waveforms))
+        return sounds[key][1]
+
+    processor.sound_features = remembered
+    return processor
+
+
+def samples_of(processor, rows, cache, tower):
+    """Rows -> samples with the tower's cached output in place of sound; one tower pass for each dialogue."""
+    samples = []
+    for row in rows:
+        sample = encode(processor, [row])
+        features, mask = sample.pop("input_features"), sample.pop("audio_attention_mask")
+        if row["id"] not in cache:
+            with torch.no_grad():
+                _, states, real = encode_sound(tower, "frames", features, None, mask)
+            length = int(real.sum())
+            cache[row["id"]] = (states[:, :length].half(), real[:, :length])
+        sample["audio_features"], sample["audio_attention_mask"] = cache[row["id"]]
+        samples.append(sample)
+    return samples
+
+
+def scores(truth, found):
+    """Accuracy, UAR and confusion (true rows, found columns, last column: no emotion of the eight), in percent."""
+    truth, found = np.array(truth), np.array(found)
+    result = class_scores(truth, found, len(EMOTIONS))
+    table = np.zeros((len(EMOTIONS), len(EMOTIONS) + 1), dtype=int)
+    np.add.at(table, (truth, found), 1)
+    return {
+        "accuracy": round(100 * result["war"], 2),
+        "uar": round(100 * result["uar"], 2),
+        "answers": len(truth),
+        "confusion": table.tolist(),
+    }
+
+
+def answers(model, processor, samples, max_new_tokens, batch=40):
+    """Greedy replies to samples, whose answers are cut off first."""
+    replies = []
+    for first in range(0, len(samples), batch):
+        prompts = []
+        for sample in samples[first : first + batch]:
+            kept = sample["labels"][0] == -100
+            text = {name: sample[name][:, kept] for name in ("input_ids", "attention_mask")}
+            prompts.append({**{name: value for name, value in sample.items() if name != "labels"}, **text})
+        inputs = stack(prompts, processor.tokenizer.pad_token_id)
+        with torch.inference_mode():
+            generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        replies += processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return replies
+
+
+def number_of(reply):
+    """The emotion a reply names, as a number; 8 for none of them."""
+    found = read_class(reply, EMOTIONS)
+    return len(EMOTIONS) if found is None else EMOTIONS.index(found)
+
+
+def run_row(name, tower, train_rows, test_rows, seed, shared, args):
+    """Phase 2 for one row of the table."""
+    started, cpu = time.time(), time.process_time()
+    fields, settings = ROWS[name]
+    set_seed(seed)
+    config = model_config(tower, **fields)
+    processor = processor_of(config, shared["sounds"], **settings)
+    model = AcoustEmoForConditionalGeneration(config)
+    model.model.audio_tower.load_state_dict(tower.state_dict())
+    model.freeze(("audio_tower",))
+    rng = random.Random(seed)
+    questions = [asked(row, rng.randrange(3)) for row in train_rows] + [asked(row) for row in train_rows]
+    train = samples_of(processor, questions, shared["train"], tower)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=folder,
+                max_steps=args.steps,
+                per_device_train_batch_size=args.batch,
+                learning_rate=args.lr,
+                adam_beta2=0.999,
+                weight_decay=0.05,
+                warmup_steps=round(0.05 * args.steps),
+                lr_scheduler_type="cosine",
+                logging_steps=50,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                label_names=["labels"],
+                use_cpu=not torch.cuda.is_available(),
+                dataloader_pin_memory=False,
+                seed=seed,
+            ),
+            train_dataset=train,
+            data_collator=EmotionCollator(processor),
+            processing_class=processor,
+        )
+        trainer.train()
+    trained = time.time() - started
+    model = model.cpu().eval()
+    one = [asked(row, i) for row in test_rows for i in range(3)]
+    replies = answers(model, processor, samples_of(processor, one, shared["test"], tower), max_new_tokens=5)
+    truth = [emotion for row in test_rows for emotion in row["emotions"]]
+    result = scores(truth, [number_of(reply) for reply in replies])
+    replies = answers(
+        model, processor, samples_of(processor, map(asked, test_rows), shared["test"], tower), max_new_tokens=16
+    )
+    found = [[number_of(part) for part in (*reply.split(","), "", "")[:3]] for reply in replies]
+    in_order = scores(truth, [number for own in found for number in own])
+    whole = [own == row["emotions"] for own, row in zip(found, test_rows, strict=True)]
+    return {
+        **result,
+        "in_order": {**in_order, "all_three_right": round(100 * statistics.mean(whole), 2)},
+        "loss": [round(entry["loss"], 4) for entry in trainer.state.log_history if "loss" in entry],
+        "training_seconds": round(trained, 1),
+        "seconds": round(time.time() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+
+
+# Runs, summary and plot
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def write_json(path: Path, data):
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def settings_of(args) -> dict:
+    names = ("held_out", "width", "layers", "tower_epochs", "tower_lr", "copies", "dialogues", "test_dialogues")
+    return {name: getattr(args, name) for name in (*names, "steps", "batch", "lr")}
+
+
+def run_seed(recordings, seed, args):
+    train = [recording for recording in recordings if recording.actor not in args.held_out]
+    held_out = [recording for recording in recordings if recording.actor in args.held_out]
+    if not train or not held_out:
+        raise SystemExit(f"--held-out {args.held_out}: actors on both sides are needed")
+    folder = args.work / f"seed_{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(args)
+    if (folder / "settings.json").exists() and json.loads((folder / "settings.json").read_text()) != settings:
+        raise SystemExit(f"{folder} was made with other settings; give another --work")
+    write_json(folder / "settings.json", settings)
+    if not (folder / "tower.json").exists():
+        tower, result = train_tower(train, held_out, seed, args)
+        tower.save_pretrained(folder / "tower")
+        write_json(folder / "tower.json", result)
+        say(f"seed {seed} tower: {result['accuracy']} % of single utterances, {result['cpu_seconds']} CPU s")
+    tower = WhisperEncoder.from_pretrained(folder / "tower").eval().requires_grad_(False)
+    train_rows = dialogues(train, args.dialogues, random.Random(seed), augment=True)
+    # The same held-out dialogues for every seed.
+    test_rows = dialogues(held_out, args.test_dialogues, random.Random(12345), augment=False)
+    shared = {"sounds": {}, "train": {}, "test": {}}
+    for name in ROWS:
+        part = folder / f"row_{list(ROWS).index(name)}.json"
+        if part.exists():
+            continue
+        result = run_row(name, tower, train_rows, test_rows, seed, shared, args)
+        write_json(part, {"row": name, **result})
+        say(
+            f"seed {seed} {name}: {result['accuracy']} %, in order {result['in_order']['accuracy']} %, "
+            f"loss {result['loss'][0]} -> {result['loss'][-1]}, {result['seconds']} s, {result['cpu_seconds']} CPU s"
+        )
+        summarise(args)
+
+
+def spread(values):
+    return {
+        "mean": round(statistics.mean(values), 2),
+        "sd": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+        "values": values,
+    }
+
+
+def summarise(args):
+    """The JSON of everything that lies in --work, and its plot."""
+    seeds, rows = {}, {name: [] for name in ROWS}
+    for folder in sorted(args.work.glob("seed_*")):
+        parts = [json.loads(path.read_text()) for path in sorted(folder.glob("row_*.json"))]
+        tower = folder / "tower.json"
+        seeds[folder.name] = {
+            "tower": json.loads(tower.read_text()) if tower.exists() else None,
+            "rows": {part.pop("row"): part for part in parts},
+        }
+    complete = {name: own for name, own in seeds.items() if set(own["rows"]) == set(ROWS)}
+    for own in complete.values():
+        for name, part in own["rows"].items():
+            rows[name].append(part)
+    table = {}
+    for name, parts in rows.items():
+        if parts:
+            table[name] = {
+                "accuracy": spread([part["accuracy"] for part in parts]),
+                "uar": spread([part["uar"] for part in parts]),
+                "in_order_accuracy": spread([part["in_order"]["accuracy"] for part in parts]),
+                "in_order_all_three_right": spread([part["in_order"]["all_three_right"] for part in parts]),
+                "confusion": np.sum([part["confusion"] for part in parts], axis=0).tolist(),
+            }
+    summary = {
+        "what": "emotion of one asked utterance of three, held-out actors of RAVDESS, percent; chance 12.5",
+        "emotions": EMOTIONS,
+        "settings": settings_of(args),
+        "complete_seeds": list(complete),
+        "table": table,
+        "seeds": seeds,
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    write_json(args.output, summary)
+    if table:
+        plot(summary, args.output.with_suffix(".png"))
+    return summary
+
+
+def plot(summary, path):
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    table = summary["table"]
+    for i, row in enumerate(table.values()):
+        left.bar(i, row["accuracy"]["mean"], yerr=row["accuracy"]["sd"] or 0, color="tab:blue", alpha=0.5, capsize=4)
+        left.plot([i] * len(row["accuracy"]["values"]), row["accuracy"]["values"], "k.", markersize=5)
+        left.text(i, 1, f"{row['accuracy']['mean']:.1f}", ha="center")
+    left.axhline(12.5, color="gray", linestyle=":", label="chance")
+    left.set_xticks(range(len(table)), [name.replace(" ", "\n", 1) for name in table])
+    left.set_ylabel("asked utterance right, %")
+    left.set_title(f"Held-out actors, {len(summary['complete_seeds'])} seeds (dots; bar: mean, whisker: sd)")
+    left.legend()
+    confusion = np.array(table["full"]["confusion"], dtype=float)[:, : len(EMOTIONS)]
+    confusion = 100 * confusion / np.maximum(np.array(table["full"]["confusion"]).sum(1, keepdims=True), 1)
+    right.imshow(confusion, cmap="Blues", vmin=0, vmax=100)
+    for (i, j), value in np.ndenumerate(confusion):
+        right.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7)
+    right.set_xticks(range(len(EMOTIONS)), EMOTIONS, rotation=45, ha="right")
+    right.set_yticks(range(len(EMOTIONS)), EMOTIONS)
+    right.set_xlabel("answered")
+    right.set_title("full model: % of each true emotion")
+    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    figure.savefig(unfinished, dpi=110)
+    pyplot.close(figure)
+    os.replace(unfinished, path)
+
+
+def tower_time(args):
+    """Time of the whole acoustic branch at the paper's size over one minute of sound, by the number of utterances."""
+    seconds, repetitions, counts = 60, args.repetitions, (1, 8, 32)
+    torch.manual_seed(0)
+    config = AcoustEmoConfig(
+        vision_config=None,
+        text_config=LlamaConfig(hidden_size=4096, num_hidden_layers=1, intermediate_size=64, vocab_size=64),
+    )
+    model = AcoustEmoModel(config).eval()
+    calls = []
+    model.audio_tower.register_forward_hook(lambda *_: calls.append(1))
+    chunks = seconds // 2
+    sound = {
+        "input_features": torch.randn(1, chunks, 128, 204),
+        "audio_attention_mask": torch.ones(1, chunks, dtype=torch.bool),
+        "audio_times": torch.arange(chunks)[None] * 2000,
+    }
+    edges = {n: torch.linspace(0, 1000 * seconds, n + 1).long() for n in counts}
+    spans = {n: torch.stack([edge[:-1], edge[1:]], dim=-1)[None] for n, edge in edges.items()}
+    times, passes = {n: [] for n in counts}, {}
+    with torch.inference_mode():
+        for repetition in range(repetitions + 1):
+            for n in counts:
+                calls.clear()
+                started = time.perf_counter()
+                model.get_audio_features(**sound, utterance_spans=spans[n])
+                if repetition:  # the first warms up
+                    times[n].append(time.perf_counter() - started)
+                passes[n] = len(calls)
+    ratios = {n: statistics.median(t / o for t, o in zip(times[n], times[1], strict=True)) for n in counts}
+    result = {
+        "what": f"get_audio_features at paper size (ImageBind, 2-layer Q-Formers, K = 32, d = 768), {seconds} s",
+        "threads": torch.get_num_threads(),
+        "repetitions": repetitions,
+        "seconds": {n: round(statistics.median(times[n]), 3) for n in counts},
+        "ratio_to_one_utterance": {n: round(ratio, 3) for n, ratio in ratios.items()},
+        "tower_passes": passes,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    say(json.dumps(result, indent=1))
+    write_json(args.output.with_name("acoustemo_tower_time.json"), result)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, help="RAVDESS speech: Actor_*/03-01-*.wav or .flac")
+    parser.add_argument("--held-out", nargs="+", type=int, default=[17, 18, 19, 20], help="actors never trained on")
+    parser.add_argument("--actors", nargs="+", type=int, help="actors to read at all (default: all there are)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path("acoustemo_dialogues_work"), help="parts, to go on from")
+    parser.add_argument("--output", type=Path, default=RESULTS / "acoustemo_dialogues.json")
+    parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
+    parser.add_argument("--width", type=int, default=96, help="of the tower")
+    parser.add_argument("--layers", type=int, default=2, help="of the tower")
+    parser.add_argument("--tower-epochs", type=int, default=30)
+    parser.add_argument("--tower-lr", type=float, default=1e-3)
+    parser.add_argument("--copies", type=int, default=10, help="augmented copies of the recordings in phase 1")
+    parser.add_argument("--dialogues", type=int, default=1000, help="for training")
+    parser.add_argument("--test-dialogues", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=400, help="of phase 2")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=2e-3, help="of phase 2")
+    parser.add_argument("--tower-time", action="store_true", help="only time the acoustic branch by utterances")
+    parser.add_argument("--repetitions", type=int, default=5, help="of --tower-time")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.tower_time:
+        return tower_time(args)
+    if args.folder is None:
+        parser.error("the RAVDESS folder is needed")
+    recordings = read_recordings(args.folder)
+    if args.actors:
+        recordings = [recording for recording in recordings if recording.actor in args.actors]
+    for seed in args.seeds:
+        run_seed(recordings, seed, args)
+    summary = summarise(args)
+    for name, row in summary["table"].items():
+        accuracy, uar, in_order = row["accuracy"], row["uar"]["mean"], row["in_order_accuracy"]["mean"]
+        say(
+            f"{name:<22} accuracy {accuracy['mean']:5.1f} (sd {accuracy['sd']}) uar {uar:5.1f} in order {in_order:5.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
