@@ -253,7 +253,7 @@ def _load_dict(source: dict, request: _Request) -> Clip:
     if source.get("path") is not None and source.get("array") is None:
         return _load(source["path"], request)
     name = str(source.get("path") or "<dict>")
-    waveform = source.get("waveform", source.get("array"))
+    waveform = source.get("array") if source.get("waveform") is None else source["waveform"]
     if source.get("frames") is None and waveform is None:
         found = ", ".join(map(str, source)) or "no keys"
         raise MediaError(f"A clip given as a dict needs frames, waveform, video, audio, path or bytes: found {found}.")
@@ -527,9 +527,9 @@ def _finish(clip: Clip, request: _Request, notes: list[str]) -> Clip:
     """Check what is the same for every kind of source, and attach the notes."""
     _check_length(clip.source, clip.duration / 1000, request.max_duration)
     if clip.waveform is not None:
-        peak = float(np.abs(clip.waveform).max())
-        full = float((np.abs(clip.waveform) >= 0.999).mean())
-        if peak < 1e-4:
+        level = np.abs(clip.waveform)
+        full = float((level >= 0.999).mean())
+        if level.max() < 1e-4:
             notes.append("The sound is silent.")
         elif full > 0.01:
             notes.append(f"The sound is probably clipped: {full:.0%} of its samples are at full scale.")
