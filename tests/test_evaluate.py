@@ -306,6 +306,14 @@ def test_replies_already_paid_for_are_kept_when_the_judge_breaks_down(tmp_path):
     assert sorted(judge.JudgeCache(tmp_path / "cache.json").replies.values()) == ["8", "9"]
 
 
+def test_groups_already_paid_for_are_kept_when_the_judge_breaks_down(tmp_path):
+    answers = iter(["[['a', 'b']]"])
+    group = LanguageModelGroups(lambda prompt: next(answers), judge.JudgeCache(tmp_path / "cache.json"))
+    with pytest.raises(StopIteration):
+        sets.set_clips(["[a]", "[c]"], ["[b]", "[d]"], grouper=group)
+    assert list(judge.JudgeCache(tmp_path / "cache.json").replies.values()) == ["[['a', 'b']]"]
+
+
 def test_overlap_asks_again_and_counts_failures_instead_of_averaging_them():
     replies = {"good": ["'预测分数'：8；'原因'：…"], "late": ["none", "7"], "never": ["?", "99", "-2"]}
 

@@ -141,3 +141,7 @@ class LanguageModelGroups:
             if reply:
                 return parse_groups(reply)
         return []
+
+    def finish(self) -> None:
+        """Save the cache; `sets.set_clips` calls it when it ends."""
+        self.cache.save()

@@ -103,7 +103,8 @@ def set_clips(
         predictions, references: one cell per clip (a string in any form, a list of labels, None).
         groups: one grouping per clip: stored replies of a language model, or lists of lists. Words in no group stay
             themselves.
-        grouper: instead of `groups`, a function (sorted words of one clip) -> groups; its `name` is reported.
+        grouper: instead of `groups`, a function (sorted words of one clip) -> groups; its `name` is reported, its
+            `finish`, if it has one, called at the end.
         strict: the official MER2024 behaviour bit for bit. Raises IndexError for a cell without `[`, ZeroDivisionError
             for a clip with predictions and no reference, ValueError for a list.
 
@@ -126,12 +127,16 @@ def set_clips(
     check_lengths(predictions=predictions, references=references, groups=groups)
     rule = "mer2024" if strict else None
     columns = np.full((len(predictions), 3), np.nan)
-    for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        predicted, labels = labels_of(prediction, rule), labels_of(reference, rule)
-        words = sorted({*predicted, *labels})
-        merged = merge_map(parse_groups(groups[i]) if grouper is None else grouper(words))
-        columns[i, :2] = overlap({merged.get(w, w) for w in labels}, {merged.get(w, w) for w in predicted}, strict)
-        columns[i, 2] = len(predicted)
+    try:
+        for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
+            predicted, labels = labels_of(prediction, rule), labels_of(reference, rule)
+            words = sorted({*predicted, *labels})
+            merged = merge_map(parse_groups(groups[i]) if grouper is None else grouper(words))
+            columns[i, :2] = overlap({merged.get(w, w) for w in labels}, {merged.get(w, w) for w in predicted}, strict)
+            columns[i, 2] = len(predicted)
+    finally:
+        # A grouper that asks a language model keeps what it was told, even if it breaks down half-way.
+        getattr(grouper, "finish", lambda: None)()
     grouping = (
         "given" if grouper is None else getattr(grouper, "name", getattr(grouper, "__name__", type(grouper).__name__))
     )

@@ -158,7 +158,9 @@ def _listed(text: str, lexicon: Lexicon) -> list[str] | None:
         return []
     if _PLAIN_LIST.fullmatch(text):  # the usual form, read without a parser
         return _ITEM.findall(text)
-    found = _from_json(text)
+    if text.isalpha():
+        return [text]
+    found = _from_json(text) if '"' in text or "'" in text else None
     if found is not None:
         return found
     brackets = list(_BRACKETS.finditer(text))
