@@ -11,8 +11,9 @@ patch grid; the sound at 16 kHz mono. Both use the same face finder on 32 whole 
   decoded to one array, then librosa.
 
 Every repetition runs both sides on every clip in turn, so that a noisy machine disturbs both alike; the ratio is taken
-within each repetition, over the time summed over clips, and its median is reported. `--long` makes a 20-minute clip in
-a temporary folder and reports the peak memory of a fresh process that reads it; the plain way, at 2.8 MB a frame, would
+within each repetition, over the time summed over clips, and its median is reported; beside it the same ratio of the
+time that the cores spent on this process, which other programs disturb less. `--long` makes a 20-minute clip in a
+temporary folder and reports the peak memory of a fresh process that reads it; the plain way, at 2.8 MB a frame, would
 hold 83 GB.
 """
 
@@ -47,15 +48,15 @@ STAGES = ("decode", "pixels", "faces", "masks")
 
 
 class Watch:
-    """Seconds by stage."""
+    """Seconds by stage: of the clock, and of all cores together."""
 
     def __init__(self):
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.mark = time.perf_counter()
+        self.clock, self.cores = {}, {}
+        self.mark = time.perf_counter(), time.process_time()
 
     def lap(self, stage):
-        now = time.perf_counter()
-        self.seconds[stage] += now - self.mark
+        now = time.perf_counter(), time.process_time()
+        self.clock[stage], self.cores[stage] = now[0] - self.mark[0], now[1] - self.mark[1]
         self.mark = now
 
 
@@ -69,7 +70,7 @@ def ours(path, finder, processor):
     watch.lap("faces")
     masks = finder.region_masks(track, GRID)
     watch.lap("masks")
-    return watch.seconds, (pixels, masks, clip.waveform)
+    return watch, (pixels, masks, clip.waveform)
 
 
 def plain(path, finder, processor):
@@ -100,7 +101,7 @@ def plain(path, finder, processor):
     watch.lap("faces")
     masks = finder.region_masks(track, GRID)
     watch.lap("masks")
-    return watch.seconds, (pixels, masks, waveform)
+    return watch, (pixels, masks, waveform)
 
 
 def compare(folder, repeats):
@@ -116,37 +117,39 @@ def compare(folder, repeats):
         for place, clip in enumerate(clips):
             sides = [("ours", ours), ("plain", plain)]
             for side, run in sides if (place + repeat) % 2 else sides[::-1]:
-                seconds, (pixels, masks, waveform) = run(clip, finder, processor)
+                watch, (pixels, masks, waveform) = run(clip, finder, processor)
                 if repeat:
-                    runs[side][clip.name].append(seconds)
+                    runs[side][clip.name].append(watch)
                 else:
                     made[side] = (pixels.shape, masks.shape, waveform is None)
             if not repeat and made["ours"] != made["plain"]:
                 raise SystemExit(f"the two sides made different things of {clip.name}: {made}")
         print(f"repetition {repeat} of {repeats}", file=sys.stderr)
 
-    def ratio(stages):
+    def total(side, repeat, stages, what):
+        return sum(getattr(runs[side][clip.name][repeat], what)[stage] for clip in clips for stage in stages)
+
+    def ratio(stages, what="clock"):
         """Median, least and most over the repetitions of plain / ours, summed over clips."""
-        values = [
-            sum(runs["plain"][c.name][i][s] for c in clips for s in stages)
-            / sum(runs["ours"][c.name][i][s] for c in clips for s in stages)
-            for i in range(repeats)
-        ]
+        values = [total("plain", i, stages, what) / total("ours", i, stages, what) for i in range(repeats)]
         return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
-    milliseconds = {
-        side: {
-            name: {stage: 1000 * statistics.median(run[stage] for run in laps) for stage in STAGES}
-            for name, laps in by_clip.items()
-        }
-        for side, by_clip in runs.items()
-    }
+    def medians(watches, what):
+        return {stage: 1000 * statistics.median(getattr(watch, what)[stage] for watch in watches) for stage in STAGES}
+
+    def table(what):
+        return {side: {name: medians(watches, what) for name, watches in runs[side].items()} for side in runs}
+
+    own = [stage for stage in STAGES if stage not in ("faces", "masks")]
     return {
         "clips": [clip.name for clip in clips],
-        "milliseconds": milliseconds,
+        "milliseconds": table("clock"),
+        "core_milliseconds": table("cores"),
         "speedup": ratio(STAGES),
-        "speedup_without_faces": ratio([stage for stage in STAGES if stage not in ("faces", "masks")]),
-        "speedup_by_stage": {stage: ratio([stage]) for stage in STAGES if stage not in ("faces", "masks")},
+        "speedup_without_faces": ratio(own),
+        "speedup_in_core_time": ratio(STAGES, "cores"),
+        "speedup_in_core_time_without_faces": ratio(own, "cores"),
+        "speedup_by_stage": {stage: ratio([stage]) for stage in own},
     }
 
 
@@ -274,8 +277,9 @@ def main():
                 + "".join(f"{laps[stage]:10.1f}" for stage in STAGES)
                 + f"{sum(laps.values()):10.1f}"
             )
-    for name in ("speedup", "speedup_without_faces"):
-        values = result[name]
+    for name, values in result.items():
+        if not name.startswith("speedup") or name == "speedup_by_stage":
+            continue
         print(f"{name}: {values['median']:.2f} (from {values['min']:.2f} to {values['max']:.2f})")
     for stage, values in result["speedup_by_stage"].items():
         print(f"  {stage}: {values['median']:.2f}")
