@@ -203,6 +203,36 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
         output.pooler_output = list(self.audio_projector(tokens).split(counts))
         return output
 
+    @torch.no_grad()
+    def attention_over_time(self, layer: int = -1, average: bool = True, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where in time each window's queries listen: the acoustic Q-Former's cross-attention (Eq. 2; Figure 2).
+
+        Args:
+            layer: which of the Q-Former's layers with cross-attention.
+            average: over heads and queries.
+            inputs: the processor's batch; everything that is no sound or utterance is ignored.
+
+        Returns:
+            weights (B, 1 + N, L), or (B, 1 + N, heads, K, L) if not averaged: the global window, then the utterances.
+            They sum to 1 over the frames of a window; a window that the model does not read (padded, of a clip
+            without sound, switched off) has zeros throughout. Then the frames' times (B, L) int64 ms, -1 where there
+            is no sound.
+        """
+        names = ("input_features", "input_values", "audio_attention_mask", "audio_times", "audio_ends")
+        sound = {name: inputs.get(name) for name in (*names, "audio_features")}
+        _, states, times = self.acoustic_frames(**sound)
+        reader = self.audio_qformer
+        windows = reader.windows(times, self.window_spans(inputs.get("utterance_spans")))  # (B, 1 + N, L)
+        config = self.config.acoustic_qformer_config
+        size = (config.num_attention_heads, self.config.num_audio_query_tokens, states.shape[1])
+        weights = states.new_zeros(*windows.shape[:2], *size)
+        for clip, window in windows.any(-1).nonzero().tolist():
+            blocks = (reader.global_qformer, reader.utterance_qformer)
+            block = next(block for block in (blocks if window == 0 else blocks[::-1]) if block is not None)
+            heard = windows[clip, window].to(states.device)
+            weights[clip, window, ..., heard] = cross_attention(block, states[clip, heard][None], layer)[0]
+        return (weights.mean((2, 3)) if average else weights), times
+
     def encode_media(
         self,
         pixel_values_videos=None,
@@ -294,6 +324,27 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
         )
 
 
+def cross_attention(block: QFormer, features: torch.Tensor, layer: int) -> torch.Tensor:
+    """Cross-attention weights (B, heads, K, L) of one layer of a Q-Former that reads features (B, L, D)."""
+    found = []
+
+    def keep(module, inputs, kwargs, output):
+        # Written out: fused attention never holds its weights.
+        hidden_states = inputs[0] if inputs else kwargs["hidden_states"]
+        heads = (module.num_attention_heads, module.attention_head_size)
+        query = module.query(hidden_states).unflatten(-1, heads).transpose(1, 2)
+        key = module.key(features).unflatten(-1, heads).transpose(1, 2)
+        found.append((query @ key.transpose(-1, -2) * module.scaling).softmax(-1))
+
+    layers = [layer for layer in block.qformer.encoder.layer if layer.has_cross_attention]
+    hook = layers[layer].crossattention.attention.register_forward_hook(keep, with_kwargs=True)
+    try:
+        block(features)
+    finally:
+        hook.remove()
+    return found[0]
+
+
 class AcoustEmoForConditionalGeneration(AcoustEmoPreTrainedModel, MediaGenerationMixin):
     """AcoustEmo as a generating model: the class that every Auto class gives for an AcoustEmo folder."""
 
@@ -336,6 +387,9 @@ class AcoustEmoForConditionalGeneration(AcoustEmoPreTrainedModel, MediaGeneratio
 
     def get_audio_features(self, *args, **kwargs):
         return self.model.get_audio_features(*args, **kwargs)
+
+    def attention_over_time(self, *args, **kwargs):
+        return self.model.attention_over_time(*args, **kwargs)
 
     @can_return_tuple
     def forward(
