@@ -352,7 +352,8 @@ class FaceFinder:
 
     def _find(self, frames):
         """Faces of (T, H, W, 3) frames -> list of T arrays (F, 478, 2) float32, list of T counts, backend used."""
-        _refuse_after_fork()
+        if self.backend != "none":
+            _refuse_after_fork()
         with self._lock:
             backend = self._resolve()
             if backend == "none" or len(frames) == 0:
@@ -449,7 +450,7 @@ class _Solutions:
 
     def __init__(self, finder):
         solutions = importlib.import_module("mediapipe").solutions
-        # Static: each frame on its own. Tracking gains a few percent of frames and lets landmarks drag behind the face.
+        # Static: what is found in a frame depends on no other frame, nor on the thread that sees it.
         self._mesh = solutions.face_mesh.FaceMesh(
             static_image_mode=True,
             max_num_faces=finder.max_faces,
