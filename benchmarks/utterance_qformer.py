@@ -12,7 +12,8 @@ which start anywhere. The ways:
 * `apart`: the same, but the whole clips in a batch of their own, so that utterances are padded to the longest of them.
 
 Every repetition runs every way at every N in turn, so that a noisy machine disturbs all of them alike; ratios are taken
-within a repetition and their median is reported. The rate counts *necessary* work only, whatever a way really computes:
+within a repetition and their median is reported, by wall time and by processor time, which other programs disturb
+less. The rate counts *necessary* work only, whatever a way really computes:
 
     per layer   4 D H                    for each frame token that some window sees (its key and value)
                 K (12 H^2 + 4 H I)       for each window (self-attention, query and output of cross-attention, FFN)
@@ -121,17 +122,17 @@ def kept_bytes(way, features, batch) -> int:
 
 
 def timed(way, features, batch, backward: bool):
-    """Seconds of one call, its output, and the gradients of the features and of every parameter."""
+    """Wall and processor seconds of one call, its output, and the gradients of features and parameters."""
     model, forward = way
     given = features.detach().requires_grad_(backward)
     for parameter in model.parameters():
         parameter.grad = None
     with torch.set_grad_enabled(backward):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         output = forward(given, *batch)
         if backward:
             output.square().mean().backward()
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start[0], time.process_time() - start[1]
     return seconds, output.detach(), [given.grad, *(parameter.grad for parameter in model.parameters())]
 
 
@@ -148,6 +149,100 @@ def difference(mine, other, names) -> dict[str, float]:
             if not name.endswith("key.bias")
         )
     return found
+
+
+def measure(arguments, ways, features, batches) -> list[dict]:
+    names = ["features", *(name for name, _ in ways["ours"][0].named_parameters())]
+    results = []
+    for count, batch in batches.items():
+        windows = PlainWays.windows(*batch)
+        config = ways["ours"][0].utterance_qformer.qformer.config
+        flop = necessary_flop(config, arguments.queries, arguments.tokens, windows)
+        kept = {
+            name: kept_bytes(way, features.detach().clone(), batch) / 2**20
+            for name, way in ways.items()
+            if count <= arguments.padded_backward or name in ("ours", "loop")
+        }
+        for backward in (False, True):
+            row = {
+                "N": count,
+                "pass": "forward+backward" if backward else "forward",
+                "windows": int(windows.any(-1).sum()),
+                "frames_in_windows": int(windows.sum()),
+                "longest_utterance_frames": int(windows[:, 1:].sum(-1).max()),
+                "gflop": flop * (3 if backward else 1) / 1e9,
+                "difference": {},
+                "kept_mb": kept,
+                "wall": {},
+                "processor": {},
+            }
+            results.append(row)
+
+    for repetition in range(arguments.repetitions):
+        for row in results:
+            count, backward = row["N"], row["pass"] != "forward"
+            for name in WAYS:
+                if name != "ours" and count > 16 and repetition >= arguments.slow_repetitions:
+                    continue
+                if name in ("padded", "apart") and backward and count > arguments.padded_backward:
+                    continue
+                # Short calls are repeated, so that one interruption weighs less.
+                runs = [timed(ways[name], features, batches[count], backward) for _ in range(2 if count < 16 else 1)]
+                for clock, key in enumerate(("wall", "processor")):
+                    row[key].setdefault(name, []).append(statistics.mean(seconds[clock] for seconds, *_ in runs))
+                if name == "ours":
+                    ours = runs[0]
+                elif not repetition:
+                    row["difference"][name] = difference(ours, runs[0], names)
+                del runs
+        print(f"repetition {repetition + 1} of {arguments.repetitions}", flush=True)
+    return results
+
+
+def summarise(results: list[dict]) -> None:
+    """Medians over repetitions; ratios and relative rates within a repetition, by wall and by processor time."""
+    for row in results:
+        first = next(other for other in results if other["pass"] == row["pass"])
+        row["seconds"] = {name: statistics.median(seconds) for name, seconds in row["wall"].items()}
+        row["gflop_per_second"] = row["gflop"] / row["seconds"]["ours"]
+        for clock in ("wall", "processor"):
+            ours = row[clock]["ours"]
+            row[f"{clock}_ratio"] = {
+                name: statistics.median(other / mine for mine, other in zip(ours, seconds, strict=False))
+                for name, seconds in row[clock].items()
+                if name != "ours"
+            }
+            row[f"{clock}_rate_of_first"] = statistics.median(
+                (row["gflop"] / mine) / (first["gflop"] / base)
+                for mine, base in zip(ours, first[clock]["ours"], strict=True)
+            )
+
+
+def print_tables(results: list[dict]) -> None:
+    def cells(values, form):
+        return " ".join(form.format(values[name]) if name in values else f"{'-':>8}" for name in WAYS if name in shown)
+
+    shown = WAYS
+    print("\nwall seconds (median), necessary GFLOP/s, its rate as a part of the first N's by wall | processor time")
+    print(f"{'N':>3} {'pass':>17} {'GFLOP':>6} " + " ".join(f"{name:>8}" for name in shown) + "  GFLOP/s")
+    for row in results:
+        rates = (
+            f"{row['gflop_per_second']:8.0f} {row['wall_rate_of_first']:8.2f} |{row['processor_rate_of_first']:5.2f}"
+        )
+        print(f"{row['N']:>3} {row['pass']:>17} {row['gflop']:>6.0f} {cells(row['seconds'], '{:8.3f}')} {rates}")
+    print("\nMB kept for the backward pass")
+    for row in results[1::2]:
+        print(f"{row['N']:>3} {'':>24} {cells(row['kept_mb'], '{:8.0f}')}")
+    shown = WAYS[1:]
+    print("\ntimes faster than each, by wall | processor time; largest difference of an output, and of a gradient")
+    print("relative to the largest of its tensor")
+    for row in results:
+        found = "  ".join(
+            f"{name} {' '.join(f'{value:.0e}' for value in values.values())}"
+            for name, values in row["difference"].items()
+        )
+        ratios = f"{cells(row['wall_ratio'], '{:7.2f}x')} |{cells(row['processor_ratio'], '{:7.2f}x')}"
+        print(f"{row['N']:>3} {row['pass']:>17} {ratios}   {found}")
 
 
 def plot(results: list[dict], path: Path) -> None:
@@ -191,7 +286,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=4)
     parser.add_argument("--slow-repetitions", type=int, default=1, help="of the plain ways beyond 16 utterances a clip")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--padded-backward", type=int, default=16, help="largest N at which the padded ways run backward (64: 16 GB)"
+    )
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "utterance_qformer.json")
     arguments = parser.parse_args()
 
@@ -206,101 +303,31 @@ def main() -> None:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    model = UtteranceQFormer(config, arguments.queries, share_weights=True).to(arguments.device)
+    model = UtteranceQFormer(config, arguments.queries, share_weights=True)
     plain = PlainWays(model)
     ways = {"ours": (model, lambda *batch: model(*batch)[0])}
     ways |= {name: (plain, getattr(plain, name)) for name in WAYS[1:]}
-    features = torch.randn(
-        arguments.clips, arguments.frames, arguments.tokens, arguments.width, device=arguments.device
-    )
-    times = torch.arange(arguments.frames, device=arguments.device).mul(1000).expand(arguments.clips, -1)
-    batches = {
-        count: (times, skewed_spans(arguments.clips, arguments.frames, count).to(arguments.device))
-        for count in arguments.windows
-    }
+    features = torch.randn(arguments.clips, arguments.frames, arguments.tokens, arguments.width)
+    times = torch.arange(arguments.frames).mul(1000).expand(arguments.clips, -1)
+    batches = {count: (times, skewed_spans(arguments.clips, arguments.frames, count)) for count in arguments.windows}
 
-    names = ["features", *(name for name, _ in model.named_parameters())]
+    results = measure(arguments, ways, features, batches)
+    summarise(results)
+    print_tables(results)
 
-    results = {}
-    for count, batch in batches.items():
-        windows = plain.windows(*batch)
-        flop = necessary_flop(config, arguments.queries, arguments.tokens, windows)
-        kept = {name: kept_bytes(way, features.detach().clone(), batch) / 2**20 for name, way in ways.items()}
-        for direction, times_forward in (("forward", 1), ("forward+backward", 3)):
-            results[count, direction] = {
-                "N": count,
-                "pass": direction,
-                "windows": int(windows.any(-1).sum()),
-                "frames_in_windows": int(windows.sum()),
-                "longest_utterance_frames": int(windows[:, 1:].sum(-1).max()),
-                "gflop": times_forward * flop / 1e9,
-                "difference": {},
-                "kept_mb": kept,
-                "all_seconds": {name: [] for name in WAYS},
-            }
-
-    for repetition in range(arguments.repetitions):
-        for (count, direction), row in results.items():
-            for name in WAYS:
-                if name != "ours" and count > 16 and repetition >= arguments.slow_repetitions:
-                    continue
-                runs = [
-                    timed(ways[name], features, batches[count], direction != "forward") for _ in range(1 + (count < 16))
-                ]
-                row["all_seconds"][name].append(statistics.mean(seconds for seconds, *_ in runs))
-                if name == "ours":
-                    ours = runs[0]
-                elif not repetition:
-                    row["difference"][name] = difference(ours, runs[0], names)
-                del runs
-        print(f"repetition {repetition + 1} of {arguments.repetitions}", flush=True)
-
-    print("largest difference from ours: output, gradient relative to the largest of its tensor")
-    for row in results.values():
-        found = "   ".join(
-            f"{name} {' '.join(f'{value:.1e}' for value in values.values())}"
-            for name, values in row["difference"].items()
-        )
-        print(f"{row['N']:>3} {row['pass']:>17} {found}")
-    print(f"{'N':>3} {'pass':>17} {'GFLOP':>6}", *(f"{name + ' s':>9}" for name in WAYS), end="")
-    print(*(f"{'x ' + name:>9}" for name in WAYS[1:]), f"{'GFLOP/s':>8} {'of N=' + str(min(batches)):>8}", "  MB kept")
-    for row in results.values():
-        ours = row["all_seconds"]["ours"]
-        first = results[min(batches), row["pass"]]
-        row["seconds"] = {name: statistics.median(seconds) for name, seconds in row["all_seconds"].items()}
-        row["ratio"] = {
-            name: statistics.median(other / mine for mine, other in zip(ours, row["all_seconds"][name], strict=False))
-            for name in WAYS[1:]
-        }
-        row["gflop_per_second"] = row["gflop"] / row["seconds"]["ours"]
-        row["rate_of_first"] = statistics.median(
-            (row["gflop"] / mine) / (first["gflop"] / base)
-            for mine, base in zip(ours, first["all_seconds"]["ours"], strict=True)
-        )
-        print(f"{row['N']:>3} {row['pass']:>17} {row['gflop']:>6.0f}", end=" ")
-        print(
-            *(f"{row['seconds'][name]:>9.3f}" for name in WAYS),
-            *(f"{row['ratio'][n]:>8.2f}x" for n in WAYS[1:]),
-            end=" ",
-        )
-        print(f"{row['gflop_per_second']:>8.0f} {row['rate_of_first']:>8.2f}  ", end="")
-        print(" ".join(f"{name} {kept:.0f}" for name, kept in row["kept_mb"].items()))
-
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     machine = {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
-        "device": arguments.device,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
     setting = {name: value for name, value in vars(arguments).items() if name != "output"}
-    report = {"setting": setting, "machine": machine, "results": list(results.values())}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     draft = arguments.output.with_suffix(".json.part")
-    draft.write_text(json.dumps(report, indent=1) + "\n")
+    draft.write_text(json.dumps({"setting": setting, "machine": machine, "results": results}, indent=1) + "\n")
     draft.replace(arguments.output)
-    plot(report["results"], arguments.output.with_suffix(".png"))
+    plot(results, arguments.output.with_suffix(".png"))
     print(f"wrote {arguments.output} and its plot")
 
 
