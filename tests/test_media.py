@@ -401,6 +401,18 @@ def test_the_run_up_of_an_encoder_before_time_zero_is_cut_off():
     assert sound.begin == 0.0
 
 
+def test_sound_that_overlaps_itself_does_not_drift_away_from_its_times():
+    stream = SimpleNamespace(time_base=Fraction(1, 16000), duration=None, start_time=None, codec_context=None)
+    sound = media._Sound("a", stream, 0.0, 16000, decode=True)
+    for start in range(0, 160_000, 900):
+        sound._feed(np.full((1, 1000), start / 16000, np.float32), 16000, start)
+    sound._resample()
+    waveform = np.concatenate(sound.chunks)
+    assert len(waveform) == pytest.approx(160_000, abs=1000)
+    told = np.arange(len(waveform)) / 16000  # each sample holds its frame's own time
+    assert np.abs(waveform - told).max() < 0.05 + 1000 / 16000
+
+
 def test_only_what_is_asked_for_is_decoded_and_the_duration_stays(tmp_path):
     path = film(tmp_path / "a.mp4", sound=tone(2.5, 44100))
     both, seen, heard = load_clip(path), load_clip(path, sound=False), load_clip(path, frames=False)

@@ -608,11 +608,13 @@ class _Sound:
             self._resample()
             self.kind = kind
         gap = round((start - self.fed) * rate)
-        # Times in some containers are rounded to a millisecond: only a real hole is filled.
+        # Times in some containers are rounded to a millisecond: only a real hole is filled, a real overlap cut.
         if gap > 0 and (self.fed == 0.0 or gap > 0.05 * rate):
             self._resample()
             self._give(np.zeros(gap, np.float32))
             self.fed += gap / rate
+        elif gap < -0.05 * rate:
+            channels = channels[:, -gap:]
         self.pending.append(channels)
         self.fed += channels.shape[1] / rate
         if len(self.pending) == 64:  # one by one, the calls would cost more than the work
