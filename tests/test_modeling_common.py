@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_emotion import encode_sound
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
-from hf_emotion.sizes import acoustemo_config, microemo_config
+from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForConditionalGeneration
+from hf_emotion.sizes import acoustemo_config, microemo_config, omni_emotion_config
 
 VOCAB = 300
 
@@ -23,7 +24,8 @@ class MicroEmoCase:
     """Two unlike clips: 4 frames, 2 utterances, 3 chunks of sound; 2 frames, 1 utterance, 1 chunk."""
 
     model_class = MicroEmoForConditionalGeneration
-    towers = ("vision_tower", "audio_tower")
+    # How many frames and chunks of sound each tower is to encode.
+    towers = {"vision_tower": 6, "audio_tower": 4}
     attends = ("vision_tower", "audio_tower", "region_attention", "language_model")
     ablations = ({"use_utterances": False}, {"use_regions": False}, {"use_utterances": False, "use_regions": False})
     # The Q-Former's last layer has a feed-forward for the timestamp's text, whose output is dropped.
@@ -163,7 +165,113 @@ class AcoustEmoCase(MicroEmoCase):
         return batch
 
 
-CASES = {"microemo": MicroEmoCase(), "acoustemo": AcoustEmoCase()}
+class OmniEmotionCase(MicroEmoCase):
+    """Two unlike clips: 4 frames, a sound of 4.3 s in chunks of 3 s; 2 frames, one of them without a face, 0.61 s."""
+
+    model_class = OmniEmotionForConditionalGeneration
+    towers = {"vision_tower": 6, "audio_tower": 3, "face_tower": 6}
+    attends = ("vision_tower", "audio_tower", "face_tower", "language_model")
+    idle_parameters = r"$^"
+    # LLaVA-OneVision takes SigLIP's states before its last norm, FaceXFormer Swin's; Whisper's positions are constants.
+    unused_parameters = r"vision_tower\.post_layernorm|backbone\.layernorm|audio_tower\.embed_positions"
+    lora_modules = ["multi_modal_projector", "face_projector", "audio_projector", "frame_embedding"]
+    mel_frames = ((300, 130), (61, 0))
+    sound_tokens = (50 + 22, 11)
+    # What an absent sound has room for in the prompt: at most one chunk.
+    absent_sound_tokens = 30
+
+    def __init__(self, fusion):
+        self.fusion = fusion
+        others = [{"fusion": other} for other in FUSIONS if other != fusion]
+        self.ablations = (*others, {"face_config": None}, {"face_config": None, "audio_config": None})
+        if fusion == "frame_cross_attention":
+            self.attends += ("face_attention",)
+            self.lora_modules = [*self.lora_modules, "face_attention"]
+
+    def config(self, **fields):
+        ids = {f"{name}_token_id": VOCAB + i for i, name in enumerate(("video", "audio", "face"))}
+        return omni_emotion_config("tiny", vocab_size=VOCAB, **{**ids, "fusion": self.fusion, **fields})
+
+    def model(self, seed=0, **fields):
+        model = super().model(seed, **fields)
+        with torch.no_grad():  # it starts at zero, which would hide it
+            table = model.model.frame_embedding.weight
+            table.copy_(0.5 * torch.randn(table.shape, generator=torch.Generator().manual_seed(seed)))
+        return model
+
+    def counts(self, config, clip):
+        return (4, 2)[clip] * config.tokens_per_frame + 1, self.sound_tokens[clip]
+
+    def visual_ids(self, config, clip):
+        """Figure 6, written out."""
+        frame = [config.video_token_id] * config.tokens_per_frame
+        face = [config.face_token_id] * (0 if config.face_config is None else 4)
+        if config.fusion == "clip_concat":
+            return frame * (4, 2)[clip] + [config.video_token_id] + face * (4, 2)[clip]
+        return (frame + face) * (4, 2)[clip] + [config.video_token_id]
+
+    def batch(self, config, video=(True, True), audio=(True, True), seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        times = torch.tensor([[0, 500, 1000, 1500], [0, 400, -1, -1]])
+        times[~torch.tensor(video)] = -1
+        mask = torch.arange(300) < torch.tensor(self.mel_frames).unsqueeze(-1)
+        mask[~torch.tensor(audio)] = False
+        rows = []
+        for clip in range(2):
+            row = [5, 6, 7, *self.visual_ids(config, clip), 8]
+            if config.audio_config is not None:
+                tokens = self.sound_tokens[clip] if audio[clip] else self.absent_sound_tokens
+                row += [config.audio_token_id] * tokens
+            rows.append(torch.tensor(row + list(range(10, 14 + clip))))
+        real = (times >= 0)[..., None, None, None]
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_side="left", padding_value=0),
+            "attention_mask": pad_sequence(
+                [torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"
+            ),
+            "pixel_values_videos": torch.randn(2, 4, 3, 98, 98, generator=generator) * real,
+            "video_times": times,
+            "pixel_values_faces": torch.randn(2, 4, 3, 64, 64, generator=generator) * real,
+            "face_found": torch.tensor([[True, True, False, True], [False, True, False, False]]) & (times >= 0),
+            "input_features": torch.randn(2, 2, 128, 300, generator=generator) * mask.any(-1)[..., None, None],
+            "audio_attention_mask": mask,
+        }
+
+    def single(self, batch, clip):
+        row = {name: value[clip : clip + 1] for name, value in batch.items()}
+        kept, frames = row["attention_mask"][0].bool(), row["video_times"][0] >= 0
+        chunks = row["audio_attention_mask"][0].any(-1)
+        for name, value in row.items():
+            if name.startswith(("video", "pixel", "face")):
+                row[name] = value[:, frames]
+            elif name.startswith(("audio", "input_features")):
+                row[name] = value[:, chunks]
+            else:
+                row[name] = value[:, kept]
+        return row
+
+    def cached(self, model, batch):
+        batch = dict(batch)
+        real = batch["video_times"] >= 0
+        _, states = model.model.frame_states(batch.pop("pixel_values_videos")[real])
+        faces = model.model.face_tower(batch.pop("pixel_values_faces")[real]).last_hidden_state
+        for name, values in (("video_features", states), ("face_features", faces)):
+            batch[name] = values.new_zeros(*real.shape, *values.shape[1:])
+            batch[name][real] = values
+        chunks = batch["audio_attention_mask"].any(-1)
+        _, batch["audio_features"], _ = encode_sound(
+            model.model.audio_tower, "frames", batch.pop("input_features"), None, chunks
+        )
+        return batch
+
+
+CASES = {
+    "microemo": MicroEmoCase(),
+    "acoustemo": AcoustEmoCase(),
+    "omni_emotion": OmniEmotionCase("clip_concat"),
+    "omni_emotion_frame_concat": OmniEmotionCase("frame_concat"),
+    "omni_emotion_frame_cross_attention": OmniEmotionCase("frame_cross_attention"),
+}
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
@@ -295,7 +403,7 @@ def test_generate_encodes_each_clip_once(case, search):
         getattr(model.model, name).register_forward_hook(count(name), with_kwargs=True)
     generated = model.generate(**batch, max_new_tokens=4, **search)
     assert generated.shape[0] == 2 * search.get("num_return_sequences", 1)
-    assert rows == {"vision_tower": 6, "audio_tower": 4}
+    assert rows == case.towers
 
 
 def test_generate_returns_the_prompt_with_its_placeholders(case):
@@ -453,9 +561,12 @@ def test_gradient_checkpointing_changes_no_gradient(case, use_reentrant):
 
 def test_freezing_trains_exactly_the_parts_the_paper_trains(case):
     model = case.model().freeze()
-    trained = {name.split(".")[1] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = {
+        name.split(".")[1] for name, parameter in model.model.named_parameters("model") if parameter.requires_grad
+    }
     children = {name for name, _ in model.model.named_children()}
     assert trained == children - set(model.frozen_parts)
+    assert model.lm_head.weight.requires_grad == ("language_model" in trained)
 
 
 def test_lora_trains_one_step_and_moves_only_what_it_names(case, tmp_path):

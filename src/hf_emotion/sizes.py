@@ -14,7 +14,9 @@ from transformers import (
     InstructBlipVisionConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     SequenceFeatureExtractor,
+    SiglipVisionConfig,
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
@@ -23,14 +25,17 @@ from .modeling.configuration_acoustemo import AcoustEmoConfig
 from .modeling.configuration_emotion import EmotionConfig
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
 from .modeling.configuration_microemo import MicroEmoConfig
+from .modeling.configuration_omni_emotion import OmniEmotionConfig
 from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from .modeling.modeling_emotion import EmotionPreTrainedModel
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
+from .modeling.modeling_omni_emotion import OmniEmotionForConditionalGeneration
 from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from .processing.image_processing_emotion import EmotionImageProcessor
 from .processing.processing_acoustemo import AcoustEmoProcessor
 from .processing.processing_emotion import EmotionProcessor
 from .processing.processing_microemo import MicroEmoProcessor
+from .processing.processing_omni_emotion import OmniEmotionProcessor
 
 SIZES = ("tiny", "paper")
 
@@ -135,6 +140,66 @@ def acoustemo_config(size: str, vocab_size: int | None = None, **fields) -> Acou
     )
 
 
+def omni_emotion_config(size: str, vocab_size: int | None = None, **fields) -> OmniEmotionConfig:
+    """Configuration of Omni-Emotion at `"tiny"` or `"paper"` size; arguments as for `microemo_config`.
+
+    At paper size the language model is Qwen2-7B as published, with its own vocabulary of 152,064: 7,615,616,512
+    parameters with its head. The base checkpoint `llava-hf/llava-onevision-qwen2-7b-ov-hf` has cut the vocabulary to
+    152,000 (458,752 parameters fewer) and adds SigLIP so400m without its pooling head and last layer (397,800,000
+    or so), a projector of two layers and one newline vector; `from_pretrained_parts` takes its sizes. Whisper-large-v3
+    gives its encoder, FaceXFormer its Swin-B (86,743,224) and fusion (754,688).
+    """
+    check_size(size)
+    if size == "paper":
+        return OmniEmotionConfig(**fields)
+    return OmniEmotionConfig(
+        **{
+            "vision_config": SiglipVisionConfig(
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=98,
+                patch_size=14,
+                vision_use_head=False,
+            ),
+            "audio_config": {
+                "model_type": "whisper",
+                "d_model": 64,
+                "encoder_layers": 2,
+                "encoder_attention_heads": 4,
+                "encoder_ffn_dim": 128,
+                "num_mel_bins": 128,
+                "max_source_positions": 150,
+            },
+            "face_config": {
+                "model_type": "facexformer",
+                "backbone_config": {
+                    "model_type": "swin",
+                    "image_size": 64,
+                    "embed_dim": 16,
+                    "depths": [1, 1, 1, 1],
+                    "num_heads": [1, 2, 4, 8],
+                    "window_size": 2,
+                    "drop_path_rate": 0.0,
+                },
+                "hidden_size": 32,
+            },
+            "face_grid": 2,
+            "text_config": Qwen2Config(
+                vocab_size=vocab_size,
+                hidden_size=128,
+                intermediate_size=256,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=2048,
+            ),
+            **fields,
+        }
+    )
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """The small tokenizer shipped with the package: 2,048 tokens, every byte among them."""
     return PreTrainedTokenizerFast(
@@ -209,6 +274,38 @@ def acoustemo_processor(config: AcoustEmoConfig, tokenizer=None, **settings) -> 
     return processor
 
 
+def omni_emotion_processor(config: OmniEmotionConfig, tokenizer=None, **settings) -> OmniEmotionProcessor:
+    """The processor of an Omni-Emotion model; arguments as for `microemo_processor`."""
+    size = config.vision_config.image_size
+    face = config.face_config
+    # A model without ears still needs an extractor, to say at which rate its clips would be read.
+    sound = {} if config.audio_config is None else {"audio_tokens_per_chunk": config.audio_tokens_per_chunk}
+    extractor = WhisperFeatureExtractor() if config.audio_config is None else whole_sound_extractor(config.audio_config)
+    processor = OmniEmotionProcessor(
+        image_processor=EmotionImageProcessor(
+            size={"height": size, "width": size}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
+        ),
+        tokenizer=tokenizer or tiny_tokenizer(),
+        **{
+            "feature_extractor": extractor,
+            "use_faces": face is not None,
+            "face_size": 224 if face is None else face.image_size,
+            "tokens_per_frame": config.tokens_per_frame,
+            "face_tokens_per_frame": config.face_tokens_per_frame,
+            "fusion": config.fusion,
+            "mel_frames_per_token": config.mel_frames_per_token,
+            "keep_padding": config.keep_padding,
+            "missing_modality": config.missing_modality,
+            "modalities": ["video"] if config.audio_config is None else ["video", "audio"],
+            **sound,
+            **settings,
+        },
+    )
+    for name in ("video", "audio", "face"):
+        setattr(config, f"{name}_token_id", getattr(processor, f"{name}_token_id"))
+    return processor
+
+
 @dataclass(frozen=True)
 class Paper:
     """What the command line needs to know of a paper: how to make its configuration, its processor and its model.
@@ -227,6 +324,7 @@ PAPERS = {
         microemo_config, microemo_processor, MicroEmoForConditionalGeneration, ("tokenizer", "qformer_tokenizer")
     ),
     "acoustemo": Paper(acoustemo_config, acoustemo_processor, AcoustEmoForConditionalGeneration),
+    "omni_emotion": Paper(omni_emotion_config, omni_emotion_processor, OmniEmotionForConditionalGeneration),
 }
 
 

@@ -5,7 +5,11 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .configuration_facexformer import FaceXFormerConfig
 from .configuration_imagebind_audio import ImageBindAudioConfig
+
+# Encoders that this package brings.
+OWN_CONFIGS = {config.model_type: config for config in (FaceXFormerConfig, ImageBindAudioConfig)}
 
 
 class TowerSpec(SubConfigSpec):
@@ -15,9 +19,7 @@ class TowerSpec(SubConfigSpec):
     """
 
     def get_config_class(self, model_type: str | None = None):
-        if model_type == ImageBindAudioConfig.model_type:
-            return ImageBindAudioConfig
-        return super().get_config_class(model_type)
+        return OWN_CONFIGS.get(model_type) or super().get_config_class(model_type)
 
 
 @strict

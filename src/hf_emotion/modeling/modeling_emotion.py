@@ -18,12 +18,14 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import ModelOutput
 
 from .configuration_emotion import EmotionConfig
+from .modeling_facexformer import FaceXFormerModel
 from .modeling_imagebind_audio import ImageBindAudioModel
 from .qformer import QFormer
 
-# Towers that AutoModel cannot build: transformers lacks ImageBind, does not list EVA ViT-g (InstructBLIP) by itself,
-# and means encoder and decoder together by "whisper".
+# Towers that AutoModel cannot build: transformers lacks FaceXFormer and ImageBind, does not list EVA ViT-g
+# (InstructBLIP) by itself, and means encoder and decoder together by "whisper".
 OWN_TOWERS = {
+    "facexformer": FaceXFormerModel,
     "imagebind_audio": ImageBindAudioModel,
     "instructblip_vision_model": InstructBlipVisionModel,
     "whisper": WhisperEncoder,
@@ -53,11 +55,13 @@ class MediaTokens(ModelOutput):
         video: B tensors of shape (n_b, H); an empty one for a clip without picture. `None` where the model has no such
             branch or the batch no such input.
         audio: as `video`, for sound.
+        face: as `video`, for a branch of faces whose tokens stand in the prompt themselves.
         modalities: (B, M) bool, which of the model's `modality_names` were really used for each clip.
     """
 
     video: list[torch.Tensor] | None = None
     audio: list[torch.Tensor] | None = None
+    face: list[torch.Tensor] | None = None
     modalities: torch.Tensor | None = None
 
 
@@ -118,13 +122,12 @@ class EmotionPreTrainedModel(PreTrainedModel):
 
     def idle_branches(self, media):
         """A zero tied to the branches that this batch leaves without work (see `idle`)."""
-        return idle(
-            *(
-                module
-                for name, module in self.named_children()
-                if name != "language_model" and getattr(media, "audio" if name.startswith("audio") else "video") is None
-            )
-        )
+        idling = []
+        for name, module in self.named_children():
+            medium = next((medium for medium in self.media_names if name.startswith(medium)), "video")
+            if name != "language_model" and getattr(media, medium) is None:
+                idling.append(module)
+        return idle(*idling)
 
     def save_pretrained(self, save_directory, **kwargs):
         if self.can_generate():

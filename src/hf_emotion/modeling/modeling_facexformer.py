@@ -8,13 +8,20 @@ the backbone is transformers' `SwinModel`. `SwinBackbone` would not do: it puts 
 
 import torch
 from torch import nn
-from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
+from transformers.models.swin.modeling_swin import SwinModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_facexformer import FaceXFormerConfig
+
+
+class FaceXFormerBackbone(SwinModel):
+    """Swin, as it is; its input embedding is the layer that returns a tensor, or adapters could not train over it."""
+
+    def get_input_embeddings(self):
+        return self.embeddings.patch_embeddings.projection
 
 
 class FaceXFormerFusion(nn.Module):
@@ -57,7 +64,7 @@ class FaceXFormerModel(FaceXFormerPreTrainedModel):
 
     def __init__(self, config: FaceXFormerConfig):
         super().__init__(config)
-        self.backbone = AutoModel.from_config(config.backbone_config, add_pooling_layer=False)
+        self.backbone = FaceXFormerBackbone(config.backbone_config, add_pooling_layer=False)
         self.fusion = FaceXFormerFusion(config.widths, config.hidden_size)
         self.post_init()
 

@@ -269,6 +269,10 @@ class EmotionProcessor(ProcessorMixin):
 
     # Prompts
 
+    def has_place(self, clip) -> tuple[bool, bool]:
+        """Whether the picture and the sound of a clip have a placeholder in its prompt."""
+        return clip.frames is not None, clip.waveform is not None
+
     def escape(self, text: str) -> str:
         """`text` as it may stand in a prompt: a space breaks up all that the tokenizer or the template gives a meaning.
 
@@ -350,11 +354,8 @@ class EmotionProcessor(ProcessorMixin):
 
     def _clip_parts(self, clip) -> list[dict]:
         """What a clip has, as message parts; the first carries the clip itself."""
-        parts = []
-        if clip.frames is not None:
-            parts.append({"type": "video"})
-        if clip.waveform is not None:
-            parts.append({"type": "audio"})
+        places = zip(("video", "audio"), self.has_place(clip), strict=True)
+        parts = [{"type": kind} for kind, placed in places if placed]
         parts[0]["clip"] = clip
         if clip.utterances:
             rows = [
@@ -411,7 +412,7 @@ class EmotionProcessor(ProcessorMixin):
             raise ValueError(
                 f"{len(text)} texts came with {len(clips)} clips; one for each or one for all is accepted."
             )
-        heard = any(clip is not None and clip.waveform is not None for clip in clips)
+        heard = any(clip is not None and self.has_place(clip)[1] for clip in clips)
         return None, [self._prompt(*pair) for pair in zip(text, clips, strict=True)], clips, clips if heard else None
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
@@ -427,11 +428,11 @@ class EmotionProcessor(ProcessorMixin):
             if not isinstance(sample, str):
                 raise ValueError(f"text {i} is {type(sample).__name__}; a string is accepted.")
             clip = None if videos is None else videos[i]
-            media = (None, None) if clip is None else (clip.frames, clip.waveform)
+            places = (False, False) if clip is None else self.has_place(clip)
             name = "no clip" if clip is None else clip.source
             tokens, kinds = (self.video_token, self.audio_token), ("picture", "sound")
-            for token, kind, medium in zip(tokens, kinds, media, strict=True):
-                found, expected = sample.count(token), int(medium is not None)
+            for token, kind, placed in zip(tokens, kinds, places, strict=True):
+                found, expected = sample.count(token), int(placed)
                 if found != expected:
                     raise ValueError(
                         f"text {i} has {found} {token} placeholders for {expected} {kind} tracks of its clip ({name}); "

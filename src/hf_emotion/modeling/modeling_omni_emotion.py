@@ -1,0 +1,610 @@
+"""Omni-Emotion (arXiv 2501.09502): LLaVA-OneVision with ears and an eye for the face.
+
+frames -> SigLIP -> LLaVA-OneVision's projector, pooling and newline          -> video tokens
+sound  -> Whisper encoder -> average pool, stride 3 -> linear, GELU, linear   -> audio tokens
+faces  -> FaceXFormer encoder -> pooled grid -> linear, GELU, linear          -> face tokens
+frames and faces fused (Figure 6), all merged into the prompt -> Qwen2
+
+What differs from the other papers: a modality that is absent keeps its placeholders, and zeros go into its tower; and
+faces have placeholders of their own. Of the base nothing is changed: with `face_config=None, audio_config=None` this is
+LLaVA-OneVision on video, under the same names of tensors.
+"""
+
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
+from transformers.models.llava_onevision.modeling_llava_onevision import (
+    LlavaOnevisionModel,
+    LlavaOnevisionMultiModalProjector,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+
+from .configuration_omni_emotion import OmniEmotionConfig
+from .modeling_emotion import (
+    EmotionCausalLMOutputWithPast,
+    EmotionModelOutputWithPast,
+    EmotionPreTrainedModel,
+    MediaGenerationMixin,
+    MediaTokens,
+    PositionTable,
+    build_tower,
+    encode_sound,
+)
+from .parts_omni_emotion import assemble_omni_emotion
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Plain attention: query (T, heads, F, d), key and value (T, heads, V, d) -> (T, F, heads, d)."""
+    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2), weights
+
+
+class FaceAttention(nn.Module):
+    """Figure 6 (b): "facial features act as the query and visual features as the keys and values" (4.3), by frame.
+
+    Paper silent on the rest; read as one multi-head attention in the language model's width, with a residual to the
+    face tokens and a LayerNorm behind it.
+    """
+
+    is_causal = False
+
+    def __init__(self, config, hidden_size, num_heads):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.scaling = (hidden_size // num_heads) ** -0.5
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+        self.layernorm = nn.LayerNorm(hidden_size)
+
+    def forward(self, faces, frames):
+        """faces (T, F, H), frames (T, V, H) -> (T, F, H)."""
+        query, key, value = (
+            layer(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for layer, states in ((self.query, faces), (self.key, frames), (self.value, frames))
+        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, _ = attend(self, query, key, value, None, scaling=self.scaling)
+        return self.layernorm(faces + self.output(attended.flatten(2)))
+
+
+def clip_concat(frames, newline, faces):
+    """Figure 6 (c): [v_1 ... v_T newline f_1 ... f_T], "the least effect on the original video MLLM" (4.3).
+
+    Args:
+        frames: (T, V, ...), what stands for the V visual tokens of each frame: features, or placeholder ids.
+        newline: (1, ...), LLaVA-OneVision's token at the end of a video.
+        faces: (T, F, ...).
+
+    Returns:
+        (T * V + 1 + T * F, ...).
+    """
+    return torch.cat([frames.flatten(0, 1), newline, faces.flatten(0, 1)])
+
+
+def frame_concat(frames, newline, faces):
+    """Figure 6 (a): [v_1 f_1 ... v_T f_T newline]; arguments as for `clip_concat`."""
+    return torch.cat([torch.cat([frames, faces], dim=1).flatten(0, 1), newline])
+
+
+# Where the visual tokens of a clip stand in its prompt. Figure 6 (b) has the order of (a): its face tokens have looked
+# at their frame, and the general visual tokens are passed on "to retain general knowledge".
+FUSIONS = {"clip_concat": clip_concat, "frame_concat": frame_concat, "frame_cross_attention": frame_concat}
+
+
+class FrameEmbedding(PositionTable):
+    """ "For the features of each frame, we add a learnable parameter" (4.4, Phase 3). Starts at zero."""
+
+
+class OmniEmotionPreTrainedModel(EmotionPreTrainedModel):
+    """Flags, media inputs and initial weights of Omni-Emotion."""
+
+    config: OmniEmotionConfig
+    processor_class = "processing_omni_emotion.OmniEmotionProcessor"
+    # Phase 3: "We fine-tune three projectors and the LLM decoder" (4.4), and the frame parameter with them.
+    frozen_parts = ("vision_tower", "audio_tower", "face_tower", "image_newline")
+    media_inputs = (
+        "pixel_values_videos",
+        "video_features",
+        "video_times",
+        "pixel_values_faces",
+        "face_features",
+        "face_found",
+        "input_features",
+        "audio_features",
+        "audio_attention_mask",
+    )
+    media_names = ("video", "face", "audio")
+    modality_names = ("video", "face", "audio")
+    _no_split_modules = ["FaceAttention"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, OmniEmotionModel):
+            init.normal_(module.image_newline, std=self.config.text_config.hidden_size**-0.5)
+        elif isinstance(module, FrameEmbedding):
+            init.zeros_(module.weight)
+
+    def freeze(self, parts: tuple[str, ...] | None = None):
+        super().freeze(parts)
+        # A bare parameter, as in LLaVA-OneVision, and so no child.
+        parts = self.frozen_parts if parts is None else parts
+        self.base_model.image_newline.requires_grad_("image_newline" not in parts)
+        return self
+
+
+class OmniEmotionModel(OmniEmotionPreTrainedModel):
+    """Omni-Emotion without the language-model head."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __init__(self, config: OmniEmotionConfig):
+        super().__init__(config)
+        text_width = config.text_config.hidden_size
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = LlavaOnevisionMultiModalProjector(config)
+        self.image_newline = nn.Parameter(torch.empty(text_width))
+        self.frame_embedding = FrameEmbedding(config.num_frame_positions, text_width)
+        if config.face_config is not None:
+            self.face_tower = build_tower(config.face_config)
+            self.face_projector = two_layers(config.face_config.hidden_size, text_width, config.projector_hidden_act)
+            if config.fusion == "frame_cross_attention":
+                self.face_attention = FaceAttention(config, text_width, config.fusion_attention_heads)
+        if config.audio_config is not None:
+            self.audio_tower = build_tower(config.audio_config)
+            self.audio_projector = two_layers(config.audio_config.d_model, text_width, config.projector_hidden_act)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    # Towers and projectors
+
+    def frame_tokens(self, states):
+        """The vision tower's states of N frames (N, P, D) -> LLaVA-OneVision's video tokens (N, V, H)."""
+        return LlavaOnevisionModel.apply_pooling(self, self.multi_modal_projector(states))
+
+    def face_tokens(self, states):
+        """The face tower's map of N faces (N, P, D), or one already pooled -> (N, F, H)."""
+        side = round(states.shape[1] ** 0.5)
+        grid = states.transpose(1, 2).unflatten(2, (side, side))  # (N, D, side, side)
+        pooled = nn.functional.adaptive_avg_pool2d(grid, self.config.face_grid)
+        return self.face_projector(pooled.flatten(2).transpose(1, 2))
+
+    def sound_tokens(self, states):
+        """The audio tower's states of N chunks (N, l, D) -> (N, l // stride, H)."""
+        pooled = nn.functional.avg_pool1d(states.transpose(1, 2), self.config.audio_pool_stride)
+        return self.audio_projector(pooled.transpose(1, 2))
+
+    def frame_states(self, pixel_values, **kwargs):
+        """Pictures (N, 3, height, width) -> the vision tower's output, and its states (N, P, D) that are projected."""
+        kwargs["output_hidden_states"] = True
+        output = self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
+        return output, output.hidden_states[self.config.vision_feature_layer]
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """General visual tokens of a padded batch (4.2, 4.4).
+
+        Args:
+            pixel_values_videos: (B, T, 3, height, width).
+            video_times: (B, T) int64 ms, -1 for padded frames.
+            video_features: (B, T, P, D), cached states of the vision tower (`frame_states`), in place of pixels.
+
+        Returns:
+            the vision tower's output over all real frames, with `pooler_output` a list of B tensors (T_b * V + 1, H),
+            the frames' tokens and the newline; (0, H) for a clip without frames.
+        """
+        real = video_times >= 0  # (B, T)
+        if video_features is None:
+            output, states = self.frame_states(pixel_values_videos[real], **kwargs)
+        else:
+            output, states = BaseModelOutputWithPooling(), video_features[real]
+        tokens = self.frame_tokens(states.to(self.image_newline.dtype))  # (frames, V, H)
+        tokens = tokens + self.frame_embedding(real)[real].unsqueeze(1)
+        newline = self.image_newline[None]
+        output.pooler_output = [
+            torch.cat([frames.flatten(0, 1), newline]) if len(frames) else frames.flatten(0, 1)
+            for frames in tokens.split(real.sum(-1).tolist())
+        ]
+        return output
+
+    @can_return_tuple
+    def get_face_features(
+        self,
+        pixel_values_faces: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
+        face_features: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Face tokens of a padded batch (4.2), before any fusion.
+
+        Args:
+            pixel_values_faces: (B, T, 3, height, width), a crop of the face of each frame, else the whole frame.
+            video_times: (B, T) int64 ms, -1 for padded frames.
+            face_features: (B, T, P, D), cached maps of the face tower, whole or pooled to any square grid that
+                `face_grid` divides, in place of pixels.
+
+        Returns:
+            the face tower's output over all real frames, with `pooler_output` a list of B tensors (T_b * F, H).
+        """
+        real = video_times >= 0  # (B, T)
+        if face_features is None:
+            output = self.face_tower(pixel_values_faces[real].to(self.face_tower.dtype), return_dict=True, **kwargs)
+            states = output.last_hidden_state
+        else:
+            output, states = BaseModelOutput(), face_features[real]
+        tokens = self.face_tokens(states.to(self.image_newline.dtype))  # (frames, F, H)
+        tokens = tokens + self.frame_embedding(real)[real].unsqueeze(1)
+        counts = (real.sum(-1) * tokens.shape[1]).tolist()
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=list(tokens.flatten(0, 1).split(counts)),
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    @can_return_tuple
+    def get_audio_features(
+        self,
+        input_features: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Audio tokens of a padded batch (4.1), chunk after chunk.
+
+        Args:
+            input_features: (B, C, mel, frames), chunks of sound, 30 s each at full size.
+            audio_attention_mask: (B, C, frames) bool, True for frames that are sound, or (B, C) for whole chunks.
+            audio_features: (B, C * l, D), cached states of the audio tower, in place of sound.
+
+        Returns:
+            the audio tower's output over the real chunks, with `pooler_output` a list of B tensors (n_b, H); (0, H) for
+            a clip without sound.
+        """
+        mask = audio_attention_mask.bool()
+        heard = mask.any(-1) if mask.dim() == 3 else mask  # (B, C)
+        if audio_features is None:
+            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, heard)
+        else:
+            output, states = BaseModelOutput(), audio_features
+        states = states.unflatten(1, (heard.shape[1], -1))[heard].to(self.image_newline.dtype)  # (chunks, l, D)
+        tokens = self.sound_tokens(states)
+        lengths = torch.full_like(heard, tokens.shape[1], dtype=torch.long)
+        if mask.dim() == 3 and not self.config.keep_padding:
+            lengths = (mask.sum(-1) / self.config.mel_frames_per_token).ceil().long().clamp(max=tokens.shape[1])
+        lengths = lengths.masked_fill(~heard, 0)  # (B, C)
+        kept = torch.arange(tokens.shape[1], device=mask.device) < lengths[heard].unsqueeze(-1)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=list(tokens[kept].split(lengths.sum(-1).tolist())),
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def fuse(self, video, face):
+        """Face tokens of one clip as they enter the prompt: (T * V + 1, H), (T * F, H) -> (T * F, H)."""
+        if self.config.fusion != "frame_cross_attention":
+            return face
+        frames = video[:-1].unflatten(0, (-1, self.config.tokens_per_frame))
+        return self.face_attention(face.unflatten(0, (len(frames), -1)), frames).flatten(0, 1)
+
+    def encode_media(
+        self,
+        pixel_values_videos=None,
+        video_features=None,
+        video_times=None,
+        pixel_values_faces=None,
+        face_features=None,
+        face_found=None,
+        input_features=None,
+        audio_features=None,
+        audio_attention_mask=None,
+    ) -> MediaTokens:
+        """Tokens of what the clips of a batch really have (see the `get_*_features` for the shapes).
+
+        What stands for an absent modality depends on the prompt and is made by `embed`. `face_found` (B, T) bool says
+        where `pixel_values_faces` show a face; it decides `modalities` and nothing else.
+        """
+        video = face = audio = None
+        used = {}
+        if video_times is not None and (video_times >= 0).any():
+            video = self.get_video_features(pixel_values_videos, video_times, video_features).pooler_output
+            used["video"] = (video_times >= 0).any(-1)
+            seen = pixel_values_faces is not None or face_features is not None
+            if self.config.face_config is not None and seen:
+                face = self.get_face_features(pixel_values_faces, video_times, face_features).pooler_output
+                face = [self.fuse(*pair) if len(pair[1]) else pair[1] for pair in zip(video, face, strict=True)]
+                found = used["video"].unsqueeze(-1) if face_found is None else face_found & (video_times >= 0)
+                used["face"] = found.any(-1)
+        if self.config.audio_config is not None and audio_attention_mask is not None and audio_attention_mask.any():
+            audio = self.get_audio_features(input_features, audio_attention_mask, audio_features).pooler_output
+            used["audio"] = audio_attention_mask.bool().flatten(1).any(-1)
+        return MediaTokens(video=video, audio=audio, face=face, modalities=self.stack_modalities(used))
+
+    # Absent modalities and the prompt
+
+    def stand_ins(self, input_ids, media):
+        """`media` with tokens for every modality that a row's prompt has placeholders for and its clip lacks.
+
+        "If one modality is absent, we use a zero tensor to replace it" (4.4). A row without placeholders for it gets
+        none; a number of placeholders that no clip could have is left for `merge` to refuse.
+        """
+        config = self.config
+        tokens = {name: None if media is None else getattr(media, name) for name in self.media_names}
+        if config.missing_modality == "drop":
+            return MediaTokens(**tokens)
+        expected = {
+            name: (input_ids == getattr(config, f"{name}_token_id")).sum(-1).tolist() for name in self.media_names
+        }
+        empty = self.image_newline.new_zeros(0, len(self.image_newline))
+        for name in self.media_names:
+            own = tokens[name] or [empty] * len(input_ids)
+            absent = [row for row, count in enumerate(expected[name]) if count and not len(own[row])]
+            if absent:
+                zero = self.zero_tokens(name, own[0])
+                own = list(own)
+                for row in absent:
+                    own[row] = self.repeat_zero(name, zero, expected[name][row], tokens["video"], row)
+                tokens[name] = own
+        return MediaTokens(**tokens, modalities=None if media is None else media.modalities)
+
+    def zero_tokens(self, name, like):
+        """What the model makes of one zero frame, face or chunk of sound: (V, H), (F, H) or (l, H)."""
+        config = self.config
+        counts = {"video": config.tokens_per_frame, "face": config.face_tokens_per_frame}
+        if getattr(config, {"video": "vision_config", "face": "face_config", "audio": "audio_config"}[name]) is None:
+            return like.new_zeros(0, like.shape[-1])
+        if config.missing_modality == "zero_feature":
+            return like.new_zeros(counts.get(name) or config.audio_tokens_per_chunk, like.shape[-1])
+        if name == "video":
+            size = config.vision_config.image_size
+            return self.frame_tokens(self.frame_states(like.new_zeros(1, 3, size, size))[1])[0]
+        if name == "face":
+            size = config.face_config.image_size
+            return self.face_tokens(self.face_tower(like.new_zeros(1, 3, size, size)).last_hidden_state)[0]
+        shape = (1, config.audio_config.num_mel_bins, 2 * config.audio_config.max_source_positions)
+        return self.sound_tokens(self.audio_tower(like.new_zeros(shape)).last_hidden_state)[0]
+
+    def repeat_zero(self, name, zero, count, video, row):
+        """`count` tokens made of those of one zero input; none at all if no clip could have so many."""
+        if len(zero) == 0 or (name == "audio" and count > len(zero)):
+            return zero[:0]
+        if name == "audio":
+            return zero[:count]
+        frames, rest = divmod(count - (name == "video"), len(zero))
+        if rest or frames < 1:
+            return zero[:0]
+        if self.config.missing_modality == "zero_feature":
+            tokens = zero.repeat(frames, 1)
+            return tokens if name == "face" else torch.cat([tokens, tokens[:1]])
+        real = torch.ones(1, frames, dtype=torch.bool, device=zero.device)
+        tokens = (zero + self.frame_embedding(real)[0].unsqueeze(1)).flatten(0, 1)
+        if name == "video":
+            return torch.cat([tokens, self.image_newline[None]])
+        watched = None if video is None else video[row]
+        if watched is None or len(watched) != frames * self.config.tokens_per_frame + 1:
+            return zero[:0]
+        return self.fuse(watched, tokens)
+
+    def embed(self, input_ids, media=None):
+        """As the trunk's; absent modalities are filled in, and the order of visual placeholders is checked.
+
+        Raises:
+            ValueError: also where placeholders of frames and faces stand in another order than `fusion` puts them.
+        """
+        media = self.stand_ins(input_ids, media)
+        embeds = super().embed(input_ids, media)
+        if media.face is not None:
+            self.check_order(input_ids, media.face)
+        return embeds
+
+    def check_order(self, input_ids, face):
+        """Compare each row's visual placeholders (S,) with the order that Figure 6 gives them."""
+        config = self.config
+        kinds = {"video": config.video_token_id, "face": config.face_token_id}
+        for row, (ids, tokens) in enumerate(zip(input_ids, face, strict=True)):
+            if not len(tokens):
+                continue
+            found = ids[(ids == kinds["video"]) | (ids == kinds["face"])]
+            frames = len(tokens) // config.face_tokens_per_frame
+            ordered = FUSIONS[config.fusion](
+                found.new_full((frames, config.tokens_per_frame), kinds["video"]),
+                found.new_full((1,), kinds["video"]),
+                found.new_full((frames, config.face_tokens_per_frame), kinds["face"]),
+            )
+            if not torch.equal(found, ordered):
+                raise ValueError(
+                    f"row {row} of the batch has its video and face placeholders in another order than fusion "
+                    f"{config.fusion!r} puts them; processor and model must agree on the fusion"
+                )
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
+        pixel_values_faces: torch.Tensor | None = None,
+        face_features: torch.Tensor | None = None,
+        face_found: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | EmotionModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        modalities = None
+        if inputs_embeds is None:
+            media = self.encode_media(
+                pixel_values_videos=pixel_values_videos,
+                video_features=video_features,
+                video_times=video_times,
+                pixel_values_faces=pixel_values_faces,
+                face_features=face_features,
+                face_found=face_found,
+                input_features=input_features,
+                audio_features=audio_features,
+                audio_attention_mask=audio_attention_mask,
+            )
+            modalities = media.modalities
+            inputs_embeds = self.embed(input_ids, media)
+            if self.training:
+                inputs_embeds = inputs_embeds + self.idle_branches(media).to(inputs_embeds)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return EmotionModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            modalities=modalities,
+        )
+
+
+class OmniEmotionForConditionalGeneration(OmniEmotionPreTrainedModel, MediaGenerationMixin):
+    """Omni-Emotion as a generating model: the class that every Auto class gives for an Omni-Emotion folder."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: OmniEmotionConfig):
+        super().__init__(config)
+        self.model = OmniEmotionModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained_parts(
+        cls, video_llm=None, audio=None, face=None, **options
+    ) -> "OmniEmotionForConditionalGeneration":
+        """Omni-Emotion from published checkpoints of its parts, as it stands before phase 1 (4.4).
+
+        Args:
+            video_llm, audio, face: Hub ids or local folders; see `parts.assemble_omni_emotion` for what each accepts.
+                Parts not given are new.
+            options: `config`, `dtype`, `cache_dir`, `token`, `local_files_only`, and fields of the configuration.
+
+        Returns:
+            the model, in eval mode. Its `parts_report` says what was loaded, what is new and what was ignored, and
+            why; print it.
+
+        Raises:
+            PartsError: no part given, a part cannot be read, or two parts do not fit.
+        """
+        model, report = assemble_omni_emotion(cls, video_llm=video_llm, audio=audio, face=face, **options)
+        model.parts_report = report
+        return model
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def get_video_features(self, *args, **kwargs):
+        return self.model.get_video_features(*args, **kwargs)
+
+    def get_face_features(self, *args, **kwargs):
+        return self.model.get_face_features(*args, **kwargs)
+
+    def get_audio_features(self, *args, **kwargs):
+        return self.model.get_audio_features(*args, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_features: torch.Tensor | None = None,
+        video_times: torch.Tensor | None = None,
+        pixel_values_faces: torch.Tensor | None = None,
+        face_features: torch.Tensor | None = None,
+        face_found: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | EmotionCausalLMOutputWithPast:
+        """The language-modelling loss of Eq. 1 and logits.
+
+        Args:
+            input_ids, attention_mask: (B, S).
+            labels: (B, S), -100 outside the answer.
+            the media: see `OmniEmotionModel.get_video_features`, `get_face_features` and `get_audio_features`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            pixel_values_videos=pixel_values_videos,
+            video_features=video_features,
+            video_times=video_times,
+            pixel_values_faces=pixel_values_faces,
+            face_features=face_features,
+            face_found=face_found,
+            input_features=input_features,
+            audio_features=audio_features,
+            audio_attention_mask=audio_attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return EmotionCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            modalities=outputs.modalities,
+        )
+
+
+def two_layers(width, text_width, activation):
+    """A projector of "two linear layers" (4.1, 4.2), with an activation between them as LLaVA-OneVision's own has."""
+    return nn.Sequential(nn.Linear(width, text_width), ACT2FN[activation], nn.Linear(text_width, text_width))
+
+
+__all__ = ["OmniEmotionForConditionalGeneration", "OmniEmotionModel", "OmniEmotionPreTrainedModel"]

@@ -1,0 +1,148 @@
+"""Omni-Emotion from published checkpoints: a LLaVA-OneVision, a Whisper and a converted FaceXFormer (section 4.4).
+
+What differs from the other papers' assembly: the base is one whole video language model, read by its own class, so that
+whatever layout it was saved in becomes the names that our model shares with it.
+"""
+
+import torch
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from .configuration_facexformer import FaceXFormerConfig
+from .parts import (
+    AUDIO_PREFIXES,
+    ELSEWHERE,
+    PartsError,
+    PartsReport,
+    audio_config_of,
+    checked,
+    load_part,
+    load_tower,
+    read_config,
+    safetensors_names,
+)
+
+
+def load_video_llm(source: str, dtype=None, **hub) -> tuple[dict[str, torch.Tensor], PartsReport, torch.dtype]:
+    """Read a LLaVA-OneVision checkpoint under the names it has here, which are its own.
+
+    Raises:
+        PartsError: no safetensors, or tensors that a LLaVA-OneVision has are missing.
+    """
+    source = checked(source)
+    safetensors_names(source, **hub)
+    model, info = LlavaOnevisionForConditionalGeneration.from_pretrained(
+        source, dtype=dtype or "auto", use_safetensors=True, output_loading_info=True, **hub
+    )
+    missing = set(info["missing_keys"]) - set(model._tied_weights_keys if model.config.tie_word_embeddings else ())
+    if missing:
+        raise PartsError(f"the video language model {source!r} lacks {sorted(missing)[0]}")
+    tensors = model.state_dict()
+    report = PartsReport(loaded=dict.fromkeys(tensors, source))
+    report.ignored = {f"{name} ({source})": ELSEWHERE for name in info["unexpected_keys"]}
+    report.parameters = {name: tensor.numel() for name, tensor in tensors.items()}
+    return dict(tensors), report, model.dtype
+
+
+def assemble_omni_emotion(
+    cls,
+    video_llm: str | None = None,
+    audio: str | None = None,
+    face: str | None = None,
+    config=None,
+    dtype: torch.dtype | None = None,
+    cache_dir: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    **overrides,
+):
+    """Omni-Emotion from checkpoints of its parts, as it stands before phase 1 (4.4).
+
+    Args:
+        cls: the generating class.
+        video_llm: a LLaVA-OneVision checkpoint: vision tower, projector, newline and language model.
+        audio: a Whisper checkpoint; its encoder is taken.
+        face: a folder of `convert_facexformer_to_hf`.
+        config: the model's configuration where no part decides it; the paper's by default.
+        dtype: of the whole model; by default the video language model's, without one float32.
+        cache_dir, token, local_files_only: as everywhere in huggingface_hub.
+        overrides: fields of the configuration, such as `fusion="frame_concat"` or `face_config=None`.
+
+    Returns:
+        the model, in eval mode, and its `PartsReport`. Parts not given are new.
+
+    Raises:
+        PartsError: no part given, a part cannot be read or is of another kind, or two parts do not fit.
+    """
+    given = {"video_llm": video_llm, "audio": audio, "face": face}
+    if all(source is None for source in given.values()):
+        raise PartsError(f"no part is given; accepted are {', '.join(given)}")
+    unknown = sorted(set(overrides) - set(cls.config_class.__dataclass_fields__))
+    if unknown:
+        raise PartsError(f"{unknown[0]!r} is no field of {cls.config_class.__name__}")
+    hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+
+    fields = {} if config is None else config.to_dict()
+    if video_llm is not None:
+        check_type("video_llm", video_llm, LlavaOnevisionConfig.model_type, **hub)
+        base = LlavaOnevisionConfig.from_pretrained(video_llm, **hub)
+        fields["vision_config"], fields["text_config"] = base.vision_config.to_dict(), base.text_config.to_dict()
+        for name in ("vision_feature_layer", "projector_hidden_act", "multimodal_projector_bias"):
+            fields[name] = getattr(base, name)
+        fields["tie_word_embeddings"] = base.tie_word_embeddings
+        # Its own placeholder serves as ours; the two new ones lie beyond the vocabulary until a tokenizer names them.
+        fields["video_token_id"] = base.video_token_index
+        fields["audio_token_id"], fields["face_token_id"] = (base.text_config.vocab_size + i for i in range(2))
+    if audio is not None:
+        check_type("audio", audio, "whisper", **hub)
+        fields["audio_config"] = audio_config_of(audio, **hub).to_dict()
+    if face is not None:
+        check_type("face", face, FaceXFormerConfig.model_type, **hub)
+        fields["face_config"] = read_config(face, **hub)
+    config = cls.config_class.from_dict({**fields, **overrides})
+
+    with torch.device("meta"):
+        expected = cls(config).state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    report = PartsReport()
+
+    def take(part, source, found, part_report):
+        for name, tensor in found.items():
+            if name not in expected:
+                part_report.ignored[f"{name} ({source})"] = "the assembled configuration has no place for it"
+                del part_report.loaded[name]
+            elif tensor.shape != expected[name].shape:
+                raise PartsError(
+                    f"{name} has shape {tuple(tensor.shape)} in {source!r} ({part}) and {tuple(expected[name].shape)} "
+                    f"in the assembled model; the parts do not fit each other"
+                )
+            else:
+                tensors[name] = tensor
+        report.update(part_report)
+
+    if video_llm is not None:
+        found, part_report, own_dtype = load_video_llm(video_llm, dtype, **hub)
+        take("video_llm", video_llm, found, part_report)
+        dtype = dtype or own_dtype
+    if audio is not None and config.audio_config is not None:
+        found = load_tower(WhisperEncoder, audio, config.audio_config, "model.audio_tower.", AUDIO_PREFIXES, **hub)
+        take("audio", audio, *found)
+    if face is not None and config.face_config is not None:
+        take("face", face, *load_part(face, {"": "model.face_tower."}, **hub))
+
+    model, info = cls.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=dtype or torch.float32, output_loading_info=True
+    )
+    report.new = sorted(info["missing_keys"])
+    report.parameters.update({name: expected[name].numel() for name in report.new})
+    return model.eval(), report
+
+
+def check_type(part, source, accepted, **hub):
+    """Refuse a checkpoint of another kind than `accepted`."""
+    found = read_config(source, **hub).get("model_type")
+    if found != accepted:
+        raise PartsError(f"{source!r} is a {found!r} checkpoint; accepted for {part} is a {accepted!r} one")
+
+
+__all__ = ["assemble_omni_emotion"]
