@@ -138,3 +138,11 @@ def test_a_language_model_reads_prose_but_is_never_sent_a_list():
 def test_anything_but_text_is_refused_by_name(text):
     with pytest.raises(ValueError, match=r"(strings|labels holds)"):
         emotion_words(text)
+
+
+@pytest.mark.parametrize(
+    "piece", ['"a ', "'a'a", "[", "(", "not ", "a,", "- ", "happy ", "{", "<think>", "[happy ", "emotions "]
+)
+def test_a_long_degenerate_reply_is_read_in_time_that_grows_with_its_length(piece):
+    # Quadratic reading of 30,000 repetitions would take minutes; the test would not end.
+    assert isinstance(emotion_words(piece * 30_000), list)

@@ -46,7 +46,8 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _SEPARATORS = re.compile(r"[,;/|\n、，；]+|\s+(?:and|or|as well as)\s+|\s+&\s+|\s*\+\s*", re.IGNORECASE)
-_QUOTED = re.compile(r"""(?<!\w)(["'“‘])(.+?)(["'”’])(?!\w)""")
+# Bounded, because an unbounded search for the closing quote takes quadratic time on a text full of opening ones.
+_QUOTED = re.compile(r"""(?<!\w)(["'“‘])(.{1,120}?)(["'”’])(?!\w)""")
 _LIST_KEYS = (
     "labels",
     "emotions",
