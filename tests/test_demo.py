@@ -230,6 +230,19 @@ def test_without_strength_the_planted_cue_is_gone():
     np.testing.assert_array_equal(demo.movement_sizes(planted, times), demo.movement_sizes(control, times))
 
 
+@pytest.mark.parametrize("cue", demo.CUES)
+def test_a_control_is_the_same_whatever_label_was_planted_in_its_pair(cue):
+    first, *others = (
+        draws_of(cue, label, control=True) for label in (demo.AGREEMENT_LABELS if cue == "agreement" else demo.EMOTIONS)
+    )
+    times = np.linspace(0, first["duration"], 60)
+    for draws in others:
+        # Lips that do not move have no time of their own.
+        assert draws | {"picture_shift": 0} == first | {"picture_shift": 0}
+        np.testing.assert_array_equal(demo.lip_opening(draws, times), demo.lip_opening(first, times))
+        np.testing.assert_array_equal(demo.movement_sizes(draws, times), demo.movement_sizes(first, times))
+
+
 def test_labels_are_balanced_and_a_pair_stays_in_one_split():
     rows = [row for row, _ in plan(800)]
     cells = Counter((row["cue"], row["planted"]) for row in rows if not row["control"])
