@@ -203,7 +203,11 @@ def extractor_of(config):
 
 
 class UtteranceClassifier(nn.Module):
-    """The tower, and a linear layer on the mean of an utterance's states."""
+    """The tower, and a linear layer on the standardised mean of an utterance's states.
+
+    What tells emotions apart is small beside what all speech has in common, so the layer learns little from states as
+    they are; `standardise` gives the frozen tower the same scale, for the Q-Formers of phase 2.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -213,6 +217,7 @@ class UtteranceClassifier(nn.Module):
         with torch.no_grad():
             # Whisper's sinusoids have amplitude 1 and would drown what the small convolutions say at first.
             self.tower.embed_positions.weight.mul_(0.2)
+        self.norm = nn.BatchNorm1d(config.d_model, affine=False)
         self.dropout = nn.Dropout(0.2)
         self.head = nn.Linear(config.d_model, len(EMOTIONS))
 
@@ -223,23 +228,24 @@ class UtteranceClassifier(nn.Module):
             for row, own in zip(states, spans, strict=True)
             for start, end in own
         ]
-        return self.head(self.dropout(torch.stack(pooled)))
+        return self.head(self.dropout(self.norm(torch.stack(pooled))))
+
+    @torch.no_grad()
+    def standardise(self):
+        """Write the normalisation into the tower's last layer, which is affine."""
+        scale = (self.norm.running_var + self.norm.eps).rsqrt()
+        self.tower.layer_norm.weight.mul_(scale)
+        self.tower.layer_norm.bias.sub_(self.norm.running_mean).mul_(scale)
 
 
-def masked(features, rng):
-    """SpecAugment, and a random tilt of the spectrum as other microphones have."""
+def disguised(features, rng):
+    """A random tilt of the spectrum, as other microphones have, and one masked band."""
     features = features.clone()
     for row in features:
-        row += torch.linspace(-1, 1, row.shape[0])[:, None] * rng.uniform(-0.12, 0.12)
-        mean = row.mean()
-        for _ in range(2):
-            width = rng.randint(0, 10)
-            first = rng.randint(0, row.shape[0] - width)
-            row[first : first + width] = mean
-        for _ in range(4):
-            width = rng.randint(0, 12)
-            first = rng.randint(0, row.shape[1] - width)
-            row[:, first : first + width] = mean
+        row += torch.linspace(-1, 1, row.shape[0])[:, None] * rng.uniform(-0.05, 0.05)
+        width = rng.randint(0, 5)
+        first = rng.randint(0, row.shape[0] - width)
+        row[first : first + width] = row.mean()
     return features
 
 
@@ -256,9 +262,11 @@ def train_tower(train, held_out, seed, args):
     model = UtteranceClassifier(config)
 
     def heard(chunks):
-        waveforms = [waveform for waveform, _, _ in chunks]
-        features = extractor(waveforms, sampling_rate=RATE, return_tensors="pt").input_features
-        return [(row, spans, emotions) for row, (_, spans, emotions) in zip(features, chunks, strict=True)]
+        # One by one: the spectra of all chunks at once would take a gigabyte.
+        return [
+            (extractor(waveform, sampling_rate=RATE, return_tensors="pt").input_features[0], spans, emotions)
+            for waveform, spans, emotions in chunks
+        ]
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.tower_lr, weight_decay=0.05)
     started, cpu, copies = time.time(), time.process_time(), []
@@ -274,7 +282,7 @@ def train_tower(train, held_out, seed, args):
             progress = (epoch + first / len(chunks)) / args.tower_epochs
             for group in optimizer.param_groups:
                 group["lr"] = args.tower_lr * min(1, 20 * progress) * (1 + math.cos(math.pi * progress)) / 2
-            logits = model(masked(torch.stack(features), rng), spans)
+            logits = model(disguised(torch.stack(features), rng), spans)
             truth = torch.tensor([emotion for own in emotions for emotion in own])
             loss = nn.functional.cross_entropy(logits, truth, label_smoothing=0.1)
             optimizer.zero_grad()
@@ -294,7 +302,8 @@ def train_tower(train, held_out, seed, args):
         "seconds": round(time.time() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
     }
-    return model.tower.requires_grad_(False), result
+    model.standardise()
+    return model.tower, result
 
 
 # Phase 2: the model
@@ -429,7 +438,7 @@ def run_row(name, tower, train_rows, test_rows, seed, shared, args):
                 weight_decay=0.05,
                 warmup_steps=round(0.05 * args.steps),
                 lr_scheduler_type="cosine",
-                logging_steps=50,
+                logging_steps=max(1, args.steps // 8),
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
@@ -479,9 +488,17 @@ def write_json(path: Path, data):
     os.replace(unfinished, path)
 
 
-def settings_of(args) -> dict:
-    names = ("held_out", "width", "layers", "tower_epochs", "tower_lr", "copies", "dialogues", "test_dialogues")
-    return {name: getattr(args, name) for name in (*names, "steps", "batch", "lr")}
+PHASE_1 = ("held_out", "actors", "width", "layers", "tower_epochs", "tower_lr", "copies")
+PHASE_2 = ("tower_seed", "dialogues", "test_dialogues", "steps", "batch", "lr")
+
+
+def settings_of(args, names=PHASE_1 + PHASE_2) -> dict:
+    return {name: getattr(args, name) for name in names}
+
+
+def made(path: Path, settings) -> bool:
+    """Whether the part lies there, made with these settings."""
+    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] == settings
 
 
 def run_seed(recordings, seed, args):
@@ -491,29 +508,32 @@ def run_seed(recordings, seed, args):
         raise SystemExit(f"--held-out {args.held_out}: actors on both sides are needed")
     folder = args.work / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    settings = settings_of(args)
-    if (folder / "settings.json").exists() and json.loads((folder / "settings.json").read_text()) != settings:
-        raise SystemExit(f"{folder} was made with other settings; give another --work")
-    write_json(folder / "settings.json", settings)
-    if not (folder / "tower.json").exists():
+    source = args.work / f"seed_{args.tower_seed if args.tower_seed is not None else seed}"
+    if not made(source / "tower.json", settings_of(args, PHASE_1)):
+        if args.tower_seed not in (None, seed):
+            raise SystemExit(f"{source} holds no tower of these settings; make it with --seeds {args.tower_seed}")
         tower, result = train_tower(train, held_out, seed, args)
         tower.save_pretrained(folder / "tower")
-        write_json(folder / "tower.json", result)
+        write_json(folder / "tower.json", {"settings": settings_of(args, PHASE_1), **result})
         say(f"seed {seed} tower: {result['accuracy']} % of single utterances, {result['cpu_seconds']} CPU s")
-    tower = WhisperEncoder.from_pretrained(folder / "tower").eval().requires_grad_(False)
+    if args.tower_only:
+        return
+    tower = WhisperEncoder.from_pretrained(source / "tower").eval().requires_grad_(False)
     train_rows = dialogues(train, args.dialogues, random.Random(seed), augment=True)
     # The same held-out dialogues for every seed.
     test_rows = dialogues(held_out, args.test_dialogues, random.Random(12345), augment=False)
     shared = {"sounds": {}, "train": {}, "test": {}}
-    for name in ROWS:
-        part = folder / f"row_{list(ROWS).index(name)}.json"
-        if part.exists():
+    for i, name in enumerate(ROWS):
+        if args.rows and i not in args.rows:
+            continue
+        part = folder / f"row_{i}.json"
+        if made(part, settings_of(args)):
             continue
         result = run_row(name, tower, train_rows, test_rows, seed, shared, args)
-        write_json(part, {"row": name, **result})
+        write_json(part, {"row": name, "settings": settings_of(args), **result})
         say(
-            f"seed {seed} {name}: {result['accuracy']} %, in order {result['in_order']['accuracy']} %, "
-            f"loss {result['loss'][0]} -> {result['loss'][-1]}, {result['seconds']} s, {result['cpu_seconds']} CPU s"
+            f"seed {seed} {name}: {result['accuracy']} %, in order {result['in_order']['accuracy']} %, loss "
+            f"{result['loss'][0]} -> {result['loss'][-1]}, {result['seconds']} s, {result['cpu_seconds']} CPU s"
         )
         summarise(args)
 
@@ -530,12 +550,14 @@ def summarise(args):
     """The JSON of everything that lies in --work, and its plot."""
     seeds, rows = {}, {name: [] for name in ROWS}
     for folder in sorted(args.work.glob("seed_*")):
-        parts = [json.loads(path.read_text()) for path in sorted(folder.glob("row_*.json"))]
-        tower = folder / "tower.json"
-        seeds[folder.name] = {
-            "tower": json.loads(tower.read_text()) if tower.exists() else None,
-            "rows": {part.pop("row"): part for part in parts},
-        }
+        parts = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("row_*.json"))]
+        parts = [part for part in parts if part.pop("settings") == settings_of(args)]
+        tower = None
+        if made(folder / "tower.json", settings_of(args, PHASE_1)):
+            tower = json.loads((folder / "tower.json").read_text(encoding="utf-8"))
+            del tower["settings"]
+        if tower or parts:
+            seeds[folder.name] = {"tower": tower, "rows": {part.pop("row"): part for part in parts}}
     complete = {name: own for name, own in seeds.items() if set(own["rows"]) == set(ROWS)}
     for own in complete.values():
         for name, part in own["rows"].items():
@@ -652,14 +674,17 @@ def main():
     parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
     parser.add_argument("--width", type=int, default=96, help="of the tower")
     parser.add_argument("--layers", type=int, default=2, help="of the tower")
-    parser.add_argument("--tower-epochs", type=int, default=30)
-    parser.add_argument("--tower-lr", type=float, default=1e-3)
-    parser.add_argument("--copies", type=int, default=10, help="augmented copies of the recordings in phase 1")
+    parser.add_argument("--tower-epochs", type=int, default=20)
+    parser.add_argument("--tower-lr", type=float, default=2e-3)
+    parser.add_argument("--copies", type=int, default=5, help="augmented copies of the recordings in phase 1")
     parser.add_argument("--dialogues", type=int, default=1000, help="for training")
     parser.add_argument("--test-dialogues", type=int, default=200)
     parser.add_argument("--steps", type=int, default=400, help="of phase 2")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3, help="of phase 2")
+    parser.add_argument("--tower-seed", type=int, help="one tower for all seeds: that of this one")
+    parser.add_argument("--rows", nargs="+", type=int, help="rows by number, for runs side by side (default: all)")
+    parser.add_argument("--tower-only", action="store_true", help="phase 1 alone")
     parser.add_argument("--tower-time", action="store_true", help="only time the acoustic branch by utterances")
     parser.add_argument("--repetitions", type=int, default=5, help="of --tower-time")
     args = parser.parse_args()
