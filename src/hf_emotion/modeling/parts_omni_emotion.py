@@ -9,6 +9,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from .configuration_facexformer import FaceXFormerConfig
+from .modeling_facexformer import FaceXFormerModel
 from .parts import (
     AUDIO_PREFIXES,
     ELSEWHERE,
@@ -16,7 +17,6 @@ from .parts import (
     PartsReport,
     audio_config_of,
     checked,
-    load_part,
     load_tower,
     read_config,
     safetensors_names,
@@ -128,7 +128,8 @@ def assemble_omni_emotion(
         found = load_tower(WhisperEncoder, audio, config.audio_config, "model.audio_tower.", AUDIO_PREFIXES, **hub)
         take("audio", audio, *found)
     if face is not None and config.face_config is not None:
-        take("face", face, *load_part(face, {"": "model.face_tower."}, **hub))
+        # By its own class: transformers saves Swin under older names than it has in memory.
+        take("face", face, *load_tower(FaceXFormerModel, face, config.face_config, "model.face_tower.", {}, **hub))
 
     model, info = cls.from_pretrained(
         None, config=config, state_dict=tensors, dtype=dtype or torch.float32, output_loading_info=True
