@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     init = commands.add_parser("init", help="write a complete model and processor folder, with random weights")
-    init.add_argument("name", help="microemo")
+    init.add_argument("name", help="microemo or acoustemo")
     init.add_argument("--size", default="tiny", help="tiny (default) or paper (billions of weights)")
     init.add_argument("--output", required=True, type=Path, help="folder to write; must not exist or be empty")
     init.add_argument("--seed", type=int, default=0, help="of the weights (default 0)")
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     init.set_defaults(func=run_init)
 
     info = commands.add_parser("info", help="parts, parameters, frozen or trained, tokens per clip")
-    info.add_argument("name", help="a model name (microemo), a folder or a Hub id")
+    info.add_argument("name", help="a model name (microemo, acoustemo), a folder or a Hub id")
     info.add_argument("--size", default=None, help="tiny or paper, for a name (default tiny)")
     info.add_argument("--frames", type=int, default=8, help="frames per clip to count tokens for (default 8)")
     info.add_argument("--json", action="store_true", help="print JSON")
