@@ -95,7 +95,7 @@ def read_recipe(source: str | Path, size: str = "paper", **changes) -> Recipe:
     """
     path = Path(source) if Path(source).suffix else Path(str(RECIPES)) / f"{source}.yaml"
     if not path.is_file():
-        raise RecipeError(f"there is no recipe {source!s}; shipped are {', '.join(recipe_names())}")
+        raise RecipeError(f"there is no recipe {source}; shipped are {', '.join(recipe_names())}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
