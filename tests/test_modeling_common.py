@@ -55,7 +55,7 @@ class MicroEmoCase:
         generator = torch.Generator().manual_seed(seed + 1)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if "region_attention.output" in name or name.endswith("gate"):
+                if "region_attention.output" in name or name.endswith(("gate", "region_embedding")):
                     parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
         return model
 
@@ -70,7 +70,7 @@ class MicroEmoCase:
         times = torch.tensor([[0, 500, 1000, 1500], [0, 400, -1, -1]])
         times[~torch.tensor(video)] = -1
         spans = torch.tensor([[[0, 700], [700, 1500]], [[100, 350], [-1, -1]]])
-        regions = torch.zeros(2, 4, 12, 64, dtype=torch.bool)
+        regions = torch.zeros(2, 4, 13, 64, dtype=torch.bool)
         regions[0, :3, 0, 3:9] = True
         regions[0, :3, 1, 7:20] = True
         regions[1, 0, 2, 30] = True
@@ -428,9 +428,9 @@ def test_greedy_search_with_a_cache_equals_without(case):
 def test_generating_for_a_batch_equals_generating_for_each_clip(case, search):
     model = case.model()
     batch = case.batch(model.config)
-    together = model.generate(**batch, max_new_tokens=5, do_sample=False, **search)[:, -5:]
+    together = model.generate(**batch, max_new_tokens=5, min_new_tokens=5, do_sample=False, **search)[:, -5:]
     for clip in range(2):
-        alone = model.generate(**case.single(batch, clip), max_new_tokens=5, do_sample=False, **search)[:, -5:]
+        alone = model.generate(**case.single(batch, clip), max_new_tokens=5, min_new_tokens=5, do_sample=False, **search)[:, -5:]
         assert torch.equal(together[clip], alone[0])
 
 

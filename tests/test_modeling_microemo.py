@@ -34,7 +34,8 @@ def loop_over_patches(block, states, regions):
                 query[token].chunk(heads), key[seen].chunk(heads, -1), value[seen].chunk(heads, -1), strict=True
             ):
                 parts.append((k @ q * block.scaling).softmax(0) @ v)
-            result[frame, token] = states[frame, token] + block.output(torch.cat(parts))
+            named = block.region_embedding[mine].sum(0)
+            result[frame, token] = states[frame, token] + block.output(torch.cat(parts)) + named
     return result
 
 
@@ -44,7 +45,8 @@ def test_region_attention_equals_a_loop_over_patches_in_outputs_and_gradients(im
     torch.manual_seed(0)
     config = microemo_config("tiny", vocab_size=VOCAB)
     config._attn_implementation = implementation
-    block = RegionAttention(config, 24, 16, 4)
+    block = RegionAttention(config, 24, 16, 4, num_regions=4)
+    torch.nn.init.normal_(block.region_embedding)
     states = torch.randn(3, prefix + 9, 24, requires_grad=True)
     regions = torch.rand(3, 4, 9) < 0.3
     regions[:, 0, 0] = True
@@ -168,8 +170,10 @@ def test_missing_timestamps_or_region_masks_are_named():
         model(**{**batch, "video_timestamp_ids": None})
     with pytest.raises(ValueError, match="video_region_masks"):
         model(**{**batch, "video_region_masks": None})
+    with pytest.raises(ValueError, match=r"5 regions; this model was made for 13"):
+        model(**{**batch, "video_region_masks": batch["video_region_masks"][:, :, :5]})
     with pytest.raises(ValueError, match=r"100 patches .* 65 tokens"):
-        model(**{**batch, "video_region_masks": torch.ones(2, 4, 12, 100, dtype=torch.bool)})
+        model(**{**batch, "video_region_masks": torch.ones(2, 4, 13, 100, dtype=torch.bool)})
 
 
 VISION = {

@@ -40,8 +40,13 @@ from .processing.processing_omni_emotion import OmniEmotionProcessor
 SIZES = ("tiny", "paper")
 
 
+# Initial weights of tiny parts. The usual 0.02 keeps the variance of layers about 768 wide; at 64 it would leave hardly
+# anything of a clip in the tokens, and training from nothing would not start.
+TINY_RANGE = 0.1
+
 # Every part at tiny size; `**TINY_QFORMER` also serves the papers' two-layer Q-Formers.
 TINY_QFORMER = {
+    "initializer_range": TINY_RANGE,
     "hidden_size": 64,
     "num_attention_heads": 4,
     "intermediate_size": 128,
@@ -59,13 +64,18 @@ def tiny_vision() -> InstructBlipVisionConfig:
         num_attention_heads=4,
         image_size=112,
         patch_size=14,
-        initializer_range=0.02,
+        initializer_range=TINY_RANGE,
     )
 
 
 def tiny_imagebind() -> ImageBindAudioConfig:
     return ImageBindAudioConfig(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, projection_dim=64
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        projection_dim=64,
+        initializer_range=TINY_RANGE,
     )
 
 
@@ -79,6 +89,7 @@ def tiny_llama(vocab_size: int) -> LlamaConfig:
         num_key_value_heads=4,
         max_position_embeddings=1024,
         rms_norm_eps=1e-5,
+        initializer_range=TINY_RANGE,
     )
 
 
@@ -113,6 +124,7 @@ def microemo_config(size: str, vocab_size: int | None = None, **fields) -> Micro
             "audio_qformer_config": Blip2QFormerConfig(cross_attention_frequency=1, **TINY_QFORMER),
             "num_audio_query_tokens": 4,
             "text_config": tiny_llama(vocab_size),
+            "initializer_range": TINY_RANGE,
             "region_attention_size": 32,
             "region_attention_heads": 4,
             **fields,
@@ -135,6 +147,7 @@ def acoustemo_config(size: str, vocab_size: int | None = None, **fields) -> Acou
             "acoustic_qformer_config": Blip2QFormerConfig(cross_attention_frequency=1, **TINY_QFORMER),
             "num_audio_query_tokens": 8,
             "text_config": tiny_llama(vocab_size),
+            "initializer_range": TINY_RANGE,
             **fields,
         }
     )

@@ -958,3 +958,21 @@ def _write_mp4(path: str, frames: np.ndarray, rate: Fraction, sound: np.ndarray,
             container.mux(voice.encode(block))
         container.mux(voice.encode(None))
     os.replace(partial, path)
+
+
+def render_faces(num_draws: int, seed: int, size: int = 160, fps: float = 3.0, strength: float = 1.0, distractors=1.0):
+    """Pictures of faces with what moves in them, and no clip around them: for an encoder to learn to look.
+
+    Args:
+        num_draws: draws of a face and its surroundings, each seen at a few moments.
+        seed: take another than the corpus's, or the encoder will have seen it.
+        size, fps, strength, distractors: as in `make_demo`.
+
+    Yields:
+        for each draw (T, size, size, 3) uint8 RGB and (T, M) float32, how far each of `MOVEMENTS` has gone.
+    """
+    labels = list(FACES)
+    for pair in range(num_draws):
+        draws = _draw(seed, pair, "face", labels[pair % len(labels)], False, strength, distractors)
+        frames = render_picture(draws, size, fps)
+        yield frames, movement_sizes(draws, np.arange(len(frames)) / fps).astype(np.float32)

@@ -37,6 +37,7 @@ class MicroEmoConfig(EmotionConfig):
         use_regions: `False` is Table 2's "w/o global-local AVE".
         use_utterances: `False` is Table 2's "w/o utterance-aware V-QF"; both `False` is "w/o all proposed modules".
         region_attention_size, region_attention_heads: inner width and heads of the regional attention. Paper silent.
+        num_regions: facial regions, R of `video_region_masks`; 13 in the processor's table.
         local_qformer: whether global and local features go through one image Q-Former or two. The paper speaks of "the
             image Q-Former" (3.2), so `"shared"`.
         local_fusion: how "the global and local results are fused" (3.2); paper silent on the operator. `"gate"` is a
@@ -81,6 +82,7 @@ class MicroEmoConfig(EmotionConfig):
     use_utterances: bool = True
     region_attention_size: int = 512
     region_attention_heads: int = 8
+    num_regions: int = 13
     local_qformer: Literal["shared", "separate"] = "shared"
     local_fusion: Literal["gate", "sum", "concat"] = "gate"
     local_gate_init: float | int = 0.0

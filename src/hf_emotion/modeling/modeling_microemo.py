@@ -51,14 +51,17 @@ class RegionAttention(nn.Module):
 
     The paper gives no formula. Read as one residual, pre-norm, multi-head attention over the vision tower's tokens: a
     patch inside a region attends to the patches of its regions; every other token, the class token among them, attends
-    to the union of the regions. The output projection starts at zero, so training starts from the plain encoder.
+    to the union of the regions. A learned vector per region is added to its patches: without it the Q-Former could not
+    tell a brow from a mouth once the head has moved. The output projection starts at zero and, by default, so does the
+    gate behind it: training starts from the plain encoder.
     """
 
     is_causal = False
 
-    def __init__(self, config, hidden_size, attention_size, num_heads):
+    def __init__(self, config, hidden_size, attention_size, num_heads, num_regions):
         super().__init__()
         self.config = config
+        self.region_embedding = nn.Parameter(torch.zeros(num_regions, hidden_size))
         self.num_heads = num_heads
         self.scaling = (attention_size // num_heads) ** -0.5
         self.layernorm = nn.LayerNorm(hidden_size)
@@ -69,8 +72,8 @@ class RegionAttention(nn.Module):
 
     def forward(self, states, regions):
         """states (F, prefix + P, D), regions (F, R, P) bool with at least one patch a frame -> (F, prefix + P, D)."""
-        prefix = states.shape[1] - regions.shape[-1]
-        visible = self.visible(nn.functional.pad(regions, (prefix, 0)))
+        regions = nn.functional.pad(regions, (states.shape[1] - regions.shape[-1], 0))  # (F, R, prefix + P)
+        visible = self.visible(regions)
         mask = torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, torch.finfo(states.dtype).min)
         hidden = self.layernorm(states)
         query, key, value = (
@@ -81,7 +84,8 @@ class RegionAttention(nn.Module):
         implementation = "eager" if self.config._attn_implementation == "eager" else "sdpa"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         attended, _ = attend(self, query, key, value, mask[:, None], scaling=self.scaling)
-        return states + self.output(attended.flatten(2))
+        named = torch.einsum("frp,rd->fpd", regions.to(states.dtype), self.region_embedding)
+        return states + self.output(attended.flatten(2)) + named
 
     @staticmethod
     def visible(regions):
@@ -176,6 +180,8 @@ class MicroEmoPreTrainedModel(EmotionPreTrainedModel):
             # Zero queries under a LayerNorm would give gradients near 1e12.
             init.normal_(module.query_tokens, std=self.config.initializer_range)
         elif isinstance(module, RegionAttention):
+            # As large as the normalised tokens they mark; the fusion's gate keeps the start plain.
+            init.normal_(module.region_embedding, std=1.0)
             init.zeros_(module.output.weight)
             init.zeros_(module.output.bias)
         elif isinstance(module, LocalFusion):
@@ -199,7 +205,11 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
         self.image_qformer = TimestampQFormer(config.image_qformer_config, config.num_query_tokens)
         if config.use_regions:
             self.region_attention = RegionAttention(
-                config, config.vision_config.hidden_size, config.region_attention_size, config.region_attention_heads
+                config,
+                config.vision_config.hidden_size,
+                config.region_attention_size,
+                config.region_attention_heads,
+                config.num_regions,
             )
             self.local_fusion = LocalFusion(
                 frame_width, config.local_fusion, config.local_gate_init, config.local_dynamics
@@ -260,22 +270,44 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
             output = BaseModelOutputWithPooling(last_hidden_state=video_features[real])
         states = output.last_hidden_state  # (F, tokens, D), F real frames
         ids, mask = video_timestamp_ids[real], video_timestamp_mask[real]
-        whole = per_clip(self.image_qformer(states, ids, mask), real)  # (B, T, K, width)
-        if self.config.use_regions:
-            if video_region_masks is None:
-                raise ValueError("MicroEmo with use_regions=True needs video_region_masks beside frames")
-            local, found = self.local_results(states, ids, mask, video_region_masks[real])
-            whole = self.local_fusion(whole, per_clip(local, real), per_clip(found, real))
+        regions = None if video_region_masks is None else video_region_masks[real]
+        whole = self.frame_results(states, ids, mask, regions, real)
         whole = whole + self.frame_position_embedding(real).unsqueeze(2)
         tokens, counts = self.video_qformer(whole, video_times, utterance_spans)
         output.pooler_output = list(self.video_projector(tokens).split(counts))
         return output
+
+    def frame_results(self, states, timestamp_ids, timestamp_mask, regions=None, real=None):
+        """The global-local attention visual encoder (3.2): global and local results of each frame, fused.
+
+        Args:
+            states: (F, tokens, D), the vision tower's output for F real frames.
+            timestamp_ids, timestamp_mask: (F, W).
+            regions: (F, R, P) bool; needed unless `use_regions=False`.
+            real: (B, T) bool, where the F frames stand in their clips; `None` makes each frame a clip of its own.
+
+        Returns:
+            (B, T, K, width of the image Q-Former), zero for padded frames.
+        """
+        if real is None:
+            real = torch.ones(len(states), 1, dtype=torch.bool, device=states.device)
+        whole = per_clip(self.image_qformer(states, timestamp_ids, timestamp_mask), real)
+        if not self.config.use_regions:
+            return whole
+        if regions is None:
+            raise ValueError("MicroEmo with use_regions=True needs video_region_masks beside frames")
+        local, found = self.local_results(states, timestamp_ids, timestamp_mask, regions)
+        return self.local_fusion(whole, per_clip(local, real), per_clip(found, real))
 
     def local_results(self, states, timestamp_ids, timestamp_mask, regions):
         """The image Q-Former's results on facial regions, for frames with a face; zero for the others.
 
         states (F, tokens, D), timestamp_ids and timestamp_mask (F, W), regions (F, R, P) -> (F, K, width), (F,) bool.
         """
+        if regions.shape[1] != self.config.num_regions:
+            raise ValueError(
+                f"video_region_masks hold {regions.shape[1]} regions; this model was made for {self.config.num_regions}"
+            )
         if not 0 <= states.shape[1] - regions.shape[-1] <= 8:
             raise ValueError(
                 f"video_region_masks cover {regions.shape[-1]} patches but the vision tower gives {states.shape[1]} "
