@@ -158,9 +158,9 @@ def omni_emotion_config(size: str, vocab_size: int | None = None, **fields) -> O
 
     At paper size the language model is Qwen2-7B as published, with its own vocabulary of 152,064: 7,615,616,512
     parameters with its head. The base checkpoint `llava-hf/llava-onevision-qwen2-7b-ov-hf` has cut the vocabulary to
-    152,000 (458,752 parameters fewer) and adds SigLIP so400m without its pooling head and last layer (397,800,000
-    or so), a projector of two layers and one newline vector; `from_pretrained_parts` takes its sizes. Whisper-large-v3
-    gives its encoder, FaceXFormer its Swin-B (86,743,224) and fusion (754,688).
+    152,000 (458,752 parameters fewer) and adds SigLIP so400m without its pooling head and last layer (397,747,744),
+    a projector of two layers (16,980,992) and one newline vector (3,584); `from_pretrained_parts` takes its sizes.
+    Whisper-large-v3 gives its encoder (636,968,960), FaceXFormer its Swin-B (86,743,224) and fusion (754,688).
     """
     check_size(size)
     if size == "paper":
