@@ -344,11 +344,11 @@ def write_report(path: Path, processor, row: dict, text: str, result: dict) -> N
         for i, bar in enumerate(bars)
     )
     seconds = clip.duration / 1000
+    places = [(600 * u["start"] / seconds, 600 * u["end"] / seconds) for u in clip.utterances]
     spoken = "".join(
-        f'<g><rect class="spoken" x="{600 * u["start"] / seconds:.1f}" y="84" height="22" '
-        f'width="{600 * (u["end"] - u["start"]) / seconds:.1f}"/><text x="{600 * u["start"] / seconds + 4:.1f}" y="100">'
-        f"{i}</text></g>"
-        for i, u in enumerate(clip.utterances, 1)
+        f'<rect class="spoken" x="{start:.1f}" y="84" height="22" width="{end - start:.1f}"/>'
+        f'<text x="{start + 4:.1f}" y="100">{i}</text>'
+        for i, (start, end) in enumerate(places, 1)
     )
     marks = "".join(
         f'<line x1="{0.6 * t / seconds:.1f}" x2="{0.6 * t / seconds:.1f}" y1="0" y2="82"/>'
