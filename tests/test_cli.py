@@ -1,0 +1,128 @@
+"""The command line: one clear sentence for each bad input, the other clips still described, exit codes for scripts."""
+
+import json
+import shutil
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from hf_emotion.cli import main
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "model"
+    assert main(["init", "microemo", "--output", str(folder)]) == 0
+    return folder
+
+
+def write_clip(path, size=(64, 64), frames=8, sound=True):
+    generator = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=4)
+        video.width, video.height, video.pix_fmt = *size, "yuv420p"
+        audio = container.add_stream("aac", rate=16000, layout="mono") if sound else None
+        for _ in range(frames):
+            frame = av.VideoFrame.from_ndarray(generator.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if sound:
+            samples = generator.normal(0, 0.1, (1, 32000)).astype(np.float32)
+            block = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            block.sample_rate, block.time_base, block.pts = 16000, Fraction(1, 16000), 0
+            container.mux(audio.encode(block))
+            container.mux(audio.encode())
+    return path
+
+
+def test_predict_describes_good_clips_beside_bad_ones_and_says_so_by_its_exit_code(model_folder, tmp_path, capsys):
+    good = write_clip(tmp_path / "good.mp4")
+    silent = write_clip(tmp_path / "silent.mp4", sound=False)
+    text = tmp_path / "text.mp4"
+    text.write_text("no video at all")
+    torn = tmp_path / "torn.mp4"
+    torn.write_bytes(good.read_bytes()[:400])
+    clips = [str(path) for path in (good, tmp_path / "missing.mp4", text, silent, torn)]
+    code = main(["predict", *clips, "--model", str(model_folder), "--max-new-tokens", "4", "--json"])
+    captured = capsys.readouterr()
+    results = json.loads(captured.out)
+    assert code == 1
+    assert ["error" in result for result in results] == [False, True, True, False, True]
+    assert results[0]["modalities"] == ["video", "audio"]
+    assert results[3]["modalities"] == ["video"]
+    assert {"description", "labels", "utterances", "frames"} <= set(results[0])
+    errors = [line for line in captured.err.splitlines() if line.startswith("hf-emotion:")]
+    assert len(errors) == 3
+    assert "Traceback" not in captured.err
+    assert "missing.mp4: no such file" in errors[0]
+
+
+def test_predict_fails_when_no_clip_can_be_read(model_folder, tmp_path, capsys):
+    assert main(["predict", str(tmp_path / "a.mp4"), "--model", str(model_folder)]) == 2
+
+
+def test_predict_reads_utterances_and_names_the_line_of_a_malformed_subtitle(model_folder, tmp_path, capsys):
+    clip = str(write_clip(tmp_path / "clip.mp4"))
+    good, bad = tmp_path / "good.srt", tmp_path / "bad.srt"
+    good.write_text("1\n00:00:00,200 --> 00:00:00,900\nhello\n\n2\n00:00:01,000 --> 00:00:01,500\nwell\n")
+    bad.write_text("1\n00:00:00,200 --> 00:00:00,900\nhello\n\n2\n00:00:xx,000 --> 00:00:01,500\nwell\n")
+    arguments = ["predict", clip, clip, "--model", str(model_folder), "--max-new-tokens", "2", "--json"]
+    assert main([*arguments, "--utterances", str(good), str(bad)]) == 1
+    captured = capsys.readouterr()
+    results = json.loads(captured.out)
+    assert [utterance["text"] for utterance in results[0]["utterances"]] == ["hello", "well"]
+    assert "bad.srt" in results[1]["error"]
+    assert "6" in results[1]["error"]
+    assert main([*arguments, "--utterances", str(good)]) == 2
+    assert "1 files for 2 clips" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("change", "word"), [("missing", "lack"), ("extra", "hold more than")])
+def test_a_model_folder_with_other_weights_than_its_config_is_refused(model_folder, tmp_path, capsys, change, word):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    if change == "missing":
+        weights.pop("model.video_projector.weight")
+    else:
+        weights["model.nowhere.weight"] = np.zeros(3, dtype=np.float32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert main(["predict", "x.mp4", "--model", str(folder)]) == 2
+    message = capsys.readouterr().err
+    assert word in message
+    assert ("model.video_projector.weight" if change == "missing" else "model.nowhere.weight") in message
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path, capsys):
+    assert main(["predict", "x.mp4", "--model", str(tmp_path)]) == 2
+    assert "no config.json" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "nothing")]) == 2
+
+
+def test_info_states_the_published_size_without_the_memory_for_it(capsys):
+    assert main(["info", "microemo", "--size", "paper", "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    parts = {part["part"]: part for part in info["parts"]}
+    assert parts["language_model"]["parameters"] == 6_738_415_616
+    assert parts["vision_tower"]["training"] == "frozen"
+    assert parts["video_qformer"]["training"] == "trained"
+    assert info["tokens_per_clip"][2] == {"frames": 8, "utterances": 3, "video": 128, "audio": 8}
+
+
+def test_init_refuses_a_folder_in_use_and_an_unknown_model(model_folder, tmp_path, capsys):
+    assert main(["init", "microemo", "--output", str(model_folder)]) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert main(["init", "macroemo", "--output", str(tmp_path / "new")]) == 2
+    assert "accepted are microemo" in capsys.readouterr().err
+    assert main(["init", "microemo", "--size", "paper", "--output", str(tmp_path / "new")]) == 2
+    assert "tokenizers" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ablation_can_be_set_from_the_command_line(tmp_path, capsys):
+    assert main(["init", "microemo", "--set", "use_utterances=false", "--output", str(tmp_path / "m")]) == 0
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["use_utterances"] is False
+    assert json.loads((tmp_path / "m" / "processor_config.json").read_text())["use_utterances"] is False
