@@ -171,7 +171,8 @@ def run_info(args) -> int:
     print(f"{config.model_type}{f' at {size} size' if size else ''}: {result['parameters']:,} parameters")
     print(f"\n{'part':<26}{'class':<28}{'parameters':>15}  as in the paper")
     for part in parts:
-        note = f"{part['training']}{' (LoRA)' if part['part'] == 'language_model' else ''}"
+        adapted = part["part"] == "language_model" and part["training"] == "frozen"
+        note = f"{part['training']}{' (LoRA)' if adapted else ''}"
         print(f"{part['part']:<26}{part['class']:<28}{part['parameters']:>15,}  {note}")
     print(
         f"\ntokens per clip of {args.frames} frames: utterances" + "".join(f"{row['utterances']:>7}" for row in tokens)
