@@ -430,7 +430,9 @@ def test_generating_for_a_batch_equals_generating_for_each_clip(case, search):
     batch = case.batch(model.config)
     together = model.generate(**batch, max_new_tokens=5, min_new_tokens=5, do_sample=False, **search)[:, -5:]
     for clip in range(2):
-        alone = model.generate(**case.single(batch, clip), max_new_tokens=5, min_new_tokens=5, do_sample=False, **search)[:, -5:]
+        alone = model.generate(
+            **case.single(batch, clip), max_new_tokens=5, min_new_tokens=5, do_sample=False, **search
+        )[:, -5:]
         assert torch.equal(together[clip], alone[0])
 
 
