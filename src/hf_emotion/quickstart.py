@@ -37,7 +37,7 @@ NUM_CLIPS = 240
 CUES = ("face", "prosody")
 STRENGTH, DISTRACTORS = 1.5, 0.3
 PICTURES, PICTURE_EPOCHS = 300, 6
-EPOCHS, BATCH, LEARNING_RATE = 12, 16, 2e-3
+EPOCHS, BATCH, LEARNING_RATE = 20, 16, 2e-3
 
 
 def prepare(output: Path, seed: int, num_clips: int = NUM_CLIPS) -> list[dict]:
@@ -49,7 +49,7 @@ def prepare(output: Path, seed: int, num_clips: int = NUM_CLIPS) -> list[dict]:
 
 def new_model(seed: int, **fields):
     """A tiny MicroEmo and its processor, which hears a clip of up to four seconds in two chunks."""
-    model, processor = build("microemo", seed=seed, local_gate_init=1.0, **fields)
+    model, processor = build("microemo", seed=seed, **fields)
     processor.feature_extractor.num_clips = 2
     return model, processor
 
