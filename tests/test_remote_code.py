@@ -79,7 +79,8 @@ def test_a_folder_loads_and_generates_alike_without_the_package(name, tmp_path):
     theirs = torch.load(result, weights_only=False)
     for key, value in batch.items():
         assert torch.equal(theirs["batch"][key], value), key
-    assert torch.equal(theirs["logits"], logits)
+    # Not bit for bit: weights read from a file lie elsewhere in memory, and matrix products round by alignment.
+    torch.testing.assert_close(theirs["logits"], logits, rtol=0, atol=2e-5)
     # What was loaded by remote code can be saved again, code and all.
     assert {path.name for path in folder.iterdir()} == {path.name for path in (tmp_path / "result.pt_again").iterdir()}
 
@@ -90,6 +91,7 @@ def test_the_folder_holds_exactly_the_files_that_the_model_and_the_processor_nee
     processor.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.glob("*.py")} == {
         "configuration_emotion.py",
+        "configuration_facexformer.py",
         "configuration_imagebind_audio.py",
         "configuration_microemo.py",
         "faces.py",
@@ -97,6 +99,7 @@ def test_the_folder_holds_exactly_the_files_that_the_model_and_the_processor_nee
         "image_processing_emotion.py",
         "media.py",
         "modeling_emotion.py",
+        "modeling_facexformer.py",
         "modeling_imagebind_audio.py",
         "modeling_microemo.py",
         "parts.py",
