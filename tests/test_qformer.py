@@ -124,8 +124,9 @@ def assert_equals_twin(model, features, times, spans, dtype=torch.float64):
     for name, (gradient, theirs) in gradients.items():
         assert (gradient is None) == (theirs is None), name
         if theirs is not None:
-            # Sums over many windows: what float32 rounds away grows with the largest entry.
-            scale = max(1.0, theirs.abs().max().item())
+            # Sums over many windows: what float32 rounds away grows with the largest entry; a key's bias, whose exact
+            # gradient is zero, shows nothing but that rounding, and it depends on the number of threads.
+            scale = max(1.0, theirs.abs().max().item()) * (1.0 if dtype == torch.float64 else 5.0)
             torch.testing.assert_close(gradient / scale, theirs / scale, **close, msg=lambda m, n=name: f"{n}: {m}")
 
 
