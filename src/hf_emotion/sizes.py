@@ -176,6 +176,7 @@ def omni_emotion_config(size: str, vocab_size: int | None = None, **fields) -> O
                 patch_size=14,
                 vision_use_head=False,
             ),
+            "initializer_range": TINY_RANGE,
             "audio_config": {
                 "model_type": "whisper",
                 "d_model": 64,
@@ -184,6 +185,7 @@ def omni_emotion_config(size: str, vocab_size: int | None = None, **fields) -> O
                 "encoder_ffn_dim": 128,
                 "num_mel_bins": 128,
                 "max_source_positions": 150,
+                "init_std": TINY_RANGE,
             },
             "face_config": {
                 "model_type": "facexformer",
@@ -195,6 +197,7 @@ def omni_emotion_config(size: str, vocab_size: int | None = None, **fields) -> O
                     "num_heads": [1, 2, 4, 8],
                     "window_size": 2,
                     "drop_path_rate": 0.0,
+                    "initializer_range": TINY_RANGE,
                 },
                 "hidden_size": 32,
             },
@@ -207,6 +210,7 @@ def omni_emotion_config(size: str, vocab_size: int | None = None, **fields) -> O
                 num_attention_heads=4,
                 num_key_value_heads=2,
                 max_position_embeddings=2048,
+                initializer_range=TINY_RANGE,
             ),
             **fields,
         }
