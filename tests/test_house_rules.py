@@ -8,6 +8,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hf_emotion"
 SHIPPED = sorted(file for folder in ("modeling", "processing") for file in (PACKAGE / folder).glob("[!_]*.py"))
+# The pipeline travels with the models, too.
+SHIPPED += [PACKAGE / "evaluation" / name for name in ("lexicon.py", "pipeline_emotion.py", "words.py")]
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)

@@ -97,16 +97,20 @@ def test_the_folder_holds_exactly_the_files_that_the_model_and_the_processor_nee
         "faces.py",
         "feature_extraction_imagebind.py",
         "image_processing_emotion.py",
+        "lexicon.py",
         "media.py",
         "modeling_emotion.py",
         "modeling_facexformer.py",
         "modeling_imagebind_audio.py",
         "modeling_microemo.py",
         "parts.py",
+        "pipeline_emotion.py",
         "processing_emotion.py",
         "processing_microemo.py",
         "qformer.py",
+        "sharing.py",
         "utterances.py",
+        "words.py",
     }
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
     assert auto_map == {

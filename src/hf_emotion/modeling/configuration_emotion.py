@@ -33,6 +33,9 @@ class EmotionConfig(PreTrainedConfig):
             language model keeps its published size.
         missing_modality: what stands for a modality that a clip lacks: `"drop"` (its placeholders are left out of the
             prompt), `"zero_input"` (zeros enter the tower), `"zero_feature"` (zeros replace the tower's output).
+        parts: the published checkpoints that the weights of each module started from, as `from_pretrained_parts` found
+            them: `{module: [{"source", "revision", "license"}]}` (`parts.origin_of`). The model card is filled from it,
+            and the licences of the sources decide whether a model is published privately.
     """
 
     model_type = "emotion"
@@ -44,8 +47,13 @@ class EmotionConfig(PreTrainedConfig):
     missing_modality: Literal["drop", "zero_input", "zero_feature"] = "drop"
     tie_word_embeddings: bool = False
     initializer_range: float = 0.02
+    parts: dict | None = None
 
     def __post_init__(self, **kwargs):
+        if not __name__.startswith("transformers_modules."):
+            # Where the package is installed it registers the pipeline itself, and transformers would ask for consent to
+            # remote code for one that the configuration names.
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
         if getattr(self.text_config, "tie_word_embeddings", False):
             self.tie_word_embeddings = True

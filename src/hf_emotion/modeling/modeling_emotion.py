@@ -21,6 +21,7 @@ from .configuration_emotion import EmotionConfig
 from .modeling_facexformer import FaceXFormerModel
 from .modeling_imagebind_audio import ImageBindAudioModel
 from .qformer import QFormer
+from .sharing import SharingMixin
 
 # Towers that AutoModel cannot build: transformers lacks FaceXFormer and ImageBind, does not list EVA ViT-g
 # (InstructBLIP) by itself, and means encoder and decoder together by "whisper".
@@ -79,7 +80,7 @@ class EmotionCausalLMOutputWithPast(CausalLMOutputWithPast):
     modalities: torch.Tensor | None = None
 
 
-class EmotionPreTrainedModel(PreTrainedModel):
+class EmotionPreTrainedModel(SharingMixin, PreTrainedModel):
     """Weights, flags and media inputs that the papers' models share."""
 
     config: EmotionConfig

@@ -8,12 +8,13 @@ folders that this file reads.
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import ModelCard, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -81,6 +82,13 @@ class PartsReport:
         self.notes.extend(other.notes)
         self.parameters.update(other.parameters)
 
+    def origins(self, **hub) -> dict[str, list[dict]]:
+        """Module of the model -> where its weights came from, as `origin_of` tells it (`EmotionConfig.parts`)."""
+        found: dict[str, list[dict]] = {}
+        for module, source in sorted({(module_of(name), source) for name, source in self.loaded.items()}):
+            found.setdefault(module, []).append(origin_of(source, **hub))
+        return found
+
     def to_dict(self) -> dict:
         """The report as JSON-able data."""
         return {"loaded": self.loaded, "new": self.new, "ignored": self.ignored, "notes": self.notes}
@@ -128,6 +136,23 @@ def find_file(source: str, name: str, **hub) -> str | None:
         raise PartsError(f"the Hub has no repository {source!r} that you may read; log in if it is private") from error
     except HfHubHTTPError as error:
         raise PartsError(f"the Hub did not give {name} of {source!r}: {error}") from error
+
+
+def origin_of(source: str, **hub) -> dict:
+    """What is worth remembering of a source: its `source` (the name alone, of a folder), the `revision` (commit) of a
+    Hub repository and the `license` that its model card states; `None` where that is not known."""
+    folder = os.path.isdir(source)
+    config, card = (find_file(source, name, **hub) for name in ("config.json", "README.md"))
+    commit = re.search(r"/snapshots/([0-9a-f]{40})/", (config or "").replace(os.sep, "/"))
+    terms = None
+    if card is not None:
+        stated = ModelCard.load(card, ignore_metadata_errors=True).data
+        terms = stated.get("license_name") if stated.get("license") == "other" else stated.get("license")
+    return {
+        "source": os.path.basename(os.path.abspath(source)) if folder else source,
+        "revision": None if folder or commit is None else commit[1],
+        "license": terms,
+    }
 
 
 def read_config(source: str, **hub) -> dict:
@@ -497,6 +522,7 @@ def assemble(
     )
     report.new = sorted(info["missing_keys"])
     report.parameters.update({name: expected[name].numel() for name in report.new})
+    model.config.parts = report.origins(**hub)
     return model.eval(), report
 
 

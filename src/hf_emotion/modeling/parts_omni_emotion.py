@@ -136,6 +136,7 @@ def assemble_omni_emotion(
     )
     report.new = sorted(info["missing_keys"])
     report.parameters.update({name: expected[name].numel() for name in report.new})
+    model.config.parts = report.origins(**hub)
     return model.eval(), report
 
 

@@ -34,6 +34,7 @@ SAMPLINGS = ("uniform", "fps", "middle", "first", "peak")
 ACCEPTED = "a path, bytes, a binary file object, a PIL image, an array, a dict of arrays, or a Clip"
 MIN_SIDE = 16  # pixels; below this a picture holds no face, and a model's patch no detail
 MAX_CHOSEN_BYTES = 2**31  # of RGB; 345 frames of 1920 x 1080
+MAX_PIXELS = 2**26  # of one frame; 8192 x 8192
 HELD_BYTES = 2**26  # of compressed video kept from the first reading
 PEAK_CANDIDATES = 64
 PEAK_SIDE = 960  # pixels; candidates are only looked at, the frames returned have full size
@@ -86,6 +87,7 @@ class _Request:
     sampling_rate: int
     max_duration: float
     motion: Callable | None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self):
         if self.sampling not in SAMPLINGS:
@@ -102,6 +104,8 @@ class _Request:
             )
         if int(self.sampling_rate) != self.sampling_rate or self.sampling_rate < 1:
             raise MediaError(f"sampling_rate is {self.sampling_rate!r}, a whole number of Hz is accepted.")
+        if int(self.max_pixels) != self.max_pixels or self.max_pixels < 1:
+            raise MediaError(f"max_pixels is {self.max_pixels!r}, a whole number from 1 is accepted.")
         if not self.max_duration > 0:
             raise MediaError(f"max_duration is {self.max_duration!r}, a positive number of seconds is accepted.")
         self.count = int(self.num_frames or (8 if self.sampling == "uniform" else 1))
@@ -150,6 +154,7 @@ def load_clip(
     sampling_rate: int = 16000,
     max_duration: float = 1800.0,
     motion: Callable[[np.ndarray], np.ndarray] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Clip:
     """Read one clip: chosen frames with their true times, and the sound.
 
@@ -172,12 +177,13 @@ def load_clip(
         sampling_rate: Hz of the waveform (soxr, high quality; channels are averaged).
         max_duration: s; a longer clip is an error.
         motion: frames (C, H, W, 3) uint8 -> (C,) facial motion, for "peak"; sees frames of at most 960 pixels a side.
+        max_pixels: of one frame of a video; larger frames are not decoded, whatever the file's header says of them.
 
     Raises:
         MediaError: whatever makes the clip unusable. A file that breaks off in the middle is used up to there, with a
             note; an mp4 cut before its index (the moov atom) is an error.
     """
-    request = _Request(num_frames, sampling, fps, frames, sound, sampling_rate, max_duration, motion)
+    request = _Request(num_frames, sampling, fps, frames, sound, sampling_rate, max_duration, motion, max_pixels)
     return _load(source, request)
 
 
@@ -700,6 +706,12 @@ class _Picture:
         """Frames (T, H, W, 3) uint8 and their times (T,) int64 ms."""
         context = self.stream.codec_context
         _check_size(self.name, context.width, context.height)
+        self.max_pixels = request.max_pixels
+        if context.width * context.height > self.max_pixels:
+            raise MediaError(
+                f"{self.name}: the picture is {context.width}x{context.height} pixels, at most "
+                f"max_pixels={self.max_pixels:,} in all are accepted."
+            )
 
         def look(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             pictures, times = self._frames(some, PEAK_SIDE)
@@ -778,6 +790,8 @@ class _Picture:
             stream, packets = self.stream, self.held
         context = stream.codec_context
         if not context.is_open:
+            # The size can change in the middle of a stream; the decoder itself then refuses the frame.
+            context.options = {**context.options, "max_pixels": str(self.max_pixels)}
             stream.thread_type = "AUTO"
         try:
             for index, packet in enumerate(packets):

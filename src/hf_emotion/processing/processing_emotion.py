@@ -32,12 +32,14 @@ class EmotionVideosKwargs(VideosKwargs, total=False):
 
     sampling: policy by which frames are chosen, see `media.load_clip`.
     max_duration: s; a longer clip is an error.
+    max_pixels: of one frame; see `media.load_clip`.
     faces: `True` makes a missing face backend an error, `False` skips the search, `None` takes what can be had.
     landmarks: faces already known, see `EmotionProcessor.find_faces`.
     """
 
     sampling: str | None
     max_duration: float | int | None
+    max_pixels: int | None
     faces: bool | None
     landmarks: Any
 
@@ -187,7 +189,8 @@ class EmotionProcessor(ProcessorMixin):
             audio: the same for sound that replaces a clip's own, or is all there is of it.
             utterances: for one clip a source of `utterances.read`, for a list of clips a list of those or `None`s.
             options: `modalities`, `num_frames`, `sampling`, `fps`, `max_duration` where they differ from the
-                processor's; `sampling_rate`, Hz, of sound given as an array, where it is not the processor's.
+                processor's; `sampling_rate`, Hz, of sound given as an array, where it is not the processor's;
+                `max_pixels`, see `media.load_clip`.
 
         Returns:
             a list of B `Clip`s; `None` for a sample without any source.
@@ -261,6 +264,8 @@ class EmotionProcessor(ProcessorMixin):
             settings["sampling"] = "fps"
         if settings["sampling"] != "fps" and options.get("fps") is None:
             settings["fps"] = None
+        if options.get("max_pixels") is not None:
+            settings["max_pixels"] = options["max_pixels"]
         return {**settings, "modalities": modalities}
 
     def _check_modalities(self, modalities, accepted):
