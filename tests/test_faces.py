@@ -335,7 +335,17 @@ def test_tracking_does_not_jump_to_a_face_elsewhere_or_of_another_size():
     )
     assert track.found.tolist() == [True, True, False, True]
     boxes = [[faces._bounds(face)] for face in (here, huge)]
-    assert faces._track(boxes) == [None, 0]
+    assert faces._chains(boxes) == [{1: 0}, {0: 0}]
+
+
+def test_every_face_is_followed_and_the_largest_over_the_clip_comes_first():
+    small, large = oval(0.2, 0.5, 0.1), oval(0.7, 0.5, 0.3)
+    tracks = FaceFinder().tracks(blank(3, 100, 100), landmarks=[np.stack([small, large]), small[None], large[None]])
+    assert [track.found.tolist() for track in tracks] == [[True, False, True], [True, True, False]]
+    assert np.array_equal(tracks[0].landmarks[2], large)
+    assert np.array_equal(tracks[1].landmarks[1], small)
+    assert tracks[0].num_faces.tolist() == [2, 1, 1]
+    assert FaceFinder(backend="none").tracks(blank(3, 100, 100)) == []
 
 
 def test_the_most_central_face_is_measured_in_pixels_of_a_wide_frame():

@@ -242,6 +242,24 @@ class FaceFinder:
         faces, num_faces, backend = self._find(frames)
         return _follow(faces, num_faces, size, self.choose, backend)
 
+    def tracks(self, frames, landmarks=None) -> list[FaceTrack]:
+        """Follows every face through the clip, as `choose="track"` follows one; the largest over the clip comes first.
+
+        Args and errors as in `__call__`.
+        """
+        frames = _check_frames(frames)
+        if landmarks is None:
+            faces, num_faces, backend = self._find(frames)
+        else:
+            faces = self._given(landmarks, len(frames))
+            num_faces, backend = [len(f) for f in faces], "given"
+        scale = _scale((frames.shape[2], frames.shape[1]))
+        boxes = _boxes(faces, scale)
+        return [
+            _chosen(faces, boxes, scale, num_faces, [chain.get(t) for t in range(len(frames))], backend)
+            for chain in _chains(boxes)
+        ]
+
     def region_masks(self, track, grid) -> np.ndarray:
         """Patches of each region (MicroEmo section 3.2; the rule for a patch is ours, the paper is silent).
 
@@ -724,15 +742,31 @@ def _without_twins(faces):
 
 def _follow(faces, num_faces, size, choose, backend):
     """Picks one face a frame. faces: list of T arrays (F, 478, 2); size: (width, height) in pixels -> FaceTrack."""
-    scale = np.array((*size, *size), np.float64)
-    boxes = [[_bounds(face) * scale for face in in_frame] for in_frame in faces]
+    scale = _scale(size)
+    boxes = _boxes(faces, scale)
     if choose == "track":
-        chosen = _track(boxes)
+        chain = next(iter(_chains(boxes)), {})
+        chosen = [chain.get(t) for t in range(len(boxes))]
     elif choose == "central":
         middle = scale[:2] / 2
         chosen = [min(range(len(b)), key=lambda i: np.hypot(*(_centre(b[i]) - middle)), default=None) for b in boxes]
     else:
         chosen = [max(range(len(b)), key=lambda i: _area(b[i]), default=None) for b in boxes]
+    return _chosen(faces, boxes, scale, num_faces, chosen, backend)
+
+
+def _scale(size):
+    """(width, height) -> what turns a box in fractions of the frame into pixels."""
+    return np.array((*size, *size), np.float64)
+
+
+def _boxes(faces, scale):
+    """Bounds in pixels of the faces of each frame."""
+    return [[_bounds(face) * scale for face in in_frame] for in_frame in faces]
+
+
+def _chosen(faces, boxes, scale, num_faces, chosen, backend):
+    """The FaceTrack of face `chosen[t]` of each frame t, None where it is not there."""
     landmarks = np.full((len(faces), NUM_LANDMARKS, 2), np.nan, np.float32)
     framed = np.full((len(faces), 4), np.nan, np.float32)
     for t, i in enumerate(chosen):
@@ -747,13 +781,13 @@ def _centre(box):
     return (box[:2] + box[2:]) / 2
 
 
-def _track(boxes):
-    """Links boxes from frame to frame, closest first, and takes the chain with the largest area over the clip.
+def _chains(boxes):
+    """Links boxes from frame to frame, closest first; the chain with the largest area over the clip comes first.
 
     A link needs centres less than one box apart and sizes within 2.5 times. boxes: list of T lists of (4,) pixels ->
-    list of T indices, None where the face is not there.
+    list of {frame: index}, one for each face.
     """
-    chains = []  # one {frame: index} for each face
+    chains = []
     last = []
     for t, in_frame in enumerate(boxes):
         links = []
@@ -774,10 +808,7 @@ def _track(boxes):
                 last.append(box)
             chains[linked[i]][t] = i
             last[linked[i]] = box
-    if not chains:
-        return [None] * len(boxes)
-    best = max(chains, key=lambda chain: sum(_area(boxes[t][i]) for t, i in chain.items()))
-    return [best.get(t) for t in range(len(boxes))]
+    return sorted(chains, key=lambda chain: -sum(_area(boxes[t][i]) for t, i in chain.items()))
 
 
 def _hulls(points):
