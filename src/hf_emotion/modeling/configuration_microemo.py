@@ -109,4 +109,7 @@ class MicroEmoConfig(EmotionConfig):
         return {"video": self.num_video_query_tokens * windows, "audio": audio}
 
 
+# Its own files travel with whatever is saved, so that a folder loads without this package.
+MicroEmoConfig.register_for_auto_class()
+
 __all__ = ["MicroEmoConfig"]

@@ -164,4 +164,7 @@ class OmniEmotionConfig(EmotionConfig):
         return {"video": num_frames * self.tokens_per_frame + 1, "face": face, "audio": audio}
 
 
+# Its own files travel with whatever is saved, so that a folder loads without this package.
+OmniEmotionConfig.register_for_auto_class()
+
 __all__ = ["OmniEmotionConfig"]

@@ -271,11 +271,19 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
         states = output.last_hidden_state  # (F, tokens, D), F real frames
         ids, mask = video_timestamp_ids[real], video_timestamp_mask[real]
         regions = None if video_region_masks is None else video_region_masks[real]
-        whole = self.frame_results(states, ids, mask, regions, real)
-        whole = whole + self.frame_position_embedding(real).unsqueeze(2)
-        tokens, counts = self.video_qformer(whole, video_times, utterance_spans)
-        output.pooler_output = list(self.video_projector(tokens).split(counts))
+        frames = self.frame_results(states, ids, mask, regions, real)
+        output.pooler_output = self.window_tokens(frames, video_times, utterance_spans)
         return output
+
+    def window_tokens(self, frames, video_times, utterance_spans=None):
+        """The utterance-aware video Q-Former (3.3) and the projector.
+
+        frames (B, T, K, width of the image Q-Former), video_times (B, T), utterance_spans (B, N, 2) -> a list of B tensors
+        (K_v * (1 + N_b), H), [T_global, T_1, ..., T_N] of each clip.
+        """
+        positions = self.frame_position_embedding(video_times >= 0)  # (B, T, width)
+        tokens, counts = self.video_qformer(frames + positions.unsqueeze(2), video_times, utterance_spans)
+        return list(self.video_projector(tokens).split(counts))
 
     def frame_results(self, states, timestamp_ids, timestamp_mask, regions=None, real=None):
         """The global-local attention visual encoder (3.2): global and local results of each frame, fused.
@@ -584,5 +592,8 @@ def per_clip(values, real):
     placed[real] = values
     return placed
 
+
+# Its own files travel with whatever is saved, so that a folder loads without this package.
+MicroEmoForConditionalGeneration.register_for_auto_class("AutoModel")
 
 __all__ = ["MicroEmoForConditionalGeneration", "MicroEmoModel", "MicroEmoPreTrainedModel"]

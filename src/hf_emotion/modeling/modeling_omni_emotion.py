@@ -607,4 +607,7 @@ def two_layers(width, text_width, activation):
     return nn.Sequential(nn.Linear(width, text_width), ACT2FN[activation], nn.Linear(text_width, text_width))
 
 
+# Its own files travel with whatever is saved, so that a folder loads without this package.
+OmniEmotionForConditionalGeneration.register_for_auto_class("AutoModel")
+
 __all__ = ["OmniEmotionForConditionalGeneration", "OmniEmotionModel", "OmniEmotionPreTrainedModel"]
