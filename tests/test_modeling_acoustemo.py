@@ -18,7 +18,7 @@ from transformers import (
 
 from hf_emotion.inference import describe
 from hf_emotion.inspection import listen, plot_listening
-from hf_emotion.modeling.configuration_acoustemo import frame_rate_of
+from hf_emotion.modeling.configuration_emotion import frame_rate_of
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration, AcoustEmoModel
 from hf_emotion.modeling.modeling_emotion import encode_sound
 from hf_emotion.modeling.modeling_imagebind_audio import ImageBindAudioModel

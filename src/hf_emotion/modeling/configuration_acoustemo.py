@@ -1,6 +1,5 @@
 """Configuration of AcoustEmo: its towers, the utterance-aware acoustic Q-Former and the ablations of its Table 2."""
 
-import math
 from dataclasses import field
 from typing import Literal
 
@@ -8,15 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, Blip2QFormerConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-from .configuration_emotion import EmotionConfig, TowerSpec
-
-
-def frame_rate_of(audio_config) -> float | int:
-    """Frames per second of an audio tower's output, Hz."""
-    if audio_config.model_type == "imagebind_audio":
-        return 1000 // (audio_config.patch_stride * audio_config.mel_hop_ms)
-    strides = getattr(audio_config, "conv_stride", None)
-    return 50 if strides is None else 16000 / math.prod(strides)
+from .configuration_emotion import EmotionConfig, TowerSpec, frame_rate_of
 
 
 @strict
@@ -95,5 +86,8 @@ class AcoustEmoConfig(EmotionConfig):
         video = 0 if self.vision_config is None else self.num_query_tokens * num_frames
         return {"video": video, "audio": self.num_audio_query_tokens * max(windows, 1)}
 
+
+# Its own files travel with whatever is saved, so that a folder loads without this package.
+AcoustEmoConfig.register_for_auto_class()
 
 __all__ = ["AcoustEmoConfig"]

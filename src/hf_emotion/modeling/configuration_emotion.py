@@ -1,5 +1,6 @@
 """What the configurations of all papers share: language model, placeholder ids and missing-modality policy."""
 
+import math
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -20,6 +21,14 @@ class TowerSpec(SubConfigSpec):
 
     def get_config_class(self, model_type: str | None = None):
         return OWN_CONFIGS.get(model_type) or super().get_config_class(model_type)
+
+
+def frame_rate_of(audio_config) -> float | int:
+    """Frames per second of an audio tower's output, Hz."""
+    if audio_config.model_type == "imagebind_audio":
+        return 1000 // (audio_config.patch_stride * audio_config.mel_hop_ms)
+    strides = getattr(audio_config, "conv_stride", None)
+    return 50 if strides is None else 16000 / math.prod(strides)
 
 
 @strict
@@ -59,4 +68,4 @@ class EmotionConfig(PreTrainedConfig):
             self.tie_word_embeddings = True
 
 
-__all__ = ["EmotionConfig", "TowerSpec"]
+__all__ = ["EmotionConfig", "TowerSpec", "frame_rate_of"]

@@ -27,8 +27,7 @@ from .modeling_emotion import (
     MediaTokens,
     PositionTable,
     build_tower,
-    encode_sound,
-    sound_times,
+    sound_frames,
 )
 from .parts import assemble
 from .qformer import QFormer, UtteranceQFormer
@@ -130,34 +129,21 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
             the tower's output, the frames (B, L, D) with their positions added, and their times (B, L) int64 ms, -1
             where there is no sound.
         """
-        if audio_features is None:
-            output, states, mask = encode_sound(
-                self.audio_tower,
-                "frames",
-                input_features,
-                input_values,
-                audio_attention_mask,
-                self.config.audio_layers,
-                self.config.audio_layer_reduction,
-            )
-        else:
-            output, states = BaseModelOutputWithPooling(), audio_features
-            # (B, C) or (B, L), or (B, C, spectrum frames); the last needs its frames gathered into states.
-            mask = audio_attention_mask.bool()
-            if mask.dim() == 3:
-                mask = mask.unflatten(-1, (states.shape[1] // mask.shape[1], -1)).any(-1).flatten(1)
-            mask = mask.repeat_interleave(states.shape[1] // mask.shape[1], dim=1)
-        times = sound_times(self.audio_tower, mask, self.config.audio_frame_rate, audio_times)
-        if audio_ends is not None:
-            # A chunk may run over the end of its sound, into silence; its first frame always hears some of the sound.
-            steps = mask.shape[1] // audio_ends.shape[1]
-            heard = times < audio_ends.repeat_interleave(steps, dim=1)
-            heard[:, ::steps] = True
-            mask = mask & heard
-            times = times.masked_fill(~mask, -1)
+        output, states, times = sound_frames(
+            self.audio_tower,
+            self.config.audio_frame_rate,
+            input_features,
+            input_values,
+            audio_attention_mask,
+            audio_times,
+            audio_ends,
+            audio_features,
+            self.config.audio_layers,
+            self.config.audio_layer_reduction,
+        )
         states = states.to(self.audio_projector.weight.dtype)
         if self.config.num_audio_positions:
-            states = states + self.audio_position_embedding(mask)
+            states = states + self.audio_position_embedding(times >= 0)
         return output, states, times
 
     def window_spans(self, utterance_spans):
@@ -455,5 +441,8 @@ class AcoustEmoForConditionalGeneration(AcoustEmoPreTrainedModel, MediaGeneratio
             modalities=outputs.modalities,
         )
 
+
+# Its own files travel with whatever is saved, so that a folder loads without this package.
+AcoustEmoForConditionalGeneration.register_for_auto_class("AutoModel")
 
 __all__ = ["AcoustEmoForConditionalGeneration", "AcoustEmoModel", "AcoustEmoPreTrainedModel"]

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers import initialization as init
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -305,6 +305,56 @@ def sound_times(tower, mask, frame_rate, audio_times=None):
     return torch.where(mask, times.flatten(1), -1)
 
 
+def sound_frames(
+    tower,
+    frame_rate,
+    input_features=None,
+    input_values=None,
+    audio_attention_mask=None,
+    audio_times=None,
+    audio_ends=None,
+    audio_features=None,
+    layers=None,
+    layer_reduction="mean",
+):
+    """Every frame of a batch's sound with its time, from one pass of an audio tower or from its cached output.
+
+    Args:
+        tower: as for `encode_sound`, as are `layers` and `layer_reduction`.
+        frame_rate: as for `sound_times`.
+        input_features: (B, C, mel, frames), chunks of sound, or
+        input_values: (B, samples), a waveform.
+        audio_attention_mask: (B, C), (B, C, frames) or (B, samples), True where real.
+        audio_times: (B, C) int64 ms, start of each chunk, -1 where padded; not needed for a waveform.
+        audio_ends: (B, C) int64 ms, where the sound in each chunk ends; `None` where the mask says it.
+        audio_features: (B, L, D), cached frames of the tower, in place of sound; their mask may also be (B, L).
+
+    Returns:
+        the tower's output, the frames (B, L, D), and their times (B, L) int64 ms, -1 where there is no sound.
+    """
+    if audio_features is None:
+        output, states, mask = encode_sound(
+            tower, "frames", input_features, input_values, audio_attention_mask, layers, layer_reduction
+        )
+    else:
+        output, states = BaseModelOutputWithPooling(), audio_features
+        mask = audio_attention_mask.bool()
+        if mask.dim() == 3:
+            mask = mask.unflatten(-1, (states.shape[1] // mask.shape[1], -1)).any(-1).flatten(1)
+        elif mask.shape[1] > states.shape[1]:  # of a waveform
+            heard = mask.any(-1, keepdim=True)
+            mask = tower._get_feature_vector_attention_mask(states.shape[1], mask.long()).bool() & heard
+        mask = mask.repeat_interleave(states.shape[1] // mask.shape[1], dim=1)
+    times = sound_times(tower, mask, frame_rate, audio_times)
+    if audio_ends is not None:
+        # A chunk may run over the end of its sound, into silence; its first frame always hears some of the sound.
+        steps = mask.shape[1] // audio_ends.shape[1]
+        heard = times < audio_ends.repeat_interleave(steps, dim=1)
+        heard[:, ::steps] = True
+        times = times.masked_fill(~(mask & heard), -1)
+    return output, states, times
+
+
 class MediaGenerationMixin(GenerationMixin):
     """`generate` that encodes a clip once, whatever the number of beams, returned sequences or questions.
 
@@ -376,5 +426,6 @@ __all__ = [
     "encode_sound",
     "idle",
     "merge",
+    "sound_frames",
     "sound_times",
 ]
