@@ -1,14 +1,18 @@
 """AcoustEmo's processor: counts and prompt written out, windows, token budget, chunks, and sounds of every kind."""
 
+import json
 import warnings
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 
+import av
 import numpy as np
 import pytest
 import torch
 from transformers import AutoProcessor, HubertConfig, Wav2Vec2FeatureExtractor, WhisperConfig, WhisperFeatureExtractor
 
+from hf_emotion.cli import main
 from hf_emotion.processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from hf_emotion.processing.image_processing_emotion import EmotionImageProcessor
 from hf_emotion.processing.media import load_clip
@@ -261,3 +265,44 @@ def test_a_saved_processor_makes_the_same_batch(tmp_path):
     one, other = (p(videos=sound(), utterances=ROWS, return_tensors="pt") for p in (processor, again))
     assert list(one) == list(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def write_sound(path, samples, rate):
+    """(channels, S) float32 as a wav file, whatever the samples hold."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=rate, layout="mono" if len(samples) == 1 else "stereo")
+        block = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(samples.T.reshape(1, -1), dtype=np.float32), format="flt", layout=stream.layout
+        )
+        block.sample_rate, block.time_base, block.pts = rate, Fraction(1, rate), 0
+        container.mux(stream.encode(block))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def test_predict_answers_sound_files_of_every_kind_and_names_the_one_it_cannot_hear(tmp_path, capsys):
+    folder = str(tmp_path / "model")
+    assert main(["init", "acoustemo", "--output", folder]) == 0
+    broken = noise(1)
+    broken[4000] = np.nan
+    sounds = {
+        "silent": (np.zeros(2 * RATE, np.float32)[None], RATE),
+        "clipped": (np.sign(noise(2))[None], RATE),
+        "nan": (broken[None], RATE),
+        "8k": (noise(1)[None], 8000),
+        "96k_stereo": (np.stack([noise(3 * 6), noise(3 * 6, 1)]), 96000),
+        "short": (noise(0.05)[None], RATE),
+        "long": (np.tile(noise(10), 120)[None], RATE),
+    }
+    files = [write_sound(tmp_path / f"{name}.wav", *given) for name, given in sounds.items()]
+    capsys.readouterr()
+    code = main(["predict", *files, "--model", folder, "--max-new-tokens", "2", "--batch-size", "1", "--json"])
+    captured = capsys.readouterr()
+    results = dict(zip(sounds, json.loads(captured.out), strict=True))
+    assert code == 1
+    assert [name for name, found in results.items() if "error" in found] == ["nan"]
+    assert "nan.wav: the sound holds NaN or infinite samples, the first at 0.25 s" in captured.err
+    assert "Traceback" not in captured.err
+    durations = [round(found["duration"], 2) for found in results.values() if "error" not in found]
+    assert durations == [2.0, 2.0, 2.0, 3.0, 0.05, 1200.0]
+    assert all(found["modalities"] == ["audio"] for found in results.values() if "error" not in found)
