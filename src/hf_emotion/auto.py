@@ -12,7 +12,7 @@ from importlib import import_module
 
 import wrapt
 
-MODEL_TYPES = ("acoustemo", "facexformer", "imagebind_audio", "microemo", "omni_emotion")
+MODEL_TYPES = ("acoustemo", "esva", "facexformer", "imagebind_audio", "microemo", "omni_emotion")
 
 # Module of transformers.models.auto -> its mappings that `registration.py` adds to.
 MAPPINGS = {
@@ -71,7 +71,17 @@ def defer(names: list[str], module) -> None:
         mapping._extra_content = RegisteredAtFirstUse(mapping._extra_content)
 
 
+def add_pipeline(module) -> None:
+    """Let `pipeline("emotion-recognition", model=...)` find this package's own, which is imported when it is used."""
+    module.PIPELINE_REGISTRY.supported_tasks["emotion-recognition"] = {
+        "impl": f"{__package__}.evaluation.pipeline_emotion.EmotionRecognitionPipeline",
+        "pt": (module.AutoModelForMultimodalLM,),
+        "type": "multimodal",
+    }
+
+
 def register_at_first_use() -> None:
     """Register with the Auto classes when they are first used, whether transformers is imported already or later."""
+    wrapt.register_post_import_hook(add_pipeline, "transformers.pipelines")
     for module, names in MAPPINGS.items():
         wrapt.register_post_import_hook(partial(defer, names), f"transformers.models.auto.{module}")

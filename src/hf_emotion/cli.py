@@ -67,11 +67,41 @@ def parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--seed", type=int, default=0)
     quickstart.set_defaults(func=run_quickstart)
 
+    push = commands.add_parser(
+        "push",
+        help="publish a model or adapter: weights, processor, code, card, licence, handler, in one commit",
+        description="The card is filled from the folder and the results files. Weights whose parents' licences demand "
+        "it are published privately unless --public is given.",
+    )
+    push.add_argument("folder", type=Path, metavar="DIR", help="what save_pretrained, Trainer or PEFT wrote")
+    push.add_argument("repo", metavar="REPO", help="name/model")
+    push.add_argument("--results", nargs="+", default=[], metavar="FILE", help="scores.json of evaluate or quickstart")
+    push.add_argument("--dataset", metavar="ID", help="Hub id of the data behind the results")
+    push.add_argument("--examples", nargs="+", default=[], metavar="CLIP", help="clips that the model page can play")
+    push.add_argument("--base", metavar="REPO", help="base model of an adapter, where it was trained from a folder")
+    push.add_argument("--readme", metavar="FILE", help="a card of your own, in place of the one made here")
+    push.add_argument("--revision", help="branch to publish to (default main)")
+    push.add_argument("--create-pr", action="store_true", help="open a pull request")
+    push.add_argument("--message", help="of the commit")
+    seen = push.add_mutually_exclusive_group()
+    seen.add_argument("--private", dest="private", action="store_const", const=True, help="whatever the licences say")
+    seen.add_argument("--public", dest="private", action="store_const", const=False, help="whatever the licences say")
+    push.set_defaults(func=run_push)
+
+    space = commands.add_parser("space", help="write, or publish, a Gradio Space that shows a published model")
+    space.add_argument("repo", metavar="REPO", help="of the model or adapter: name/model")
+    space.add_argument("--output", type=Path, metavar="DIR", help="folder to write; new or empty")
+    space.add_argument("--push", metavar="SPACE", help="publish it as name/space")
+    space.add_argument("--title", help="of the page")
+    space.set_defaults(func=run_space)
+
     from .data.build import add_build_parser
     from .evaluation.evaluate import add_evaluate_parser, add_score_parser
+    from .evaluation.reviewers import add_review_parser
     from .training.train import add_train_parser
 
     add_build_parser(commands)
+    add_review_parser(commands)
     add_train_parser(commands)
     add_evaluate_parser(commands)
     add_score_parser(commands)
@@ -235,6 +265,38 @@ def print_result(result: dict) -> None:
         print(f"  utterance {i}  {spoken['start']:.2f} - {spoken['end']:.2f} s  {spoken['text'] or ''}".rstrip())
     for note in result["notes"]:
         print(f"  note         {note}")
+
+
+def run_push(args) -> int:
+    from .hub import push
+
+    address = push(
+        args.folder,
+        args.repo,
+        results=args.results,
+        examples=args.examples,
+        dataset=args.dataset,
+        base=args.base,
+        readme=args.readme,
+        private=args.private,
+        revision=args.revision,
+        create_pr=args.create_pr,
+        commit_message=args.message,
+    )
+    print(address)
+    return OK
+
+
+def run_space(args) -> int:
+    from .hub import push_space, write_space
+
+    if args.output is None and args.push is None:
+        raise ValueError("nothing to do: give --output DIR, --push name/space, or both")
+    if args.output is not None:
+        print(write_space(args.repo, args.output, args.title))
+    if args.push is not None:
+        print(push_space(args.repo, args.push, title=args.title))
+    return OK
 
 
 def run_quickstart(args) -> int:

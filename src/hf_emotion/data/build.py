@@ -559,16 +559,17 @@ def dataset_card(report: Mapping, repo_id: str | None = None) -> str:
         tags=["emotion-recognition", "multimodal", "hf_emotion"],
         **({} if known or licence == "unknown" else {"license_name": "see-text"}),
     )
-    return str(DatasetCard.from_template(head, template_path=str(_template()), repo_id=repo_id, **report))
+    template = str(card_template("dataset_card.md.jinja"))
+    return str(DatasetCard.from_template(head, template_path=template, repo_id=repo_id, **report))
 
 
-def _template() -> Path:
-    """The card's template: inside an installed package, or in `hub_cards/` of a checkout."""
+def card_template(name: str) -> Path:
+    """A file of `hub_cards/`: inside the installed package, or at the top of a checkout."""
     package = Path(__file__).parents[1]
     for folder in (package / "hub_cards", package.parents[1] / "hub_cards"):
-        if (folder / "dataset_card.md.jinja").is_file():
-            return folder / "dataset_card.md.jinja"
-    raise FileNotFoundError("dataset_card.md.jinja is neither in hf_emotion/hub_cards nor in hub_cards of the checkout")
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{name} is neither in hf_emotion/hub_cards nor in hub_cards of the checkout")
 
 
 def _relative(row: dict, root: str | None) -> dict:

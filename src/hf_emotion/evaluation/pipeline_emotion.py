@@ -200,6 +200,7 @@ class EmotionRecognitionPipeline(Pipeline):
                 `per_utterance`: ask about each utterance, too (default True).
                 `num_frames`, `sampling`, `fps`, `max_duration`, `max_pixels`, `modalities`: see `media.load_clip`.
                 `max_bytes`, `timeout`, `allowed`: see `fetch`.
+                `streamer`: of transformers, for one clip; it gets the description. `stream` is the easy way.
                 `max_new_tokens`, `num_beams`, `do_sample`...: see `generate`. Greedy, 128 tokens, unless asked
                 otherwise.
 
@@ -241,6 +242,7 @@ class EmotionRecognitionPipeline(Pipeline):
         max_bytes=None,
         timeout=None,
         allowed=None,
+        streamer=None,
         generate_kwargs=None,
         **options,
     ):
@@ -248,7 +250,7 @@ class EmotionRecognitionPipeline(Pipeline):
         given = {"question": question, "utterances": utterances, "load_options": load or None}
         given |= {"max_bytes": max_bytes, "timeout": timeout, "allowed": allowed}
         before = {name: value for name, value in given.items() if value is not None}
-        asked = {"candidate_labels": candidate_labels, "per_utterance": per_utterance}
+        asked = {"candidate_labels": candidate_labels, "per_utterance": per_utterance, "streamer": streamer}
         generating = {**options, **(generate_kwargs or {})}
         forward = {name: value for name, value in asked.items() if value is not None}
         return before, {**forward, **({"generate_options": generating} if generating else {})}, {}
@@ -315,13 +317,13 @@ class EmotionRecognitionPipeline(Pipeline):
             self._lexicon = Lexicon(path)
         return self._lexicon
 
-    def _forward(self, inputs, candidate_labels=None, per_utterance=True, generate_options=None):
+    def _forward(self, inputs, candidate_labels=None, per_utterance=True, streamer=None, generate_options=None):
         results = inputs["results"]
         if not inputs["clips"]:
             return {"results": results}
         options = self.options(generate_options)
         media = self.writer.encode_media(**inputs["batch"])
-        found = self.answers(inputs["batch"], media, candidate_labels, options)
+        found = self.answers(inputs["batch"], media, candidate_labels, {**options, "streamer": streamer})
         begun = iter(zip(inputs["clips"], inputs["reports"], found, strict=True))
         row = -1
         for result in results:
@@ -423,28 +425,23 @@ class EmotionRecognitionPipeline(Pipeline):
 
         Args:
             clip: as for `__call__`, one clip.
-            options: as for `__call__`; nothing is asked about single utterances, and beam search writes nothing before
-                its end.
+            options: as for `__call__`; beam search writes nothing before its end.
 
         Yields:
             str; joined, they are the `description` before blanks are cut off at its ends.
 
+        Returns:
+            to `yield from`, and as the value of `StopIteration`: what `__call__` returns.
+
         Raises:
             as `__call__`, before the first piece; and whatever stops the model in the middle.
         """
-        before, forward, _ = self._sanitize_parameters(**options)
-        inputs = self.preprocess([clip], **{**self._preprocess_params, **before})
-        if "raised" in inputs["results"][0]:
-            raise inputs["results"][0]["raised"]
-        chosen = {**self._forward_params, **forward}.get("generate_options")
-        batch = self._ensure_tensor_on_device(inputs["batch"], device=self.device)
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        failed = []
+        done, failed = [], []
 
         def write():
             try:
-                with torch.inference_mode():
-                    self.model.generate(**batch, streamer=streamer, **self.options(chosen))
+                done.append(self(clip, streamer=streamer, **options))
             except Exception as error:  # raised in the thread of the reader, below
                 failed.append(error)
                 streamer.end()
@@ -455,6 +452,7 @@ class EmotionRecognitionPipeline(Pipeline):
         thread.join()
         if failed:
             raise failed[0]
+        return done[0]
 
     def save_pretrained(self, save_directory, **kwargs):
         """The model, which brings this pipeline's files along, and the processor."""

@@ -1,0 +1,141 @@
+"""A page for one model: a clip in; labels, the description as it is written, and a timeline out."""
+
+import html
+import os
+
+import gradio as gr
+import torch
+from transformers import pipeline
+
+MODEL = os.environ.get("MODEL", "MODEL_ID")
+TITLE = "TITLE"
+MAX_SECONDS = 120
+
+pipe = pipeline(
+    "emotion-recognition", model=MODEL, trust_remote_code=True, device=0 if torch.cuda.is_available() else -1
+)
+
+STYLE = """
+.timeline svg { width: 100%; font: 13px system-ui, sans-serif }
+.timeline text { fill: var(--body-text-color) } .timeline .small { font-size: 11px; opacity: .75 }
+.timeline .track { fill: var(--background-fill-secondary) }
+.timeline .face { fill: #2b7a9b } .timeline .noface { fill: #b8860b }
+.timeline .spoken { fill: #e69f00; opacity: .35 }
+"""
+
+
+def timeline(result: dict) -> str:
+    """The clip from left to right: the frames that were looked at, and each utterance with its labels."""
+    seconds = max(result["duration"], 0.1)
+    left, width, row = 90, 800, 38
+
+    def x(time: float) -> float:
+        return left + width * min(time / seconds, 1.0)
+
+    parts = [f'<text x="0" y="22">frames</text><rect class="track" x="{left}" y="6" width="{width}" height="24"/>']
+    for frame in result["frames"]:
+        kind = "noface" if frame.get("face") is False else "face"
+        told = {True: "a face", False: "no face"}.get(frame.get("face"), "frame")
+        parts.append(
+            f'<rect class="{kind}" x="{x(frame["time"]) - 2:.1f}" y="6" width="4" height="24">'
+            f"<title>{frame['time']:.2f} s: {told}</title></rect>"
+        )
+    if not result["frames"]:
+        parts.append(f'<text x="{left + 8}" y="22">no picture</text>')
+    for i, spoken in enumerate(result["utterances"]):
+        top = 6 + row * (i + 1)
+        words = ", ".join(label["label"] for label in spoken.get("labels", ())) or "no emotion word"
+        # A bar near the right end has its words before it.
+        late = x(spoken["start"]) > left + 0.6 * width
+        at, anchor = (x(spoken["end"]) - 4, "end") if late else (x(spoken["start"]) + 4, "start")
+        parts.append(
+            f'<text x="0" y="{top + 16}">utterance {i + 1}</text>'
+            f'<rect class="track" x="{left}" y="{top}" width="{width}" height="30"/>'
+            f'<rect class="spoken" x="{x(spoken["start"]):.1f}" y="{top}" height="30" '
+            f'width="{max(x(spoken["end"]) - x(spoken["start"]), 2):.1f}"/>'
+            f'<text x="{at:.1f}" y="{top + 13}" text-anchor="{anchor}">{html.escape(words)}</text>'
+            f'<text class="small" x="{at:.1f}" y="{top + 26}" text-anchor="{anchor}">'
+            f"{spoken['start']:.1f} - {spoken['end']:.1f} s {html.escape(spoken['text'] or '')}</text>"
+        )
+    bottom = 6 + row * (len(result["utterances"]) + 1)
+    for i in range(5):
+        time = seconds * i / 4
+        anchor = ("start", "middle", "middle", "middle", "end")[i]
+        parts.append(
+            f'<text class="small" x="{x(time):.1f}" y="{bottom + 14}" text-anchor="{anchor}">{time:.1f} s</text>'
+        )
+    return (
+        f'<div class="timeline"><svg viewBox="0 0 {left + width + 4} {bottom + 20}" role="img" '
+        f'aria-label="timeline of the clip">{"".join(parts)}</svg></div>'
+    )
+
+
+def describe(video, subtitles, question, candidates, frames, length):
+    """Show the text while it is written, then the labels, the timeline and what was really used."""
+    if not video:
+        raise gr.Error("Choose a clip first.")
+    options = {"num_frames": int(frames), "max_new_tokens": int(length), "max_duration": MAX_SECONDS}
+    if subtitles:
+        options["utterances"] = subtitles
+    if question.strip():
+        options["question"] = question
+    labels = [label.strip() for label in candidates.split(",") if label.strip()]
+    if labels:
+        options["candidate_labels"] = labels
+    writing, text, result = pipe.stream(video, **options), "", None
+    try:
+        while result is None:
+            try:
+                text += next(writing)
+                yield text, None, "", ""
+            except StopIteration as end:
+                result = end.value
+    except (ValueError, OSError) as error:
+        raise gr.Error(str(error)) from error
+    scores = {label["label"]: label["score"] for label in result["labels"]} or None
+    used = [
+        f"Used: {', '.join(result['modalities'])}. {len(result['frames'])} frames of {result['duration']:.1f} s.",
+        *result["notes"],
+    ]
+    if scores is None:
+        used.append("The description names no emotion word.")
+    yield result["description"], scores, timeline(result), "\n".join(f"- {html.escape(line)}" for line in used)
+
+
+with gr.Blocks(title=TITLE) as page:
+    gr.Markdown(
+        f"# {TITLE}\nModel: [{MODEL}](https://huggingface.co/{MODEL}). Clips of up to {MAX_SECONDS} seconds. "
+        "Upload only clips of people who agreed to it."
+    )
+    with gr.Row():
+        with gr.Column():
+            clip = gr.Video(label="Clip", sources=["upload"], elem_id="clip")
+            spoken = gr.File(
+                label="Subtitles, if there are any (srt, vtt, whisper json, TextGrid)",
+                file_types=[".srt", ".vtt", ".json", ".TextGrid"],
+                height=110,
+                elem_id="subtitles",
+            )
+            asked = gr.Textbox(
+                label="Question", placeholder=getattr(pipe.processor, "default_question", ""), elem_id="question"
+            )
+            closed = gr.Textbox(
+                label="Choose among these labels only", placeholder="happy, sad, neutral", elem_id="candidates"
+            )
+            with gr.Accordion("More", open=False):
+                count = gr.Slider(1, 32, value=pipe.processor.num_frames, step=1, label="Frames to look at")
+                limit = gr.Slider(16, 512, value=128, step=16, label="Length limit of the answer, tokens")
+            run = gr.Button("Describe", variant="primary", elem_id="run")
+        with gr.Column():
+            labels = gr.Label(label="Labels, and how sure the model was of each word", elem_id="labels")
+            description = gr.Textbox(label="Description", lines=4, elem_id="description")
+            notes = gr.Markdown(elem_id="notes")
+    chart = gr.HTML(label="Timeline", elem_id="timeline")
+    gr.Markdown(
+        "An expression is not a feeling. The model guesses from appearance, voice and words, and it makes things up. "
+        "Do not use it to judge anybody. At work and in education the European Union's AI Act prohibits such systems."
+    )
+    run.click(describe, [clip, spoken, asked, closed, count, limit], [description, labels, chart, notes])
+
+if __name__ == "__main__":
+    page.launch(css=STYLE)
