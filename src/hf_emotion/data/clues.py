@@ -14,16 +14,16 @@ import numpy as np
 
 from ..processing.faces import FaceTrack
 
-# name -> what its low and its high values are. Numbers of the landmarks are MediaPipe's; lengths are in distances
-# between the outer corners of the eyes.
+# name -> what its low and its high values mean, beside what is usual in the clip. Numbers of the landmarks are
+# MediaPipe's; lengths are in distances between the outer corners of the eyes.
 MOVEMENTS = {
-    "brow_height": ("the brows go down (AU4)", "the brows go up (AU1+2)"),
-    "brow_distance": ("the brows draw together (AU4)", "the brows draw apart"),
-    "eye_opening": ("the eyes narrow or close (AU7, AU43)", "the eyes widen (AU5)"),
-    "mouth_corners": ("the corners of the mouth go down (AU15)", "the corners of the mouth go up (AU12)"),
-    "mouth_width": ("the mouth narrows (AU18)", "the mouth stretches (AU20)"),
-    "mouth_opening": ("the mouth closes", "the mouth opens (AU25, AU26)"),
-    "upper_lip": ("the upper lip and the nose go up (AU9, AU10)", "the upper lip goes down"),
+    "brow_height": ("the brows are low (AU4)", "the brows are high (AU1+2)"),
+    "brow_distance": ("the brows are close together (AU4)", "the brows are far apart"),
+    "eye_opening": ("the eyes are narrow or closed (AU7, AU43)", "the eyes are wide (AU5)"),
+    "mouth_corners": ("the corners of the mouth are low (AU15)", "the corners of the mouth are high (AU12)"),
+    "mouth_width": ("the mouth is narrow (AU18)", "the mouth is wide (AU20)"),
+    "mouth_opening": ("the mouth is closed", "the mouth is open (AU25, AU26)"),
+    "upper_lip": ("the upper lip is raised (AU9, AU10)", "the upper lip is low"),
 }
 _BROWS = [105, 66, 63, 334, 296, 293]
 

@@ -116,7 +116,8 @@ class ServerChat:
         self.temperature, self.max_tokens, self.timeout, self.tries = temperature, max_tokens, timeout, tries
         self.name = f"{model} (temperature {temperature:g})"
 
-    def __call__(self, prompt: str) -> str:
+    def __call__(self, prompt: str | list[dict]) -> str:
+        """The reply to a text, or to parts (text, pictures, sound) in the protocol's own form."""
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],

@@ -1,0 +1,467 @@
+"""Who describes and who judges in a review (`data.review`), and the command `hf-emotion review`.
+
+Three kinds, each a function from a `Request` to a reply: `Offline`, which needs no model and always answers alike;
+`Pipeline`, any transformers pipeline; `Server`, any server with the OpenAI chat protocol. No server is contacted, and
+nothing fetched, unless the caller names it.
+
+    offline                          templates over measurements, and the lexicon
+    hf:TASK:MODEL[@REVISION]         hf:image-text-to-text:Qwen/Qwen2-VL-7B-Instruct
+    server:MODEL@URL                 server:qwen2-vl@http://127.0.0.1:8000/v1
+"""
+
+import argparse
+import base64
+import io
+import json
+import os
+import sys
+import threading
+import wave
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..data.clues import MOVEMENTS
+from ..data.files import read_text
+from ..data.questions import TASKS
+from ..data.review import ROLES, Model, Request, ReviewError, Settings, review
+from ..data.reviewed import export_sheet, import_sheets, make_dataset
+from ..processing.utterances import UtteranceError, transcribe
+from .classes import NEGATIVE_FAMILIES, POSITIVE_FAMILIES
+from .judge import ServerChat
+from .lexicon import shipped
+from .words import emotion_words
+
+SAMPLING_RATE = 16000
+# A movement is told from this size on, in distances between the outer corners of the eyes: the size of the movements
+# that `data.demo` plants at half strength, and twice what MediaPipe's mesh trembles on a still face.
+TOLD = 0.04
+# Whose word counts where two clues contradict each other and others do not decide it.
+FIRST = ("movement", "voice", "speech", "person", "scene")
+
+
+class Offline:
+    """Describes from measurements by templates, and judges by the words of the lexicon. No model, no network.
+
+    What its words mean is the prototypes of EMFACS (Friesen & Ekman 1983) in so far as `data.clues` measures them:
+    corners of the mouth up = happiness; down = sadness; brows down and together = anger; brows and upper lids up and
+    mouth open = surprise. A face in which nothing is told is neutral. It shows the procedure, and checks it; it is no
+    replacement for the models that the paper uses.
+    """
+
+    name = "offline 1"
+    roles = ("describe", "listen", "judge")
+
+    def __call__(self, request: Request) -> str:
+        return getattr(self, request.stage)(request.facts)
+
+    def scene(self, facts):
+        picture = facts["picture"]
+        light = "dark" if picture["brightness"] < 70 else "bright" if picture["brightness"] > 160 else "evenly lit"
+        colour = "colourful" if picture["colour"] > 60 else "in muted colours"
+        change = "hardly changes" if picture["change"] < 4 else "changes from second to second"
+        return f"The picture is {light} and {colour}, and {change}."
+
+    def movement(self, facts):
+        moves = facts["movements"]
+        told = [
+            (moves[name][f"{side}_at"], words)
+            for name, both in MOVEMENTS.items()
+            for side, words in zip(("low", "high"), both, strict=True)
+            if moves[name][side] >= TOLD
+        ]
+        sentences = [f"At {at:.1f} s {words}." for at, words in sorted(told)]
+        corners = moves["mouth_corners"]
+        if corners["rest"] >= TOLD:
+            sentences.append("The corners of the mouth are up most of the time (AU12).")
+        high, low = ({name: move[side] for name, move in moves.items()} for side in ("high", "low"))
+        meant = []
+        if corners["rest"] >= TOLD or corners["rest"] + corners["high"] >= 1.5 * TOLD:
+            meant.append("happiness")
+        elif corners["rest"] - corners["low"] <= -TOLD:
+            meant.append("sadness")
+        if low["brow_height"] >= TOLD and low["brow_distance"] >= TOLD / 2:
+            meant.append("anger")
+        if high["brow_height"] >= TOLD and high["mouth_opening"] >= 2 * TOLD:
+            meant.append("surprise")
+        sentences.append(
+            f"This is how {' and '.join(meant)} look{'s' * (len(meant) == 1)}."
+            if meant
+            else "Nothing in the face stands out."
+        )
+        return " ".join(sentences)
+
+    def voice(self, facts):
+        voice = facts["voice"]
+        told = [f"The voice sounds for {100 * voice['speaking']:.0f} % of {voice['seconds']:.1f} s"]
+        if voice["pauses"]:
+            plural = "s" if voice["pauses"] > 1 else ""
+            told.append(f"with {voice['pauses']} pause{plural}, the longest of {voice['longest_pause']:.1f} s")
+        if "pitch" in voice:
+            told.append(f"at a pitch of about {voice['pitch']:.0f} Hz over {voice['pitch_range']:.0f} semitones")
+            told.append(f"and a loudness over {voice['loudness_range']:.0f} dB")
+        return f"{', '.join(told)}."
+
+    def consistency(self, facts):
+        signs = {name: sign_of(text) for name, text in facts["clues"].items()}
+        dropped = {}
+        if "movement" in signs and facts["share"] < 0.3:
+            dropped["movement"] = f"uncertain: the face is in {100 * facts['share']:.0f} % of the frames"
+        told = {name: sign for name, sign in signs.items() if sign and name not in dropped}
+        if len(set(told.values())) > 1:
+            side = sum(told.values()) or told[min(told, key=FIRST.index)]
+            for name, sign in told.items():
+                if sign * side < 0:
+                    dropped[name] = "it contradicts the others in what is pleasant and what is not"
+        kept = [name for name in signs if name not in dropped]
+        return json.dumps({"kept": kept, "dropped": [{"clue": name, "reason": why} for name, why in dropped.items()]})
+
+    def synthesis(self, facts):
+        clues = facts["clues"]
+        words = [word for name in FIRST if name in clues for word in emotion_words(clues[name])]
+        if not words and "movement" not in clues:
+            return "No clue tells of an emotion, and none of a face that shows nothing."
+        groups = [shipped().group(word, 2) or word for word in words]
+        visual = " ".join(clues[name] for name in ("scene", "person", "movement") if name in clues)
+        intensity = "low" if not words else "high" if len(set(groups)) < len(groups) else "medium"
+        return json.dumps(
+            {
+                "visual": visual,
+                "audio": clues.get("voice", ""),
+                "text": clues.get("speech", ""),
+                "labels": list(dict.fromkeys(words)) or ["neutral"],
+                "intensity": intensity,
+            }
+        )
+
+    def score(self, facts):
+        """10 for a label of the same fine group as one of the explanation's, 5 for one of the same family, else 0."""
+        lexicon, label = shipped(), facts["label"]
+        if label.casefold() in (word.casefold() for word in facts["labels"]):
+            return json.dumps({"score": 10})
+        if lexicon.lemma(label) is None:
+            return f"The lexicon does not know {label!r}."
+        shared = [
+            any(lexicon.group(word, level) == lexicon.group(label, level) for word in facts["labels"])
+            for level in (1, 2)
+        ]
+        return json.dumps({"score": 5 * sum(shared)})
+
+
+def sign_of(text: str) -> int:
+    """1 for a text whose emotion words are pleasant, -1 for unpleasant ones, 0 for none or both alike."""
+    families = [shipped().group(word) for word in emotion_words(text)]
+    pleasant = sum((family in POSITIVE_FAMILIES) - (family in NEGATIVE_FAMILIES) for family in families)
+    return (pleasant > 0) - (pleasant < 0)
+
+
+def pictures_of(request: Request) -> list[Image.Image]:
+    return [] if request.frames is None else [Image.fromarray(frame) for frame in request.frames]
+
+
+class Pipeline:
+    """A transformers pipeline as a model of a review.
+
+    Args:
+        pipeline: the pipeline. Tasks: "text-generation" (judges), "image-text-to-text", "any-to-any",
+            "image-classification" (look), "automatic-speech-recognition", "audio-classification" (listen).
+        name: who answers, with revision.
+        generate: arguments of `generate`, for the tasks that write.
+    """
+
+    roles_of_task = {
+        "text-generation": ("judge",),
+        "image-text-to-text": ("describe", "person", "judge"),
+        "any-to-any": ("describe", "person", "listen", "judge"),
+        "image-classification": ("person",),
+        "automatic-speech-recognition": ("transcribe",),
+        "audio-classification": ("listen",),
+    }
+
+    def __init__(self, pipeline, name: str | None = None, **generate):
+        if pipeline.task not in self.roles_of_task:
+            raise ReviewError(
+                f"a pipeline of the task {pipeline.task!r} is given; accepted are {', '.join(self.roles_of_task)}"
+            )
+        self.pipeline, self.roles = pipeline, self.roles_of_task[pipeline.task]
+        config = pipeline.model.config
+        self.generate = {"do_sample": False, "max_new_tokens": 512, **generate}
+        revision = getattr(config, "_commit_hash", None)
+        settings = json.dumps(self.generate, sort_keys=True)
+        self.name = name or f"{pipeline.task}:{config.name_or_path}@{revision or 'local'} {settings}"
+        # Pipelines keep state between their steps, and one device has no room for two batches.
+        self.lock = threading.Lock()
+
+    @classmethod
+    def load(cls, task: str, model: str, revision: str | None = None, **options) -> "Pipeline":
+        """A pipeline from a Hub id or folder, on a GPU where there is one; its own code is not run."""
+        import torch
+        from transformers import pipeline
+
+        if task not in cls.roles_of_task:
+            raise ReviewError(f"the task {task!r} is not known here; accepted are {', '.join(cls.roles_of_task)}")
+        try:
+            made = pipeline(
+                task,
+                model=model,
+                revision=revision,
+                device=0 if torch.cuda.is_available() else -1,
+                dtype="auto",
+                trust_remote_code=False,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ReviewError(f"{model} cannot be loaded for {task}: {' '.join(str(error).split())[:300]}") from error
+        return cls(made, **options)
+
+    def __call__(self, request: Request) -> str:
+        with self.lock:
+            return getattr(self, "_" + self.pipeline.task.replace("-", "_"))(request)
+
+    def _text_generation(self, request):
+        prompt = request.prompt
+        if self.pipeline.tokenizer.chat_template:
+            prompt = [{"role": "user", "content": prompt}]
+        [reply] = self.pipeline(prompt, return_full_text=False, **self.generate)
+        return reply["generated_text"]
+
+    def _image_text_to_text(self, request):
+        content = [{"type": "image", "image": picture} for picture in pictures_of(request)]
+        if request.sound is not None:
+            content.append({"type": "audio", "audio": request.sound})
+        turn = {"role": "user", "content": [*content, {"type": "text", "text": request.prompt}]}
+        [reply] = self.pipeline(text=[turn], return_full_text=False, generate_kwargs=self.generate)
+        return reply["generated_text"]
+
+    _any_to_any = _image_text_to_text
+
+    def _image_classification(self, request):
+        return told(self.pipeline(pictures_of(request)[0]))
+
+    def _audio_classification(self, request):
+        # The pipeline takes apart the dict it is given.
+        return told(self.pipeline({"raw": request.sound, "sampling_rate": SAMPLING_RATE}))
+
+    def _automatic_speech_recognition(self, request):
+        try:
+            return json.dumps(transcribe(request.sound, SAMPLING_RATE, self.pipeline), ensure_ascii=False)
+        except UtteranceError:
+            # A recogniser without times still says what is said.
+            return self.pipeline({"raw": request.sound, "sampling_rate": SAMPLING_RATE})["text"]
+
+
+def told(classes: list[dict]) -> str:
+    """A classifier's answer in words, the likeliest first."""
+    return ", ".join(f"{item['label']} ({100 * item['score']:.0f} %)" for item in classes)
+
+
+class Server:
+    """A model behind a server with the OpenAI chat protocol; pictures go as JPEG, sound as WAV, in the request.
+
+    Args:
+        chat: who answers.
+    """
+
+    roles = ROLES
+
+    def __init__(self, chat: ServerChat):
+        self.chat = chat
+        self.name = f"server {chat.url} {chat.name}"
+
+    def __call__(self, request: Request) -> str:
+        parts = [
+            {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{encoded(jpeg(picture))}"}}
+            for picture in pictures_of(request)
+        ]
+        if request.sound is not None:
+            sound = {"data": encoded(wav(request.sound)), "format": "wav"}
+            parts.append({"type": "input_audio", "input_audio": sound})
+        if not parts:
+            return self.chat(request.prompt)
+        return self.chat([*parts, {"type": "text", "text": request.prompt}])
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def wav(waveform: np.ndarray) -> bytes:
+    """(S,) float32 at 16 kHz as a 16-bit WAV file."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(SAMPLING_RATE)
+        out.writeframes((np.clip(waveform, -1, 1) * 32767).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def model_of(text: str, api_key: str | None = None) -> Model:
+    """A model by its description on the command line (see the head of this file).
+
+    Raises:
+        ReviewError: another form; a model that cannot be loaded.
+    """
+    if text == "offline":
+        return Offline()
+    kind, _, rest = text.partition(":")
+    if kind == "hf" and ":" in rest:
+        task, _, model = rest.partition(":")
+        model, _, revision = model.partition("@")
+        return Pipeline.load(task, model, revision or None)
+    if kind == "server" and "@" in rest:
+        model, _, url = rest.partition("@")
+        return Server(ServerChat(url, model, api_key=api_key))
+    raise ReviewError(f"the model is {text!r}; offline, hf:TASK:MODEL[@REVISION] and server:MODEL@URL are accepted")
+
+
+# The command
+
+WHO = {
+    "describe": "who looks at frames and faces (default offline)",
+    "listen": "who describes the voice (default offline)",
+    "judge": "who checks, explains and scores (default offline)",
+    "transcribe": "who writes down speech that the data does not bring (default nobody)",
+    "person": "who estimates age and gender, sensitive attributes (default nobody)",
+}
+
+
+def add_review_parser(subparsers) -> argparse.ArgumentParser:
+    """`hf-emotion review run | export | import | dataset`."""
+    parser = subparsers.add_parser(
+        "review", help="describe labelled clips, score the descriptions, have people check them (Omni-Emotion's data)"
+    )
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+    run = steps.add_parser("run", help="describe and score clips, or go on where a run was interrupted")
+    add = run.add_argument
+    add("data", type=Path, help="a dataset saved by `build`, a demo corpus, a folder of clips, or a table")
+    add("--output", required=True, type=Path, help="folder of the review")
+    add("--split", default="train", choices=("train", "all"), help="of a dataset; test clips are never taken")
+    add("--media-root", type=Path, help="folder of the clips, where the data does not say")
+    add("--source", help="name of the source, for rows without one")
+    add("--licence", help="licence of the clips, for rows without one")
+    for role, text in WHO.items():
+        default = "offline" if role in Offline.roles else None
+        add(f"--{role}", metavar="MODEL", default=default, help=f"{text}: offline, hf:TASK:MODEL or server:MODEL@URL")
+    add("--key-env", metavar="NAME", help="environment variable that holds the servers' key")
+    add("--threshold", type=float, default=Settings.threshold, help="least score that is kept (default 5)")
+    add("--exclude", nargs="*", default=list(Settings.exclude), metavar="SOURCE", help="left out (default ravdess)")
+    add("--held-out", type=Path, nargs="+", default=[], metavar="FILE", help="names of test clips, one a line")
+    add("--face-fps", type=float, default=Settings.face_fps, help="frames a second for faces (default 10)")
+    add("--workers", type=int, default=1, help="clips at a time (default 1)")
+    add("--retry-unread", action="store_true", help="ask again for replies that could not be read before")
+    add("--json", action="store_true", help="print JSON")
+    run.set_defaults(func=run_review)
+
+    export = steps.add_parser("export", help="write the sheet that reviewers fill")
+    export.add_argument("folder", type=Path, help="of the review")
+    export.add_argument("sheet", type=Path, help=".csv, or .json for Label Studio")
+    export.add_argument("--per-source", type=int, default=700, help="clips of each source (default 700)")
+    export.add_argument("--seed", type=int, default=0)
+    export.add_argument("--from-kept", action="store_true", help="draw from the kept clips, which stay kept")
+    export.set_defaults(func=run_export)
+
+    back = steps.add_parser("import", help="take filled sheets back")
+    back.add_argument("folder", type=Path, help="of the review")
+    back.add_argument("sheets", type=Path, nargs="+", help="one for each reviewer, named after them")
+    back.add_argument("--final", type=Path, help="a sheet that decides what is disputed")
+    back.add_argument("--needed", type=int, default=2, help="verdicts that a clip must have (default 2)")
+    back.set_defaults(func=run_import)
+
+    dataset = steps.add_parser("dataset", help="save the kept and accepted clips as a dataset")
+    dataset.add_argument("folder", type=Path, help="of the review")
+    dataset.add_argument("--output", required=True, type=Path, help="folder for the dataset")
+    dataset.add_argument("--tasks", nargs="*", default=[], choices=TASKS, help="questions to ask (default: none)")
+    dataset.add_argument("--per-task", type=int, default=1)
+    dataset.add_argument("--seed", type=int, default=0)
+    dataset.add_argument("--media", type=Path, help="folder below which the clips lie, left out of what is published")
+    dataset.set_defaults(func=run_dataset)
+    return parser
+
+
+def rows_to_review(data: Path, split: str, media_root: Path | None) -> list[dict]:
+    """Rows of whatever the command is given."""
+    from ..data.demo import read_demo
+    from .evaluate import read_rows
+
+    if (data / "metadata.jsonl").is_file() and media_root is None:
+        return read_demo(data, None if split == "all" else split)
+    return read_rows(data, split, media_root)
+
+
+def run_review(args) -> int:
+    key = os.environ.get(args.key_env) if args.key_env else None
+    if args.key_env and not key:
+        raise ReviewError(f"--key-env names {args.key_env}, which is not set")
+    models = {}
+    for role in ROLES:
+        if text := getattr(args, role):
+            models[role] = model_of(text, key)
+            if role not in models[role].roles:
+                raise ReviewError(f"--{role} {text}: it can {', '.join(models[role].roles)}, and not {role}")
+    rows = rows_to_review(args.data, args.split, args.media_root)
+    for row in rows:
+        for name in ("source", "licence"):
+            row[name] = row.get(name) or getattr(args, name)
+    report = review(
+        rows,
+        args.output,
+        models,
+        Settings(threshold=args.threshold, exclude=tuple(args.exclude), face_fps=args.face_fps),
+        held_out=[name.strip() for file in args.held_out for name in read_text(file).splitlines() if name.strip()],
+        workers=args.workers,
+        retry_unread=args.retry_unread,
+        progress=sys.stderr.isatty(),
+    )
+    failed = [item for item in report.outcomes if item.status == "failed"]
+    if args.json:
+        counted = {"stages_before": report.stages_before, "stages_now": report.stages_now, "seconds": report.seconds}
+        clips = [vars(item) for item in report.outcomes]
+        print(json.dumps({**counted, "counts": report.counts, "clips": clips}, indent=2, ensure_ascii=False))
+    else:
+        print(f"{args.output}: {report.stages_before} stages were done before, {report.stages_now} now")
+        print(", ".join(f"{count} {status}" for status, count in report.counts.items()))
+        for item in report.outcomes:
+            score = "" if item.score is None else f" {item.score:g}"
+            print(f"  {item.status:9} {item.id}{score}: {item.reason}")
+    for item in failed:
+        print(f"hf-emotion: {item.id}: {item.reason}", file=sys.stderr)
+    return 0 if not failed else 2 if len(failed) == len(report.outcomes) else 1
+
+
+def run_export(args) -> int:
+    count = export_sheet(args.folder, args.sheet, args.per_source, args.seed, args.from_kept)
+    print(f"{args.sheet}: {count} clips; give each reviewer a copy named after them")
+    return 0
+
+
+def run_import(args) -> int:
+    people = import_sheets(args.folder, args.sheets, args.final, args.needed)
+    print(", ".join(f"{len(clips)} {kind}" for kind, clips in people["clips_by_outcome"].items()))
+    found = people["agreement"]
+    print(
+        f"{len(people['verdicts'])} reviewers, {found['clips']} clips that two or more judged: "
+        f"same verdict {found['same']}, Krippendorff's alpha {found['alpha']}, labels shared {found['labels']}"
+    )
+    for name in people["clips_by_outcome"]["disputed"]:
+        print(f"  disputed  {name}")
+    return 0
+
+
+def run_dataset(args) -> int:
+    _, report = make_dataset(args.folder, args.output, args.tasks, args.per_task, args.seed, args.media)
+    for name, numbers in report["splits"].items():
+        print(f"{name}: {numbers['clips']} clips, {numbers['rows']} rows")
+    print(f"licence: {report['licence'] or 'see each row'}")
+    for note in report["notes"]:
+        print(f"note: {note}")
+    return 0
+
+
+__all__ = ["Offline", "Pipeline", "Server", "add_review_parser", "model_of"]
