@@ -391,7 +391,7 @@ def test_a_hole_in_the_sound_becomes_silence(tmp_path):
 
 def test_the_run_up_of_an_encoder_before_time_zero_is_cut_off():
     stream = SimpleNamespace(time_base=Fraction(1, 16000), duration=None, start_time=None, codec_context=None)
-    sound = media._Sound("a", stream, 0.0, 16000, decode=True)
+    sound = media._Sound("a", stream, 0.0, 16000, decode=True, notes=[])
     samples = tone(1, 16000)
     sound._feed(samples[:, :600], 16000, -1000)
     sound._feed(samples[:, 600:4000], 16000, -400)
@@ -403,7 +403,7 @@ def test_the_run_up_of_an_encoder_before_time_zero_is_cut_off():
 
 def test_sound_that_overlaps_itself_does_not_drift_away_from_its_times():
     stream = SimpleNamespace(time_base=Fraction(1, 16000), duration=None, start_time=None, codec_context=None)
-    sound = media._Sound("a", stream, 0.0, 16000, decode=True)
+    sound = media._Sound("a", stream, 0.0, 16000, decode=True, notes=[])
     for start in range(0, 160_000, 900):
         sound._feed(np.full((1, 1000), start / 16000, np.float32), 16000, start)
     sound._resample()
@@ -694,6 +694,8 @@ def test_nan_in_a_sound_file_is_named_with_its_time(tmp_path):
         ({"sampling": "peak"}, "needs motion"),
         ({"sampling_rate": 0}, "sampling_rate is 0"),
         ({"max_duration": 0}, "max_duration is 0"),
+        ({"max_pixels": 0}, "max_pixels is 0"),
+        ({"max_pixels": 1000}, "the picture is 64x48 pixels, at most max_pixels=1,000"),
         ({"max_duration": 1}, "lasts 2.0 s or more, at most max_duration=1 s"),
     ],
 )
@@ -715,6 +717,40 @@ def test_frames_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
     assert len(load_clip(path, num_frames=10).frames) == 10
     with pytest.raises(MediaError, match="11 frames of 64x48 pixels would need"):
         load_clip(path, num_frames=11)
+
+
+def test_frames_that_grow_in_the_middle_of_a_stream_are_not_decoded(tmp_path, monkeypatch):
+    small = film(tmp_path / "small.ts", ticks=range(10))
+    large = film(tmp_path / "large.ts", ticks=range(10, 20), size=(256, 192))
+    grown = tmp_path / "grown.ts"
+    grown.write_bytes(small.read_bytes() + large.read_bytes())
+    sizes, receive = set(), media._receive
+
+    def spy(context, packet):
+        frames = receive(context, packet)
+        sizes.update((frame.width, frame.height) for frame in frames)
+        return frames
+
+    monkeypatch.setattr(media, "_receive", spy)
+    load_clip(grown, num_frames=20)
+    assert sizes == {(WIDTH, HEIGHT), (256, 192)}
+    sizes.clear()
+    clip = load_clip(grown, num_frames=20, max_pixels=WIDTH * HEIGHT)
+    assert sizes == {(WIDTH, HEIGHT)}
+    assert clip.frames.shape[1:] == (HEIGHT, WIDTH, 3)
+
+
+def test_without_soxr_ffmpeg_resamples_and_says_so(tmp_path, monkeypatch):
+    path = wav(tmp_path / "a.wav", tone(1, 44100) * 32767, 44100)
+    with_soxr = load_clip(path), load_clip({"waveform": tone(1, 44100)[0], "sampling_rate": 44100})
+    monkeypatch.setattr(media, "soxr", None)
+    without = load_clip(path), load_clip({"waveform": tone(1, 44100)[0], "sampling_rate": 44100})
+    for one, other in zip(with_soxr, without, strict=True):
+        assert len(one.waveform) == len(other.waveform) == 16000
+        np.testing.assert_allclose(one.waveform[200:-200], other.waveform[200:-200], atol=1e-3)
+        assert [note for note in other.notes if note not in one.notes] == [media.FFMPEG_RESAMPLED]
+    # At the rate that is wanted nothing is resampled, and nothing is said.
+    assert load_clip(wav(tmp_path / "b.wav", tone(1, 16000) * 32767, 16000)).notes == []
 
 
 def test_silent_clipped_and_very_short_sound_is_said(tmp_path):

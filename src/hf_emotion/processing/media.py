@@ -25,16 +25,21 @@ from typing import Any
 
 import av
 import numpy as np
-import soxr
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
+
+try:
+    import soxr
+except ImportError:  # a model's folder asks for no more than it must
+    soxr = None
 
 SAMPLINGS = ("uniform", "fps", "middle", "first", "peak")
 ACCEPTED = "a path, bytes, a binary file object, a PIL image, an array, a dict of arrays, or a Clip"
 MIN_SIDE = 16  # pixels; below this a picture holds no face, and a model's patch no detail
 MAX_CHOSEN_BYTES = 2**31  # of RGB; 345 frames of 1920 x 1080
 MAX_PIXELS = 2**26  # of one frame; 8192 x 8192
+FFMPEG_RESAMPLED = "The sound was resampled by FFmpeg, because soxr is not installed; the two differ slightly."
 HELD_BYTES = 2**26  # of compressed video kept from the first reading
 PEAK_CANDIDATES = 64
 PEAK_SIDE = 960  # pixels; candidates are only looked at, the frames returned have full size
@@ -174,7 +179,8 @@ def load_clip(
         fps: frames a second, for "fps" only.
         frames: False = leave the picture alone.
         sound: False = leave the sound alone.
-        sampling_rate: Hz of the waveform (soxr, high quality; channels are averaged).
+        sampling_rate: Hz of the waveform (soxr, high quality, or FFmpeg with a note where soxr is not installed;
+            channels are averaged).
         max_duration: s; a longer clip is an error.
         motion: frames (C, H, W, 3) uint8 -> (C,) facial motion, for "peak"; sees frames of at most 960 pixels a side.
         max_pixels: of one frame of a video; larger frames are not decoded, whatever the file's header says of them.
@@ -367,7 +373,7 @@ def _hear_array(clip: Clip, samples: np.ndarray, rate: Any, request: _Request, n
     if request.sound:
         _check_finite(clip.source, mono, rate)
         if rate != request.sampling_rate:
-            mono = soxr.resample(mono, rate, request.sampling_rate, quality="HQ")
+            mono = _resampler(rate, request.sampling_rate, notes).resample_chunk(mono, last=True)
         clip.waveform = mono
 
 
@@ -477,7 +483,7 @@ def _scan(
     if video is not None:
         picture = _Picture(name, video, origin, lambda: _open(name, reopen, head), hold=request.frames)
     if audio is not None:
-        sound = _Sound(name, audio, origin, request.sampling_rate, decode=request.sound)
+        sound = _Sound(name, audio, origin, request.sampling_rate, decode=request.sound, notes=notes)
     broken = False
     packets = container.demux([stream for stream in (video, audio) if stream is not None])
     parts = {stream.index: part for stream, part in ((video, picture), (audio, sound)) if stream is not None}
@@ -567,11 +573,37 @@ class _Clock:
         return self.seconds(self.last)
 
 
+def _resampler(rate: float, sampling_rate: int, notes: list[str]) -> Any:
+    """What has `resample_chunk((S,) float32, last=...)`: soxr, else FFmpeg, with a note."""
+    if soxr is not None:
+        return soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+    if FFMPEG_RESAMPLED not in notes:
+        notes.append(FFMPEG_RESAMPLED)
+    return _FFmpegResampler(round(rate), sampling_rate)
+
+
+class _FFmpegResampler:
+    """PyAV's resampler for one channel, with the interface of soxr's."""
+
+    def __init__(self, rate: int, sampling_rate: int):
+        self.rate = rate
+        self.resampler = av.AudioResampler(format="flt", layout="mono", rate=sampling_rate)
+
+    def resample_chunk(self, samples: np.ndarray, last: bool = False) -> np.ndarray:
+        frames = []
+        if len(samples):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples)[None], format="flt", layout="mono")
+            frame.sample_rate = self.rate
+            frames += self.resampler.resample(frame)
+        frames += self.resampler.resample(None) if last else []
+        return np.concatenate([np.zeros(0, np.float32), *(frame.to_ndarray()[0] for frame in frames)])
+
+
 class _Sound:
     """The audio stream: packets in, one waveform out, resampled on the way."""
 
-    def __init__(self, name: str, stream: Any, origin: float, sampling_rate: int, decode: bool):
-        self.name, self.context, self.clock = name, stream.codec_context, _Clock(stream, origin)
+    def __init__(self, name: str, stream: Any, origin: float, sampling_rate: int, decode: bool, notes: list[str]):
+        self.name, self.context, self.clock, self.notes = name, stream.codec_context, _Clock(stream, origin), notes
         self.sampling_rate, self.decode = sampling_rate, decode
         self.begin: float | None = None  # s
         self.end = 0.0  # s, by the packets: the same whether the sound is decoded or not
@@ -640,7 +672,7 @@ class _Sound:
             self._flush()
             self.rate = rate
             if rate != self.sampling_rate:
-                self.resampler = soxr.ResampleStream(rate, self.sampling_rate, 1, dtype="float32", quality="HQ")
+                self.resampler = _resampler(rate, self.sampling_rate, self.notes)
         self.chunks.append(mono if self.resampler is None else self.resampler.resample_chunk(mono))
 
     def _flush(self) -> None:
