@@ -1,6 +1,6 @@
 """Omni-Emotion's three phases at tiny size, and what sound is worth where the label is in the voice.
 
-    python benchmarks/omni_phases.py [--clips 160] [--seeds 0 1 2]
+    python benchmarks/omni_phases.py [--clips 240] [--seeds 0 1 2]
 
 For each seed a demo corpus is made whose two labels differ in the voice of one utterance alone. A tiny model of random
 weights goes through the three phases by their recipes, each phase from the last one's folder (phase 3 on recognition,
@@ -196,7 +196,7 @@ def write(path, content):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=160)
+    parser.add_argument("--clips", type=int, default=240)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, help="folder for clips and finished runs (default: a temporary one)")
     parser.add_argument("--output", type=Path, default=RESULTS)
