@@ -20,9 +20,14 @@ less. The rate counts *necessary* work only, whatever a way really computes:
     less        (W - 1) K 10 H^2         in the first layer, whose self-attention and query are equal for all W windows
 
 floating-point operations forward, and twice that backward. Attention scores are left out (under 3 % here).
+
+Differences are stated twice: in the float32 of the timed runs, where the order in which hundreds of windows are summed
+into one gradient shows, and in float64, where nothing but a mistake would. The loss is the output times a fixed
+direction: the sum of squares behind a layer norm is constant, and its gradient nothing but rounding.
 """
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -125,8 +130,7 @@ def timed(way, features, batch, backward: bool):
     """Wall and processor seconds of one call, its output, and the gradients of features and parameters."""
     model, forward = way
     given = features.detach().requires_grad_(backward)
-    # Behind the last layer norm the mean of squares is constant; a fixed direction has a gradient everywhere.
-    direction = torch.randn(features.shape[-1], generator=torch.Generator().manual_seed(1))
+    direction = torch.randn(features.shape[-1], generator=torch.Generator().manual_seed(1)).to(features.dtype)
     for parameter in model.parameters():
         parameter.grad = None
     with torch.set_grad_enabled(backward):
@@ -153,8 +157,32 @@ def difference(mine, other, names) -> dict[str, float]:
     return found
 
 
-def measure(arguments, ways, features, batches) -> list[dict]:
-    names = ["features", *(name for name, _ in ways["ours"][0].named_parameters())]
+def ways_of(model: UtteranceQFormer) -> dict:
+    plain = PlainWays(model)
+    return {
+        "ours": (model, lambda *batch: model(*batch)[0]),
+        **{name: (plain, getattr(plain, name)) for name in WAYS[1:]},
+    }
+
+
+def parameter_names(model) -> list[str]:
+    """Names of what `timed` returns the gradients of."""
+    return ["features", *(name for name, _ in model.named_parameters())]
+
+
+def difference_in_double(model, features, batch, ways) -> dict[str, dict[str, float]]:
+    """As `difference`, from the same weights in float64, of `ways` against ours."""
+    model = copy.deepcopy(model).double()
+    features = features.double()
+    runs = ways_of(model)
+    ours = timed(runs["ours"], features, batch, backward=True)
+    names = parameter_names(model)
+    return {name: difference(ours, timed(runs[name], features, batch, backward=True), names) for name in ways}
+
+
+def measure(arguments, ways, features, batches, save) -> list[dict]:
+    """Measures every way at every N, and hands the results to `save` after each repetition."""
+    names = parameter_names(ways["ours"][0])
     results = []
     for count, batch in batches.items():
         windows = PlainWays.windows(*batch)
@@ -178,6 +206,8 @@ def measure(arguments, ways, features, batches) -> list[dict]:
                 "wall": {},
                 "processor": {},
             }
+            if backward and count <= arguments.padded_backward:
+                row["difference_float64"] = difference_in_double(ways["ours"][0], features, batch, WAYS[1:])
             results.append(row)
 
     for repetition in range(arguments.repetitions):
@@ -197,12 +227,14 @@ def measure(arguments, ways, features, batches) -> list[dict]:
                 elif not repetition:
                     row["difference"][name] = difference(ours, runs[0], names)
                 del runs
+        summarise(results)
+        save(results, repetition + 1)
         print(f"repetition {repetition + 1} of {arguments.repetitions}", flush=True)
     return results
 
 
 def summarise(results: list[dict]) -> None:
-    """Medians over repetitions; ratios and relative rates within a repetition, by wall and by processor time."""
+    """Adds to each row medians over repetitions; ratios and relative rates within one, by wall and processor time."""
     for row in results:
         first = next(other for other in results if other["pass"] == row["pass"])
         row["seconds"] = {name: statistics.median(seconds) for name, seconds in row["wall"].items()}
@@ -245,6 +277,10 @@ def print_tables(results: list[dict]) -> None:
         )
         ratios = f"{cells(row['wall_ratio'], '{:7.2f}x')} |{cells(row['processor_ratio'], '{:7.2f}x')}"
         print(f"{row['N']:>3} {row['pass']:>17} {ratios}   {found}")
+    print("\nlargest difference in float64")
+    for row in results:
+        for name, values in row.get("difference_float64", {}).items():
+            print(f"{row['N']:>3} {name:>8} " + "  ".join(f"{what} {value:.0e}" for what, value in values.items()))
 
 
 def plot(results: list[dict], path: Path) -> None:
@@ -306,16 +342,10 @@ def main() -> None:
         attention_probs_dropout_prob=0.0,
     )
     model = UtteranceQFormer(config, arguments.queries, share_weights=True)
-    plain = PlainWays(model)
-    ways = {"ours": (model, lambda *batch: model(*batch)[0])}
-    ways |= {name: (plain, getattr(plain, name)) for name in WAYS[1:]}
+    ways = ways_of(model)
     features = torch.randn(arguments.clips, arguments.frames, arguments.tokens, arguments.width)
     times = torch.arange(arguments.frames).mul(1000).expand(arguments.clips, -1)
     batches = {count: (times, skewed_spans(arguments.clips, arguments.frames, count)) for count in arguments.windows}
-
-    results = measure(arguments, ways, features, batches)
-    summarise(results)
-    print_tables(results)
 
     machine = {
         "processor": platform.processor() or platform.machine(),
@@ -326,9 +356,15 @@ def main() -> None:
     }
     setting = {name: value for name, value in vars(arguments).items() if name != "output"}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    draft = arguments.output.with_suffix(".json.part")
-    draft.write_text(json.dumps({"setting": setting, "machine": machine, "results": results}, indent=1) + "\n")
-    draft.replace(arguments.output)
+
+    def save(results, repetitions):
+        draft = arguments.output.with_suffix(".json.part")
+        found = {"setting": setting, "machine": machine, "repetitions_done": repetitions, "results": results}
+        draft.write_text(json.dumps(found, indent=1) + "\n")
+        draft.replace(arguments.output)
+
+    results = measure(arguments, ways, features, batches, save)
+    print_tables(results)
     plot(results, arguments.output.with_suffix(".png"))
     print(f"wrote {arguments.output} and its plot")
 
