@@ -112,6 +112,26 @@ def test_info_states_the_published_size_without_the_memory_for_it(capsys):
     assert info["tokens_per_clip"][2] == {"frames": 8, "utterances": 3, "video": 128, "audio": 8}
 
 
+def test_info_counts_tokens_for_every_grid_and_says_what_the_base_adds(capsys):
+    assert main(["info", "omni_emotion", "--size", "paper", "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    parts = {part["part"]: part for part in info["parts"]}
+    assert parts["language_model"]["parameters"] == 7_615_616_512
+    assert parts["audio_tower"]["parameters"] == 636_968_960
+    assert parts["face_tower"]["inside"]["backbone"] == 86_743_224
+    assert sum(part["parameters"] for part in info["parts"]) == info["parameters"]
+    choices = {setting.partition(",")[0]: counts for setting, counts in info["token_choices"].items()}
+    assert choices["face_grid=7"] == {"video": 1569, "face": 392, "audio": 500}
+    assert [counts["face"] for counts in choices.values()] == [8 * n**2 for n in (1, 2, 4, 7, 8, 14, 28, 56)]
+    # 64 rows for two tokens, in the table and in the head.
+    adds = info["base"]["adds"]
+    assert adds["vocabulary of 152,128"] == 2 * 64 * 3584
+    assert adds["vision_tower"] == parts["vision_tower"]["parameters"]
+    assert info["base"]["parameters"] == 7_615_616_512 + sum(adds.values())
+    assert main(["info", "omni_emotion"]) == 0
+    assert "face_grid=16" in capsys.readouterr().out
+
+
 def test_init_refuses_a_folder_in_use_and_an_unknown_model(model_folder, tmp_path, capsys):
     assert main(["init", "microemo", "--output", str(model_folder)]) == 2
     assert "not empty" in capsys.readouterr().err

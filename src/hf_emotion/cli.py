@@ -175,17 +175,9 @@ def run_info(args) -> int:
     # No memory is taken: only shapes are made.
     with torch.device("meta"):
         model = AutoModelForMultimodalLM.from_config(config)
-    parts = []
-    for name, module in model.model.named_children():
-        modules = [module, model.lm_head] if name == "language_model" else [module]
-        parts.append(
-            {
-                "part": name,
-                "class": type(module).__name__,
-                "parameters": count(*modules),
-                "training": "frozen" if name in model.frozen_parts else "trained",
-            }
-        )
+    parts = [
+        {**part, "training": "frozen" if part["part"] in model.frozen_parts else "trained"} for part in parts_of(model)
+    ]
     tokens = [{"frames": args.frames, "utterances": n, **config.tokens_per_clip(args.frames, n)} for n in (0, 1, 3, 10)]
     result = {
         "model": config.model_type,
@@ -194,22 +186,61 @@ def run_info(args) -> int:
         "parameters": count(model),
         "parts": parts,
         "tokens_per_clip": tokens,
+        "token_choices": config.token_choices(args.frames),
+        "base": base_of(PAPERS[args.name], parts) if size == "paper" else None,
     }
     if args.json:
         print(json.dumps(result, indent=2))
         return OK
     print(f"{config.model_type}{f' at {size} size' if size else ''}: {result['parameters']:,} parameters")
-    print(f"\n{'part':<26}{'class':<28}{'parameters':>15}  as in the paper")
+    print(f"\n{'part':<26}{'class':<35}{'parameters':>15}  as in the paper")
     for part in parts:
         adapted = part["part"] == "language_model" and part["training"] == "frozen"
         note = f"{part['training']}{' (LoRA)' if adapted else ''}"
-        print(f"{part['part']:<26}{part['class']:<28}{part['parameters']:>15,}  {note}")
+        print(f"{part['part']:<26}{part['class']:<35}{part['parameters']:>15,}  {note}")
     print(
         f"\ntokens per clip of {args.frames} frames: utterances" + "".join(f"{row['utterances']:>7}" for row in tokens)
     )
     for name in config.tokens_per_clip(args.frames, 0):
         print(f"{name:>44}" + "".join(f"{row[name]:>7}" for row in tokens))
+    for setting, counts in result["token_choices"].items():
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in counts.items())
+        print(f"{setting:>44}  {sum(counts.values()):>7,}: {kinds}")
+    if result["base"]:
+        base = result["base"]
+        print(f"\nstarts from {base['checkpoint']}: {base['parameters']:,} parameters; to the language model it adds")
+        for name, added in base["adds"].items():
+            print(f"{name:<54}{added:>15,}")
     return OK
+
+
+def parts_of(model) -> list[dict]:
+    """Parts of a generating model, its head with the language model, bare parameters last; and what is in each part."""
+    parts = []
+    for name, module in model.model.named_children():
+        modules = [module, model.lm_head] if name == "language_model" else [module]
+        inside = {child: count(part) for child, part in module.named_children()}
+        parts.append({"part": name, "class": type(module).__name__, "parameters": count(*modules), "inside": inside})
+    for name, parameter in model.model.named_parameters(recurse=False):
+        parts.append({"part": name, "class": "Parameter", "parameters": parameter.numel(), "inside": {}})
+    return parts
+
+
+def base_of(paper, parts: list[dict]) -> dict | None:
+    """The published checkpoint that a paper's model starts from, and what it adds to the paper's language model."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    if paper.base is None:
+        return None
+    checkpoint, config = paper.base[0], paper.base[1]()
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    adds = {part["part"]: part["parameters"] for part in parts_of(model)}
+    [language_model] = [part["parameters"] for part in parts if part["part"] == "language_model"]
+    words = adds.pop("language_model") - language_model
+    adds[f"vocabulary of {config.text_config.vocab_size:,}"] = words
+    return {"checkpoint": checkpoint, "parameters": count(model), "adds": adds}
 
 
 def run_predict(args) -> int:

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
+from math import ceil
 
 import torch
 from transformers import (
@@ -13,6 +14,8 @@ from transformers import (
     InstructBlipQFormerConfig,
     InstructBlipVisionConfig,
     LlamaConfig,
+    LlavaOnevisionConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     SequenceFeatureExtractor,
@@ -153,14 +156,27 @@ def acoustemo_config(size: str, vocab_size: int | None = None, **fields) -> Acou
     )
 
 
+def llava_onevision_7b() -> LlavaOnevisionConfig:
+    """`llava-hf/llava-onevision-qwen2-7b-ov-hf`, as transformers' conversion script makes it from Qwen2-7B.
+
+    The script adds SigLIP so400m without its pooling head and last layer (397,747,744 parameters), a projector of two
+    layers (16,980,992), one newline vector (3,584), and to the vocabulary `<image>` and `<video>`, whose table it pads
+    to the next multiple of 64 rows: 152,128 for 152,064, 458,752 parameters more with the head.
+    """
+    paper = OmniEmotionConfig()
+    text_config = paper.text_config.to_dict()
+    added = ("<image>", "<video>")
+    text_config["vocab_size"] = 64 * ceil((text_config["vocab_size"] + len(added)) / 64)
+    return LlavaOnevisionConfig(vision_config=paper.vision_config.to_dict(), text_config=text_config)
+
+
 def omni_emotion_config(size: str, vocab_size: int | None = None, **fields) -> OmniEmotionConfig:
     """Configuration of Omni-Emotion at `"tiny"` or `"paper"` size; arguments as for `microemo_config`.
 
     At paper size the language model is Qwen2-7B as published, with its own vocabulary of 152,064: 7,615,616,512
-    parameters with its head. The base checkpoint `llava-hf/llava-onevision-qwen2-7b-ov-hf` has cut the vocabulary to
-    152,000 (458,752 parameters fewer) and adds SigLIP so400m without its pooling head and last layer (397,747,744),
-    a projector of two layers (16,980,992) and one newline vector (3,584); `from_pretrained_parts` takes its sizes.
-    Whisper-large-v3 gives its encoder (636,968,960), FaceXFormer its Swin-B (86,743,224) and fusion (754,688).
+    parameters with its head. What the base checkpoint adds to it says `llava_onevision_7b`; `from_pretrained_parts`
+    takes the base's sizes. Whisper-large-v3 gives its encoder (636,968,960), FaceXFormer its Swin-B (86,743,224) and
+    fusion (754,688).
     """
     check_size(size)
     if size == "paper":
@@ -327,13 +343,15 @@ def omni_emotion_processor(config: OmniEmotionConfig, tokenizer=None, **settings
 class Paper:
     """What the command line needs to know of a paper: how to make its configuration, its processor and its model.
 
-    `tokenizers`: those that its processor takes, and that the paper size needs.
+    `tokenizers`: those that its processor takes, and that the paper size needs. `base`: name and configuration of the
+    published checkpoint that the whole model starts from, where there is one.
     """
 
     config: Callable[..., EmotionConfig]
     processor: Callable[..., EmotionProcessor]
     model: type[EmotionPreTrainedModel]
     tokenizers: tuple[str, ...] = ("tokenizer",)
+    base: tuple[str, Callable[[], PreTrainedConfig]] | None = None
 
 
 PAPERS = {
@@ -341,7 +359,12 @@ PAPERS = {
         microemo_config, microemo_processor, MicroEmoForConditionalGeneration, ("tokenizer", "qformer_tokenizer")
     ),
     "acoustemo": Paper(acoustemo_config, acoustemo_processor, AcoustEmoForConditionalGeneration),
-    "omni_emotion": Paper(omni_emotion_config, omni_emotion_processor, OmniEmotionForConditionalGeneration),
+    "omni_emotion": Paper(
+        omni_emotion_config,
+        omni_emotion_processor,
+        OmniEmotionForConditionalGeneration,
+        base=("llava-hf/llava-onevision-qwen2-7b-ov-hf", llava_onevision_7b),
+    ),
 }
 
 

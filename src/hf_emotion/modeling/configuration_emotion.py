@@ -58,6 +58,10 @@ class EmotionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     parts: dict | None = None
 
+    def token_choices(self, num_frames: int) -> dict[str, dict[str, int]]:
+        """Media tokens of a clip under other settings than these, where a paper leaves them open; setting -> tokens."""
+        return {}
+
     def __post_init__(self, **kwargs):
         if not __name__.startswith("transformers_modules."):
             # Where the package is installed it registers the pipeline itself, and transformers would ask for consent to

@@ -163,6 +163,15 @@ class OmniEmotionConfig(EmotionConfig):
             audio = whole * self.audio_tokens_per_chunk + last
         return {"video": num_frames * self.tokens_per_frame + 1, "face": face, "audio": audio}
 
+    def token_choices(self, num_frames: int) -> dict[str, dict[str, int]]:
+        """Tokens for each grid that divides the face tower's map: 56 is the paper's letter, 7 the default (see
+        `face_grid`)."""
+        if self.face_config is None:
+            return {}
+        whole = self.face_config.grid
+        grids = [grid for grid in range(1, whole + 1) if whole % grid == 0]
+        return {f"face_grid={grid}, 30 s of sound": self.tokens_per_clip(num_frames, face_grid=grid) for grid in grids}
+
 
 # Its own files travel with whatever is saved, so that a folder loads without this package.
 OmniEmotionConfig.register_for_auto_class()
