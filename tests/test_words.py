@@ -103,6 +103,39 @@ def test_everyday_words_of_the_lexicon_count_as_labels_but_not_in_prose():
     assert emotion_words("It is a good and hard table.") == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "His nose, cheeks and brow are lit by the car behind the window.",
+        "A play about a hospital gives the impression of a tight schedule.",
+        "He wears a hat and a fur, presses a green button and watches the edge of the pit.",
+        "The composition of the picture is observed, calculated and attractive.",
+        "The nose-bridge is wrinkled and the tear-shaped mark moves.",
+    ],
+)
+def test_a_word_of_prose_from_which_an_emotion_word_could_be_built_is_none_itself(text):
+    assert emotion_words(text) == []
+
+
+def test_inflections_of_emotion_words_are_read_from_prose():
+    assert emotion_words("She laughs happily and worries that her hopes and fears seem sillier.") == [
+        "happily",
+        "worries",
+        "hopes",
+        "fears",
+    ]
+    assert emotion_words("He grieved aggressively in his half-angry loneliness.") == [
+        "grieved",
+        "aggressively",
+        "half-angry",
+        "loneliness",
+    ]
+
+
+def test_labels_are_still_brought_to_their_group_by_rebuilding_them():
+    assert emotion_words("[annoyance, nose]", unknown=False) == ["annoyance", "nose"]
+
+
 def test_labels_in_any_script_are_kept():
     assert emotion_words("['开心', '难过', 'café']") == ["开心", "难过", "café"]
     assert emotion_words("ＨＡＰＰＹ，ｓａｄ") == ["happy", "sad"]

@@ -89,6 +89,19 @@ SUFFIXES = (
     ("", ("ed", "ing", "ment", "ation", "ful", "ness", "y", "ity")),
 )
 _MIN_STEM = 3
+# Rules that take one ending off and put another on, or only put one on. They bring a label to its group ("annoy" ->
+# "annoyed"); in running text, though, a nose is not nosy, a car not caring, and who gives an impression not impressed.
+_REBUILDING = {
+    *(
+        (suffix, replacement)
+        for suffix, replacements in SUFFIXES
+        if suffix in ("", "e")
+        for replacement in replacements
+    ),
+    *(("ing", "ed"), ("ing", "ation"), ("ing", "y"), ("ingly", "ed"), ("ed", "ing"), ("ed", "ation"), ("ed", "ment")),
+    *(("ation", "ated"), ("ations", "ate"), ("ion", "ed"), ("ition", "ed"), ("ive", "ion"), ("ive", "ed")),
+    *(("able", "ed"), ("en", "ed"), ("ment", "ed")),
+}
 
 
 @lru_cache(maxsize=200_000)
@@ -167,6 +180,19 @@ class Lexicon:
             self._cache[key] = self._phrase(key) if " " in key or "/" in key or "," in key else self._word(key)
         return self._cache[key]
 
+    def lemma_in_prose(self, word: str) -> str | None:
+        """The listed word that a word of running text is, or is a form of by its ending alone; None for all others."""
+        key = normalise(word)
+        if key in self.groups or key.replace(" ", "") in self.groups or key in self._joined:
+            return self.lemma(key)
+        if key.endswith("less"):
+            return None
+        for part in reversed(key.split(" ")):
+            for candidate in (part, *_stems(part, rebuild=False)):
+                if candidate in self.groups:
+                    return candidate
+        return None
+
     def group(self, label: str, level: int = 1) -> str | None:
         """The group of a label: level 1 = one of ten families, level 2 = the finer group. None = not an emotion word
         known here.
@@ -233,7 +259,7 @@ def _strip_modifiers(parts: list[str]) -> list[str]:
     return parts[start:stop]
 
 
-def _stems(word: str):
+def _stems(word: str, rebuild: bool = True):
     for spelling in _spellings(word):
         if spelling != word:
             yield spelling
@@ -242,7 +268,8 @@ def _stems(word: str):
             if not spelling.endswith(suffix) or len(stem) < _MIN_STEM:
                 continue
             for replacement in replacements:
-                yield stem + replacement
+                if rebuild or (suffix, replacement) not in _REBUILDING:
+                    yield stem + replacement
             if suffix in ("ed", "ing", "er") and len(stem) > _MIN_STEM and stem[-1] == stem[-2]:
                 yield stem[:-1]
 

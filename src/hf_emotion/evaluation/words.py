@@ -5,10 +5,10 @@ JSON, a sentence, a page of clues that ends in a conclusion. The official parser
 raise on the others (`evaluation/sets.py` keeps them, bit for bit). This is the one parser used everywhere else in the
 package.
 
-Words of a list are kept even when they are unknown. From prose only words of the lexicon are taken: those of the
-conclusion if there is one ("Therefore ... he is sad"), never those that are denied ("not angry", "without fear",
-"neither calm nor happy"), and those that only give a reason ("because his friend was happy") only if nothing else is
-left.
+Words of a list are kept even when they are unknown. From prose only words of the lexicon and their inflections are
+taken (there a "nose" is not nosy): those of the conclusion if there is one ("Therefore ... he is sad"), never those
+that are denied ("not angry", "without fear", "neither calm nor happy"), and those that only give a reason ("because his
+friend was happy") only if nothing else is left.
 """
 
 import ast
@@ -320,7 +320,7 @@ def _sentence_words(sentence: str, lexicon: Lexicon):
                     continue
                 if size == 1 and (key in _SENTENCE_ADVERBS or token in _SUBJECTS):
                     continue
-                lemma = lexicon.lemma(phrase)
+                lemma = lexicon.lemma_in_prose(phrase)
                 if lemma is None or lemma in lexicon.label_only or key in lexicon.label_only:
                     continue
                 if not denied:
