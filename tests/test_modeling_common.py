@@ -13,9 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_emotion import encode_sound
+from hf_emotion.modeling.modeling_esva import ESVAForConditionalGeneration
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForConditionalGeneration
-from hf_emotion.sizes import acoustemo_config, microemo_config, omni_emotion_config
+from hf_emotion.sizes import acoustemo_config, esva_config, microemo_config, omni_emotion_config
 
 VOCAB = 300
 
@@ -265,12 +266,114 @@ class OmniEmotionCase(MicroEmoCase):
         return batch
 
 
+class ESVACase(MicroEmoCase):
+    """Two unlike clips: 20 frames of a face in two sequences, 2 s of sound; 5 frames, not all with a face, 0.6 s."""
+
+    model_class = ESVAForConditionalGeneration
+    towers = {"vision_tower": 2, "face_tower": 25, "motion_tower": 3, "audio_tower": 2}
+    attends = ("vision_tower", "face_tower", "motion_tower", "audio_tower", "language_model")
+    ablations = (
+        {"msfe_kernel_sizes": []},
+        {"use_alignment": False},
+        {"vision_config": None},
+        {"face_config": None},
+        {"motion_config": None},
+        {"audio_config": None},
+    )
+    # Two clips have a positive or a negative, never both, so nothing draws or pushes.
+    idle_parameters = r"contrast_head"
+    # MAE's positions are constants.
+    unused_parameters = r"face_tower\.embeddings\.position_embeddings"
+    frames = (20, 5)
+    samples = (32000, 9600)
+
+    def __init__(self, **fields):
+        self.fields = fields
+
+    @property
+    def lora_modules(self):
+        kept = {name for name, _ in self.model().model.named_children()} - set(self.model_class.frozen_parts)
+        return sorted(kept)
+
+    def config(self, **fields):
+        ids = {"video_token_id": VOCAB, "audio_token_id": VOCAB + 1}
+        return esva_config("tiny", vocab_size=VOCAB, **{**ids, **self.fields, **fields})
+
+    def counts(self, config, clip):
+        """Emotion-LLaMA's layout, written out: 8 x 8 patches by four, MAE, VideoMAE, class token; and the sound."""
+        eva = 0 if config.vision_config is None else 16 + 1
+        faces = (config.face_config is not None) + (config.motion_config is not None)
+        return eva + faces, 0 if config.audio_config is None else config.audio_tokens
+
+    def batch(self, config, video=(True, True), audio=(True, True), seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        faces = torch.where(torch.arange(20) < torch.tensor(self.frames).unsqueeze(-1), torch.arange(20) * 100, -1)
+        faces[~torch.tensor(video)] = -1
+        key = torch.tensor([[700], [200]])
+        key[~torch.tensor(video)] = -1
+        heard = torch.arange(32000) < torch.tensor(self.samples).unsqueeze(-1)
+        heard[~torch.tensor(audio)] = False
+        rows = []
+        for clip in range(2):
+            video_tokens, audio_tokens = self.counts(config, clip)
+            behind = 1 if config.vision_config is not None else 0
+            row = [5, 6, 7, *[config.video_token_id] * (video_tokens - behind)]
+            row += [config.audio_token_id] * audio_tokens + [config.video_token_id] * behind
+            rows.append(torch.tensor(row + list(range(10, 14 + clip))))
+        batch = {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_side="left", padding_value=0),
+            "attention_mask": pad_sequence(
+                [torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"
+            ),
+            "pixel_values_videos": torch.randn(2, 1, 3, 112, 112, generator=generator),
+            "video_times": key,
+            "pixel_values_faces": torch.randn(2, 20, 3, 32, 32, generator=generator)
+            * (faces >= 0)[..., None, None, None],
+            "face_times": faces,
+            "face_found": (faces >= 0) & (torch.arange(20) != 1),
+            "input_values": torch.randn(2, 32000, generator=generator) * heard,
+            "audio_attention_mask": heard.long(),
+        }
+        if config.contrast_weight and config.audio_config is not None:
+            batch["emotion_ids"] = torch.tensor([2, 2])
+        return batch
+
+    def single(self, batch, clip):
+        row = {name: value[clip : clip + 1] for name, value in batch.items()}
+        kept, frames = row["attention_mask"][0].bool(), row["face_times"][0] >= 0
+        samples = row["audio_attention_mask"][0].bool()
+        for name, value in row.items():
+            if name in ("pixel_values_faces", "face_times", "face_found"):
+                row[name] = value[:, frames]
+            elif name in ("input_values", "audio_attention_mask"):
+                row[name] = value[:, samples]
+            elif name in ("input_ids", "attention_mask"):
+                row[name] = value[:, kept]
+        return row
+
+    def cached(self, model, batch):
+        batch = dict(batch)
+        given = {name: batch[name] for name in ("pixel_values_faces", "face_times")}
+        real = batch["video_times"] >= 0
+        states = model.model.vision_tower(batch.pop("pixel_values_videos")[real]).last_hidden_state
+        batch["video_features"] = states.new_zeros(*real.shape, *states.shape[1:])
+        batch["video_features"][real] = states
+        batch["face_features"] = model.get_face_features(**given).pooler_output
+        batch["motion_features"] = model.get_motion_features(**given).pooler_output
+        del batch["pixel_values_faces"]
+        _, batch["audio_features"], _ = encode_sound(
+            model.model.audio_tower, "frames", None, batch.pop("input_values"), batch["audio_attention_mask"]
+        )
+        return batch
+
+
 CASES = {
     "microemo": MicroEmoCase(),
     "acoustemo": AcoustEmoCase(),
     "omni_emotion": OmniEmotionCase("clip_concat"),
     "omni_emotion_frame_concat": OmniEmotionCase("frame_concat"),
     "omni_emotion_frame_cross_attention": OmniEmotionCase("frame_cross_attention"),
+    "esva": ESVACase(),
 }
 
 

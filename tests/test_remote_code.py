@@ -24,7 +24,8 @@ tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code
 stored = np.load(clip)
 clip = {"frames": stored["frames"], "fps": 4, "waveform": stored["waveform"], "sampling_rate": 16000}
 batch = processor(videos=[clip], text=["How does she feel?"], utterances=[[(0.2, 0.9, "well")]], return_tensors="pt")
-found = {"model_type": config.model_type, "video_token": tokenizer.convert_tokens_to_ids("<video>"), "generated": {}}
+found = {"model_type": config.model_type, "generated": {}}
+found["video_token"] = tokenizer.convert_tokens_to_ids(processor.video_token)
 for name in json.loads(sys.stdin.read()):
     model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True).eval()
     with torch.no_grad():

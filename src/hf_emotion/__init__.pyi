@@ -1,11 +1,14 @@
 # The public names, and where they come from: read by type checkers, and by `lazy_loader` when the package is imported.
 from .modeling.configuration_acoustemo import AcoustEmoConfig as AcoustEmoConfig
+from .modeling.configuration_esva import ESVAConfig as ESVAConfig
 from .modeling.configuration_facexformer import FaceXFormerConfig as FaceXFormerConfig
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig as ImageBindAudioConfig
 from .modeling.configuration_microemo import MicroEmoConfig as MicroEmoConfig
 from .modeling.configuration_omni_emotion import OmniEmotionConfig as OmniEmotionConfig
 from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration as AcoustEmoForConditionalGeneration
 from .modeling.modeling_acoustemo import AcoustEmoModel as AcoustEmoModel
+from .modeling.modeling_esva import ESVAForConditionalGeneration as ESVAForConditionalGeneration
+from .modeling.modeling_esva import ESVAModel as ESVAModel
 from .modeling.modeling_facexformer import FaceXFormerModel as FaceXFormerModel
 from .modeling.modeling_imagebind_audio import ImageBindAudioModel as ImageBindAudioModel
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration as MicroEmoForConditionalGeneration
@@ -16,6 +19,7 @@ from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor a
 from .processing.image_processing_emotion import EmotionImageProcessor as EmotionImageProcessor
 from .processing.processing_acoustemo import AcoustEmoProcessor as AcoustEmoProcessor
 from .processing.processing_emotion import EmotionProcessor as EmotionProcessor
+from .processing.processing_esva import ESVAProcessor as ESVAProcessor
 from .processing.processing_microemo import MicroEmoProcessor as MicroEmoProcessor
 from .processing.processing_omni_emotion import OmniEmotionProcessor as OmniEmotionProcessor
 

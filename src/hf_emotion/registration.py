@@ -12,11 +12,13 @@ from transformers import (
 )
 
 from .modeling.configuration_acoustemo import AcoustEmoConfig
+from .modeling.configuration_esva import ESVAConfig
 from .modeling.configuration_facexformer import FaceXFormerConfig
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
 from .modeling.configuration_microemo import MicroEmoConfig
 from .modeling.configuration_omni_emotion import OmniEmotionConfig
 from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
+from .modeling.modeling_esva import ESVAForConditionalGeneration
 from .modeling.modeling_facexformer import FaceXFormerModel
 from .modeling.modeling_imagebind_audio import ImageBindAudioModel
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
@@ -24,6 +26,7 @@ from .modeling.modeling_omni_emotion import OmniEmotionForConditionalGeneration
 from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from .processing.image_processing_emotion import EmotionImageProcessor
 from .processing.processing_acoustemo import AcoustEmoProcessor
+from .processing.processing_esva import ESVAProcessor
 from .processing.processing_microemo import MicroEmoProcessor
 from .processing.processing_omni_emotion import OmniEmotionProcessor
 
@@ -37,6 +40,7 @@ for config, model, processor in (
     (MicroEmoConfig, MicroEmoForConditionalGeneration, MicroEmoProcessor),
     (AcoustEmoConfig, AcoustEmoForConditionalGeneration, AcoustEmoProcessor),
     (OmniEmotionConfig, OmniEmotionForConditionalGeneration, OmniEmotionProcessor),
+    (ESVAConfig, ESVAForConditionalGeneration, ESVAProcessor),
 ):
     AutoConfig.register(config.model_type, config)
     for auto in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText, AutoModelForCausalLM):

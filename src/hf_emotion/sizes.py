@@ -11,6 +11,7 @@ from math import ceil
 import torch
 from transformers import (
     Blip2QFormerConfig,
+    HubertConfig,
     InstructBlipQFormerConfig,
     InstructBlipVisionConfig,
     LlamaConfig,
@@ -20,23 +21,28 @@ from transformers import (
     Qwen2Config,
     SequenceFeatureExtractor,
     SiglipVisionConfig,
+    VideoMAEConfig,
+    ViTMAEConfig,
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
 
 from .modeling.configuration_acoustemo import AcoustEmoConfig
 from .modeling.configuration_emotion import EmotionConfig
+from .modeling.configuration_esva import ESVAConfig
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
 from .modeling.configuration_microemo import MicroEmoConfig
 from .modeling.configuration_omni_emotion import OmniEmotionConfig
 from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from .modeling.modeling_emotion import EmotionPreTrainedModel
+from .modeling.modeling_esva import ESVAForConditionalGeneration
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from .modeling.modeling_omni_emotion import OmniEmotionForConditionalGeneration
 from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from .processing.image_processing_emotion import EmotionImageProcessor
 from .processing.processing_acoustemo import AcoustEmoProcessor
 from .processing.processing_emotion import EmotionProcessor
+from .processing.processing_esva import ESVAProcessor
 from .processing.processing_microemo import MicroEmoProcessor
 from .processing.processing_omni_emotion import OmniEmotionProcessor
 
@@ -233,6 +239,57 @@ def omni_emotion_config(size: str, vocab_size: int | None = None, **fields) -> O
     )
 
 
+# Table 6's "Emotion-LLaMA (Baseline)": ESVA without what it adds.
+EMOTION_LLAMA = {"msfe_kernel_sizes": [], "use_alignment": False, "contrast_weight": 0.0}
+
+
+def esva_config(size: str, vocab_size: int | None = None, **fields) -> ESVAConfig:
+    """Configuration of ESVA at `"tiny"` or `"paper"` size; arguments as for `microemo_config`.
+
+    `**EMOTION_LLAMA` among the fields makes it Emotion-LLaMA.
+    """
+    check_size(size)
+    if size == "paper":
+        return ESVAConfig(**{"text_config": llama_2_7b(), **fields})
+    layers = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "initializer_range": TINY_RANGE,
+    }
+    return ESVAConfig(
+        **{
+            "vision_config": tiny_vision(),
+            "face_config": ViTMAEConfig(image_size=32, patch_size=8, mask_ratio=0.0, **layers),
+            "motion_config": VideoMAEConfig(
+                image_size=32, patch_size=8, num_frames=16, use_mean_pooling=False, **layers
+            ),
+            "audio_config": HubertConfig(
+                conv_dim=(32,) * 7,
+                num_conv_pos_embeddings=16,
+                num_conv_pos_embedding_groups=4,
+                feat_extract_norm="layer",
+                conv_bias=True,
+                do_stable_layer_norm=True,
+                hidden_dropout=0.0,
+                attention_dropout=0.0,
+                activation_dropout=0.0,
+                feat_proj_dropout=0.0,
+                layerdrop=0.0,
+                apply_spec_augment=False,
+                mask_time_prob=0.0,
+                **layers,
+            ),
+            "alignment_size": 32,
+            "contrast_size": 32,
+            "text_config": tiny_llama(vocab_size),
+            "initializer_range": TINY_RANGE,
+            **fields,
+        }
+    )
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """The small tokenizer shipped with the package: 2,048 tokens, every byte among them."""
     return PreTrainedTokenizerFast(
@@ -339,6 +396,29 @@ def omni_emotion_processor(config: OmniEmotionConfig, tokenizer=None, **settings
     return processor
 
 
+def esva_processor(config: ESVAConfig, tokenizer=None, **settings) -> ESVAProcessor:
+    """The processor of an ESVA model; arguments as for `microemo_processor`."""
+    # A model without ears still needs an extractor, to say at which rate its clips would be read.
+    deaf = config.audio_config is None
+    extractor = Wav2Vec2FeatureExtractor() if deaf else whole_sound_extractor(config.audio_config)
+    seen = config.vision_config is not None or config.has_motion
+    processor = ESVAProcessor(
+        image_processor=image_processor_of(config),
+        tokenizer=tokenizer or tiny_tokenizer(),
+        **{
+            "feature_extractor": extractor,
+            "num_patch_tokens": config.num_patch_tokens,
+            "feature_kinds": config.feature_kinds,
+            "face_size": config.face_size,
+            "missing_modality": config.missing_modality,
+            "modalities": ["video"] * seen + ["audio"] * (not deaf),
+            **settings,
+        },
+    )
+    config.video_token_id, config.audio_token_id = processor.video_token_id, processor.audio_token_id
+    return processor
+
+
 @dataclass(frozen=True)
 class Paper:
     """What the command line needs to know of a paper: how to make its configuration, its processor and its model.
@@ -365,6 +445,7 @@ PAPERS = {
         OmniEmotionForConditionalGeneration,
         base=("llava-hf/llava-onevision-qwen2-7b-ov-hf", llava_onevision_7b),
     ),
+    "esva": Paper(esva_config, esva_processor, ESVAForConditionalGeneration),
 }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from transformers import AutoModel
 from transformers import initialization as init
 from transformers.generation import GenerationMixin
@@ -104,6 +105,18 @@ class EmotionPreTrainedModel(SharingMixin, PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, QFormer):
             init.normal_(module.query_tokens, std=self.config.initializer_range)
+
+    @torch.no_grad()
+    def initialize_weights(self):
+        super().initialize_weights()
+        # transformers 5.23 fills the product of a normalised weight and leaves its factors (HuBERT's positions, and
+        # wav2vec 2.0's and WavLM's) as they are: without a checkpoint for them, memory that nobody wrote.
+        for module in self.modules():
+            if is_parametrized(module, "weight"):
+                length, direction = (getattr(module.parametrizations.weight, f"original{i}") for i in (0, 1))
+                init.normal_(direction, std=2 * direction[0].numel() ** -0.5)
+                across = [axis for axis, size in enumerate(length.shape) if size == 1]
+                init.copy_(length, direction.norm(dim=across, keepdim=True))
 
     def freeze(self, parts: tuple[str, ...] | None = None):
         """Stop training of `parts` (default: those the paper freezes) and of nothing else; returns the model."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from .processing_emotion import EmotionProcessor
-from .sound_chunks import chunked_features, waveform_features
+from .sound_chunks import whole_sound_features
 from .utterances import fixed_windows
 
 CHAT_TEMPLATE = """\
@@ -272,11 +272,7 @@ class AcoustEmoProcessor(EmotionProcessor):
         return None if clip is None else replace(clip, utterances=self.windows(clip))
 
     def sound_features(self, waveforms) -> dict:
-        if "input_values" in self.feature_extractor.model_input_names:
-            return waveform_features(self.feature_extractor, waveforms, self.max_waveform_seconds)
-        if hasattr(self.feature_extractor, "n_samples"):
-            return chunked_features(self.feature_extractor, waveforms)
-        return super().sound_features(waveforms)
+        return whole_sound_features(self.feature_extractor, waveforms, self.max_waveform_seconds)
 
 
 def merge_shortest(rows: list[dict]) -> list[dict]:

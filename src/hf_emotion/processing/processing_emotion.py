@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
 
-from .faces import FaceFinder
+from .faces import FaceFinder, FaceTrack
 from .media import load_clip
 from .utterances import read, to_spans
 
 # Where the source of a media part stands in a chat message, in the order in which the keys are looked for.
 SOURCE_KEYS = ("video", "audio", "path", "url")
 # Filled in wherever a clip of the batch has fewer rows than another.
-PADDING = {"video_times": -1, "audio_times": -1, "audio_ends": -1}
+PADDING = {"video_times": -1, "face_times": -1, "audio_times": -1, "audio_ends": -1}
 
 
 class EmotionVideosKwargs(VideosKwargs, total=False):
@@ -560,6 +560,33 @@ class EmotionProcessor(ProcessorMixin):
                     track = strict(clip.frames)
                 tracks.append(track)
         return tracks
+
+    def face_pixels(self, clip, track, size, margin, mean, std) -> dict[str, np.ndarray]:
+        """The picture of each frame's face, as a face tower wants it.
+
+        Args:
+            clip: a `Clip` with frames.
+            track: its `FaceTrack`; `None` takes every frame whole.
+            size: pixels of a picture's side.
+            margin: a crop's side is (1 + margin) times the face's.
+            mean, std: of the towers' pixels, three numbers each.
+
+        Returns:
+            `pixel_values_faces` (T, 3, size, size) float32, a crop where there is a face and else the whole frame, and
+            `face_found` (T,) bool, it is a face.
+        """
+        count = len(clip.frames)
+        if track is None:
+            track = FaceTrack(
+                landmarks=np.full((count, 478, 2), np.nan, dtype=np.float32),
+                boxes=np.full((count, 4), np.nan, dtype=np.float32),
+                found=np.zeros(count, dtype=bool),
+                num_faces=np.zeros(count, dtype=np.int64),
+                backend="none",
+            )
+        crops, found = self.face_finder.crops(clip.frames, track, size, margin)
+        pixels = (crops.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+        return {"pixel_values_faces": pixels.transpose(0, 3, 1, 2), "face_found": np.asarray(found, dtype=bool)}
 
     def report(self, clip, track=None) -> dict:
         """What a clip gave, for people; plain JSON values. In a batch with `return_metadata=True`: `video_metadata`.

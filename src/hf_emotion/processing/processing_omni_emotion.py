@@ -16,7 +16,6 @@ from math import ceil
 import numpy as np
 from transformers.processing_utils import MultiModalData
 
-from .faces import FaceTrack
 from .media import Clip
 from .processing_emotion import EmotionProcessor, pad_rows
 from .sound_chunks import chunked_features
@@ -227,22 +226,11 @@ class OmniEmotionProcessor(EmotionProcessor):
 
     def _faces(self, clip, track) -> dict:
         """The face of each frame, or the whole frame, as FaceXFormer wants it."""
-        count = len(clip.frames)
-        if track is None or not self.face_crop:
-            nowhere = FaceTrack(
-                landmarks=np.full((count, 478, 2), np.nan, dtype=np.float32),
-                boxes=np.full((count, 4), np.nan, dtype=np.float32),
-                found=np.zeros(count, dtype=bool),
-                num_faces=np.zeros(count, dtype=np.int64),
-                backend="none",
-            )
-            crops, _ = self.face_finder.crops(clip.frames, nowhere, self.face_size)
-            found = nowhere.found if track is None else track.found
-        else:
-            crops, found = self.face_finder.crops(clip.frames, track, self.face_size, self.face_margin)
-        pixels = crops.astype(np.float32) / 255
-        pixels = (pixels - np.float32(self.face_mean)) / np.float32(self.face_std)
-        return {"pixel_values_faces": pixels.transpose(0, 3, 1, 2), "face_found": np.asarray(found, dtype=bool)}
+        shown = track if self.face_crop else None
+        faces = self.face_pixels(clip, shown, self.face_size, self.face_margin, self.face_mean, self.face_std)
+        if shown is None and track is not None:
+            faces["face_found"] = np.asarray(track.found, dtype=bool)
+        return faces
 
     def _process_audio(self, audio, **kwargs):
         """Chunks of the sound, and the placeholders of each clip with a place for one.

@@ -75,4 +75,16 @@ def waveform_features(feature_extractor, waveforms, longest_seconds) -> dict[str
     return {"input_values": features["input_values"], "attention_mask": features["attention_mask"]}
 
 
-__all__ = ["chunked_features", "waveform_features"]
+def whole_sound_features(feature_extractor, waveforms, longest_seconds) -> dict[str, np.ndarray]:
+    """The inputs of an audio tower that hears all of a sound: `waveform_features`, `chunked_features`, or what an
+    extractor that makes chunks by itself (ImageBind's) gives."""
+    if "input_values" in feature_extractor.model_input_names:
+        return waveform_features(feature_extractor, waveforms, longest_seconds)
+    if hasattr(feature_extractor, "n_samples"):
+        return chunked_features(feature_extractor, waveforms)
+    return feature_extractor(
+        waveforms, sampling_rate=feature_extractor.sampling_rate, padding=True, return_tensors="np"
+    )
+
+
+__all__ = ["chunked_features", "waveform_features", "whole_sound_features"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 # What fills the places that a shorter sample leaves; every other tensor is filled with 0 (False).
-PADDING = {"labels": -100, "video_times": -1, "audio_times": -1, "utterance_spans": -1}
+PADDING = {"labels": -100, "video_times": -1, "face_times": -1, "audio_times": -1, "utterance_spans": -1}
 
 
 def conversation(row: Mapping) -> list[dict]:

@@ -1,0 +1,531 @@
+"""Audio-video alignment of ESVA: one time grid for both streams, the offset search of Eqs. 4-9, and its controllers.
+
+The offset tau of a clip is such that its sound at time t goes with its picture at t + tau (Eqs. 4 and 5). For windows
+W_i of a fixed length and all offsets of a range,
+
+    D^i(tau) = ||F_A^i - F_V^i(. + tau)||                 Eq. 4, root mean square over the frames of the window
+    C(tau)   = sum_t F_A(t) . F_V(t + tau)                Eq. 5, over the overlap, divided by the norms of both there
+    L(tau)   = alpha mean_i D^i(tau) - beta C(tau)        Eq. 8
+    tau*     = argmin_tau L(tau)                          Eq. 9; Eq. 6 is alpha = 0
+
+All of it comes from four sums over each window: of products, of either stream's squares, and of frames. The sums of
+products are what costs; `FORMS` has them in three ways that give the same numbers.
+
+Letters: B batch, G steps of the grid, E width, N windows, O offsets.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.utils import ModelOutput
+
+# Bounds of the controlled gains, as multiples of alpha and beta, and how far one step can move them (natural
+# logarithm). Paper silent.
+GAIN_RANGE = (0.1, 10.0)
+GAIN_STEP = 0.5
+# Of the distance under its root, whose slope at zero is infinite.
+SMALLEST = 1e-12
+# Share of a stream's power that must change in time for the stream to have a course at all.
+STILL = 1e-6
+
+
+@dataclass
+class AlignmentOutput(ModelOutput):
+    """What the alignment found in the clips of a batch. A clip that cannot be aligned has offset and losses of zero.
+
+    Args:
+        offset: (B,) int64 ms, tau*: the sound at t goes with the picture at t + tau*.
+        aligned: (B,) bool, both streams are there, with some offset at which they overlap enough.
+        loss: (B,), L_align at tau* (Eq. 8), with its gradient; with `offset_selection="softmin"` its soft minimum.
+        distance, correlation: (B,), D and C at tau*.
+        offsets: (O,) int64 ms, the range searched.
+        losses, distances, correlations: (B, O), L, D and C over that range; infinite, infinite and minus infinite at
+            offsets that are not searched because the overlap is too short.
+        window_offsets: (B, N) int64 ms, the offset that fits each window best ("local optimal", Eq. 4).
+        windows: (B, N) bool, the windows that have both sound and picture.
+        gains: (B, N, 2), alpha and beta of each window as a controller set them; `None` without one.
+        controller_loss: (), how badly the neural controller predicted the drift; `None` for others.
+    """
+
+    offset: torch.Tensor | None = None
+    aligned: torch.Tensor | None = None
+    loss: torch.Tensor | None = None
+    distance: torch.Tensor | None = None
+    correlation: torch.Tensor | None = None
+    offsets: torch.Tensor | None = None
+    losses: torch.Tensor | None = None
+    distances: torch.Tensor | None = None
+    correlations: torch.Tensor | None = None
+    window_offsets: torch.Tensor | None = None
+    windows: torch.Tensor | None = None
+    gains: torch.Tensor | None = None
+    controller_loss: torch.Tensor | None = None
+
+
+# One time grid
+
+
+def resample(states, times, grid):
+    """Linear interpolation in time; before the first and after the last step the nearest one holds.
+
+    Args:
+        states: (B, L, D).
+        times: (B, L), ascending, -1 where padded; padding comes last.
+        grid: (G,), in the same unit.
+
+    Returns:
+        (B, G, D), zero for a row without steps.
+    """
+    count = (times >= 0).sum(-1, keepdim=True)  # (B, 1)
+    ahead = times.masked_fill(times < 0, torch.iinfo(times.dtype).max).contiguous()
+    after = torch.searchsorted(ahead, grid.to(times.dtype).expand(len(times), -1).contiguous(), right=True)
+    low = (after - 1).clamp(min=0)
+    high = torch.minimum(after, (count - 1).clamp(min=0))
+    start, end = times.gather(1, low), times.gather(1, high)
+    share = ((grid - start) / (end - start).clamp(min=1)).clamp(0, 1).unsqueeze(-1).to(states.dtype)
+    width = states.shape[-1]
+    first, second = (states.gather(1, at.unsqueeze(-1).expand(-1, -1, width)) for at in (low, high))
+    return (first * (1 - share) + second * share) * (count > 0).unsqueeze(-1)
+
+
+def covers(times, grid):
+    """Which steps of the grid (G,) lie between the first and the last of times (B, L), -1 where padded -> (B, G)."""
+    real = times >= 0
+    first = times.masked_fill(~real, torch.iinfo(times.dtype).max).amin(-1, keepdim=True)
+    return (grid >= first) & (grid <= times.amax(-1, keepdim=True))
+
+
+def standardise(states, mask):
+    """Centre over time and scale to a mean square length of 1, so that D and C cannot be cheated by growing features.
+
+    Args:
+        states: (B, G, E).
+        mask: (B, G) bool.
+
+    Returns:
+        (B, G, E), zero where masked; a stream that does not change in time, but for rounding, is zero throughout.
+    """
+    mask = mask.unsqueeze(-1).to(states.dtype)
+    count = mask.sum(1, keepdim=True).clamp(min=1)
+    whole = (states * mask).square().sum((1, 2), keepdim=True) / count
+    states = (states - (states * mask).sum(1, keepdim=True) / count) * mask
+    power = states.square().sum((1, 2), keepdim=True) / count
+    return states * (power + SMALLEST).rsqrt() * (power > STILL * whole)
+
+
+# The four sums of each window, at each offset
+
+
+def direct_products(audio, video, max_offset, window):
+    """Sums of products by a loop over offsets, the plain form of the definition.
+
+    Args:
+        audio, video: (B, G, E), zero outside the stream.
+        max_offset: steps; offsets from -max_offset to max_offset are taken.
+        window: steps.
+
+    Returns:
+        (B, N, O), the sum over t in window i of audio(t) . video(t + tau).
+    """
+    steps = audio.shape[1]
+    windows = -(-steps // window)
+    columns = []
+    for offset in range(-max_offset, max_offset + 1):
+        first, last = max(0, -offset), min(steps, steps - offset)
+        products = audio.new_zeros(len(audio), windows * window)
+        if first < last:
+            products[:, first:last] = (audio[:, first:last] * video[:, first + offset : last + offset]).sum(-1)
+        columns.append(products.unflatten(1, (windows, window)).sum(-1))
+    return torch.stack(columns, dim=-1)
+
+
+def banded_products(audio, video, max_offset, window):
+    """Sums of products by one matrix product for each window, over the band of video steps that it can meet; see
+    `direct_products`."""
+    steps, band = audio.shape[1], window + 2 * max_offset
+    windows = -(-steps // window)
+    rest = windows * window - steps
+    audio = functional.pad(audio, (0, 0, 0, rest)).unflatten(1, (windows, window))
+    video = functional.pad(video, (0, 0, max_offset, max_offset + rest)).unfold(1, band, window)  # (B, N, E, band)
+    return sum_diagonals((audio @ video).flatten(2), window, band)[..., : 2 * max_offset + 1]
+
+
+def sum_diagonals(products, rows, columns):
+    """(B, N, rows * columns) -> (B, N, columns + 1): sum over rows r of element (r, r + o), for o while it exists.
+
+    A row longer by one column shifts each row against the one before it, so that diagonals become columns.
+    """
+    return functional.pad(products, (0, rows)).unflatten(2, (rows, columns + 1)).sum(2)
+
+
+def fft_products(audio, video, max_offset, window):
+    """Sums of products by Fourier transforms of blocks of one window, whose spectra meet in one matrix product for each
+    frequency; see `direct_products`.
+
+    Its cost does not depend on the range. A window longer than the streams makes it the plain correlation by FFT.
+    """
+    steps = audio.shape[1]
+    windows = -(-steps // window)
+    audio = functional.pad(audio, (0, 0, 0, windows * window - steps)).unflatten(1, (windows, window))
+    # Blocks of twice the window, one window apart, from one window before the start.
+    video = functional.pad(video, (0, 0, window, (windows + 1) * window - steps)).unfold(1, 2 * window, window)
+    sound = torch.fft.rfft(audio, 2 * window, dim=2).conj().permute(0, 2, 1, 3)  # (B, frequencies, N, E)
+    picture = torch.fft.rfft(video, dim=3).permute(0, 3, 2, 1)  # (B, frequencies, E, N + 1)
+    met = (sound @ picture).permute(0, 2, 3, 1)
+    lags = torch.fft.irfft(met, 2 * window, dim=-1)[..., :window].flatten(2)  # (B, N, (N + 1) * window)
+    # Window i meets block j at offsets (j - 1 - i) * window and on: each row starts one window before the row above.
+    beside = (windows - 1) * window
+    columns = 2 * windows * window
+    rows = functional.pad(lags, (beside, beside)).flatten(1)
+    length = lags.shape[-1] + 2 * beside + window
+    rows = functional.pad(rows, (0, windows * window)).unflatten(1, (windows, length))[..., :columns]
+    spare = windows * window - max_offset
+    if spare > 0:
+        return rows[..., spare : spare + 2 * max_offset + 1]
+    return functional.pad(rows, (-spare, 1 - spare))
+
+
+FORMS = {"direct": direct_products, "banded": banded_products, "fft": fft_products}
+
+
+def fastest_form(steps, max_offset, window):
+    """The name of the form that is fastest for a range of offsets, by the multiplications of each.
+
+    A band costs window + 2 max_offset products for each step; a transform costs, for each step, one product of complex
+    numbers with every block, which is as much as about `COMPLEX_COST` products of a band.
+    """
+    blocks = math.ceil(steps / window) + 1
+    return "banded" if window + 2 * max_offset <= COMPLEX_COST * blocks else "fft"
+
+
+# `benchmarks/esva_offset.py` measures where the two forms cost the same.
+COMPLEX_COST = 8
+
+
+@dataclass
+class WindowSums:
+    """Sums over the frames of each window that have sound, and at an offset picture. All (B, N, O).
+
+    Args:
+        products: of audio(t) . video(t + tau).
+        audio, video: of the squared lengths of audio(t), and of video(t + tau).
+        frames: their number.
+    """
+
+    products: torch.Tensor
+    audio: torch.Tensor
+    video: torch.Tensor
+    frames: torch.Tensor
+
+    def distances(self):
+        """D^i(tau) (B, N, O): root mean square of the difference; zero where a window has no frame."""
+        square = (self.audio + self.video - 2 * self.products) / self.frames.clamp(min=1)
+        return (square.clamp(min=0) + SMALLEST).sqrt() * (self.frames > 0)
+
+    def distance(self, weight=1.0):
+        """D_local(tau) (B, O): mean over the windows with overlap, each by its `weight`, (B, N, 1) or one number."""
+        return (self.distances() * weight).sum(1) / (self.frames > 0).sum(1).clamp(min=1)
+
+    def correlation(self):
+        """C(tau) (B, O), in [-1, 1]."""
+        return self.products.sum(1) / (self.audio.sum(1) * self.video.sum(1) + SMALLEST).sqrt()
+
+
+def span(mask):
+    """First step and the one behind the last of a contiguous mask (B, G) -> two (B, 1, 1)."""
+    count = mask.sum(-1)
+    first = mask.int().argmax(-1)
+    return first[:, None, None], (first + count)[:, None, None]
+
+
+def window_sums(audio, video, audio_mask, video_mask, max_offset, window, form=None):
+    """The four sums at every offset of a range.
+
+    Args:
+        audio, video: (B, G, E), zero where masked.
+        audio_mask, video_mask: (B, G) bool, contiguous.
+        max_offset, window: steps.
+        form: a name of `FORMS`; `None` takes the fastest for the range.
+    """
+    steps = audio.shape[1]
+    products = FORMS[form or fastest_form(steps, max_offset, window)](audio, video, max_offset, window)
+    windows = products.shape[1]
+    offsets = torch.arange(-max_offset, max_offset + 1, device=audio.device)
+    heard, seen = span(audio_mask), span(video_mask)
+    begin = torch.arange(windows, device=audio.device)[None, :, None] * window
+    start = torch.maximum(begin, heard[0])  # (B, N, 1)
+    end = torch.maximum(torch.minimum(begin + window, heard[1]), start)
+    frames = torch.minimum(end, seen[1] - offsets) - torch.maximum(start, seen[0] - offsets)
+    # Running sums grow with time, so the lesser of two places has the lesser sum: no gathering for each offset.
+    power = functional.pad(audio.square().sum(-1).cumsum(-1), (1, 0))  # (B, G + 1)
+    until, since = (take(power, at.squeeze(-1)).unsqueeze(-1) for at in (end, start))
+    last, first = (take(power, (at - offsets).squeeze(1)).unsqueeze(1) for at in (seen[1], seen[0]))
+    audio_power = (torch.minimum(until, last) - torch.maximum(since, first)).clamp(min=0)
+    # The video's squares are zero outside its stream, so its running sum needs no bounds but the window's.
+    power = functional.pad(video.square().sum(-1), (max_offset + 1, max_offset)).cumsum(-1)
+    power = power.unfold(1, len(offsets), 1)  # (B, G + 1, O): the running sum up to a step, moved by each offset
+    rows = torch.arange(len(audio), device=audio.device)[:, None]
+    video_power = power[rows, end.squeeze(-1)] - power[rows, start.squeeze(-1)]
+    return WindowSums(products, audio_power, video_power, frames.clamp(min=0))
+
+
+def take(sums, at):
+    """Running sums (B, G + 1) at places (B, n), which may lie outside."""
+    return sums.gather(1, at.expand(len(sums), -1).clamp(0, sums.shape[1] - 1))
+
+
+def sums_at(audio, video, audio_mask, video_mask, offset, window):
+    """The four sums at one offset for each clip, `offset` (B,) in steps -> `WindowSums` with O = 1."""
+    steps = audio.shape[1]
+    windows = -(-steps // window)
+    place = torch.arange(steps, device=audio.device) + offset.unsqueeze(-1)  # (B, G)
+    inside = place.clamp(0, steps - 1)
+    both = audio_mask & (place == inside) & video_mask.gather(1, inside)
+    moved = video.gather(1, inside.unsqueeze(-1).expand_as(video))
+
+    def collect(values):
+        values = functional.pad(values * both.to(values.dtype), (0, windows * window - steps))
+        return values.unflatten(1, (windows, window)).sum(-1).unsqueeze(-1)
+
+    squares = (audio.square().sum(-1), moved.square().sum(-1))
+    return WindowSums((collect((audio * moved).sum(-1))), *map(collect, squares), collect(both.to(audio.dtype)))
+
+
+# Controllers of the gains: our reading of 4.4, which "simulates" three of them and prints no equation
+
+
+def fuzzy_control(drift, last_drift, gain):
+    """Rules over three triangular sets: small drift, trust the windows more; middling, keep; large, trust them less.
+
+    Args:
+        drift: (B,), |tau_i - tau_{i-1}| as a share of the range.
+        last_drift: (B,), the drift before it.
+        gain: (B,), natural logarithm of alpha's present multiple.
+
+    Returns:
+        (B,) in [-1, 1]: where the gains are to go, 1 for more alpha and less beta.
+    """
+    peaks = drift.new_tensor([0.0, 0.25, 0.5])
+    member = (1 - (drift.clamp(max=0.5).unsqueeze(-1) - peaks).abs() / 0.25).clamp(min=0)
+    return (member * member.new_tensor([1.0, 0.0, -1.0])).sum(-1) / member.sum(-1)
+
+
+def backstepping_control(drift, last_drift, gain):
+    """Proportional and differential feedback of the drift, with a leak that draws the gains back to where they began;
+    arguments as for `fuzzy_control`."""
+    return (0.25 - drift - 0.5 * (drift - last_drift) - 0.2 * gain).clamp(-1, 1)
+
+
+class NeuralControl(nn.Module):
+    """Two layers that predict the next drift from the last one, its mean and its deviation so far.
+
+    "Incorporates uncertainty estimation via neural feedback" (Table 7): an expected drift is the uncertainty, and the
+    gains answer to it. Trained on its own error and on nothing else: a gain that were trained through Eq. 8 would only
+    make the loss small.
+    """
+
+    def __init__(self, hidden_size=8):
+        super().__init__()
+        self.hidden = nn.Linear(3, hidden_size)
+        self.output = nn.Linear(hidden_size, 1)
+
+    def forward(self, drifts):
+        """drifts (B, n), those seen so far -> (B,) in (0, 1), the next one."""
+        deviation = drifts.std(-1, correction=0)
+        seen = torch.stack([drifts[:, -1], drifts.mean(-1), deviation], dim=-1).to(self.hidden.weight.dtype)
+        return self.output(self.hidden(seen).tanh()).squeeze(-1).sigmoid()
+
+
+CONTROLS = {"fuzzy": fuzzy_control, "backstepping": backstepping_control}
+
+
+class AudioVideoAlignment(nn.Module):
+    """The alignment of 3.4: projections of both streams to one width, and the search for their offset.
+
+    Args:
+        audio_size: width of the sound's frames.
+        face_size, motion_size: widths of the two visual streams; `None` for one that the model lacks.
+        size: E, the common width.
+        rate: steps of the grid a second.
+        max_offset: ms.
+        window: ms, Delta t of 3.4.
+        min_overlap: share of the shorter stream that must overlap at an offset for it to be searched.
+        local_weight, global_weight: alpha and beta of Eq. 8.
+        search: `"combined"` is Eq. 9, `"global"` Eq. 6.
+        selection: `"argmin"`, or `"softmin"`: the loss is the mean over offsets by softmax(-L / temperature).
+        temperature: of the soft minimum.
+        controller: `None`, `"fuzzy"`, `"neural"` or `"backstepping"`.
+    """
+
+    def __init__(
+        self,
+        audio_size,
+        face_size,
+        motion_size,
+        size=256,
+        rate=25.0,
+        max_offset=1000,
+        window=1000,
+        min_overlap=0.5,
+        local_weight=1.0,
+        global_weight=1.0,
+        search="combined",
+        selection="argmin",
+        temperature=0.1,
+        controller=None,
+    ):
+        super().__init__()
+        self.rate = rate
+        self.max_steps = round(max_offset * rate / 1000)
+        self.window = max(1, round(window * rate / 1000))
+        self.min_overlap = min_overlap
+        self.gains = (float(local_weight), float(global_weight))
+        self.search = search
+        self.selection = selection
+        self.temperature = temperature
+        self.controller = controller
+        self.audio_projection = nn.Linear(audio_size, size)
+        self.face_projection = None if face_size is None else nn.Linear(face_size, size)
+        self.motion_projection = None if motion_size is None else nn.Linear(motion_size, size)
+        self.control = NeuralControl() if controller == "neural" else None
+
+    def streams(self, audio, audio_times, face, face_times, motion, motion_times):
+        """Both streams on the grid.
+
+        Args:
+            audio: (B, L, D) with times (B, L) int64 ms, -1 where padded; likewise the two visual streams, one of which
+                may be `None`.
+
+        Returns:
+            audio (B, G, E), video (B, G, E) and their masks (B, G) bool.
+        """
+        watched = face_times if face is not None else motion_times
+        longest = int(torch.maximum(audio_times.max(), watched.max()).clamp(min=0))
+        grid = torch.arange(int(longest * self.rate / 1000) + 1, device=audio.device) * (1000 / self.rate)
+        heard, seen = covers(audio_times, grid), covers(watched, grid)
+        streams = [(self.audio_projection, audio, audio_times)], []
+        for projection, states, times in (
+            (self.face_projection, face, face_times),
+            (self.motion_projection, motion, motion_times),
+        ):
+            if projection is not None:
+                streams[1].append((projection, states, times))
+        # In double precision: a distance is a small difference of large sums.
+        precision = torch.float32 if audio.device.type == "mps" else torch.float64
+        audio, video = (
+            sum(resample(projection(states), times, grid).to(precision) for projection, states, times in stream)
+            for stream in streams
+        )
+        return standardise(audio, heard), standardise(video, seen), heard, seen
+
+    def forward(self, audio, audio_times, face=None, face_times=None, motion=None, motion_times=None, form=None):
+        """Align the clips of a batch; arguments as for `streams`, and `form` as for `window_sums`."""
+        audio, video, heard, seen = self.streams(audio, audio_times, face, face_times, motion, motion_times)
+        moving = audio.any(-1).any(-1) & video.any(-1).any(-1)
+        soft, trains = self.selection == "softmin", torch.is_grad_enabled()
+        with torch.set_grad_enabled(soft and trains):
+            sums = window_sums(audio, video, heard, seen, self.max_steps, self.window, form)
+            overlap = sums.frames.sum(1)  # (B, O)
+            shorter = torch.minimum(heard.sum(-1), seen.sum(-1)).unsqueeze(-1)
+            # One step has no course in time to compare.
+            searched = (overlap >= self.min_overlap * shorter) & (overlap >= 2) & moving.unsqueeze(-1)
+            aligned = searched.any(-1)
+            distances, correlations = sums.distances(), sums.correlation()
+            gains, controller_loss = None, None
+            alpha, beta = self.gains
+            if self.controller is not None:
+                with torch.set_grad_enabled(trains):
+                    gains, controller_loss = self.follow(
+                        distances.detach(), correlations.detach(), sums.frames, searched
+                    )
+                used = (sums.frames > 0).any(-1)  # (B, N)
+                alpha = gains[..., :1]
+                beta = (gains[..., 1] * used).sum(-1, keepdim=True) / used.sum(-1, keepdim=True).clamp(min=1)
+            distance = sums.distance(alpha)
+            losses = distance - beta * correlations
+            judged = -correlations if self.search == "global" else losses
+            best = judged.detach().masked_fill(~searched, torch.inf).argmin(-1)  # (B,)
+        steps = torch.arange(-self.max_steps, self.max_steps + 1, device=audio.device)
+        offset = steps[best] * aligned
+        if soft:
+            share = (-losses / self.temperature).masked_fill(~searched, -torch.inf)
+            share = share.masked_fill(~aligned.unsqueeze(-1), 0).softmax(-1)
+            found, similar, loss = (
+                (values.masked_fill(~searched, 0) * share).sum(-1) for values in (sums.distance(), correlations, losses)
+            )
+        else:
+            at = sums_at(audio, video, heard, seen, offset, self.window)
+            found, similar = at.distance().squeeze(-1), at.correlation().squeeze(-1)
+            loss = (at.distance(alpha) - beta * at.correlation()).squeeze(-1)
+        open_offsets = (sums.frames > 0) & searched.unsqueeze(1)  # (B, N, O)
+        local = distances.detach().masked_fill(~open_offsets, torch.inf).argmin(-1)
+        windows = open_offsets.any(-1)
+        milliseconds = 1000 / self.rate
+        return AlignmentOutput(
+            offset=(offset * milliseconds).round().long(),
+            aligned=aligned,
+            loss=loss * aligned,
+            distance=found * aligned,
+            correlation=similar * aligned,
+            offsets=(steps * milliseconds).round().long(),
+            losses=losses.detach().masked_fill(~searched, torch.inf),
+            distances=sums.distance().detach().masked_fill(~searched, torch.inf),
+            correlations=correlations.detach().masked_fill(~searched, -torch.inf),
+            window_offsets=(steps[local] * milliseconds).round().long() * windows,
+            windows=windows,
+            gains=gains,
+            controller_loss=controller_loss,
+        )
+
+    def follow(self, distances, correlations, frames, searched):
+        """Go through a clip window by window and let the controller set the gains.
+
+        A window's offset is the one of least alpha_i D^i(tau) - beta_i C(tau); how far it lies from the window's
+        before is the drift that the controller answers to.
+
+        Args:
+            distances, frames: (B, N, O).
+            correlations: (B, O).
+            searched: (B, O) bool.
+
+        Returns:
+            gains (B, N, 2), those that each window met, and the neural controller's loss; `None` where there is none.
+        """
+        low, high = (math.log(bound) for bound in GAIN_RANGE)
+        base = distances.new_tensor(self.gains)
+        gain = distances.new_zeros(len(distances))  # of alpha, as a logarithm; beta goes the other way
+        drift = before = place = torch.zeros_like(gain)
+        started = torch.zeros_like(gain, dtype=torch.bool)
+        trajectory, drifts, errors = [], [drift], []
+        expected = None
+        for i in range(distances.shape[1]):
+            trajectory.append(base * torch.stack([gain.exp(), (-gain).exp()], dim=-1))
+            alpha, beta = trajectory[-1].split(1, dim=-1)
+            open_offsets = searched & (frames[:, i] > 0)
+            used = open_offsets.any(-1)
+            judged = (alpha * distances[:, i] - beta * correlations).masked_fill(~open_offsets, torch.inf)
+            found = judged.argmin(-1).to(gain)
+            compared = used & started
+            before = torch.where(compared, drift, before)
+            drift = torch.where(compared, (found - place).abs() / max(1, 2 * self.max_steps), drift)
+            place, started = torch.where(used, found, place), started | used
+            if self.control is None:
+                wish = CONTROLS[self.controller](drift, before, gain)
+            else:
+                if expected is not None:
+                    errors.append((expected - drift.to(expected)).square()[compared])
+                drifts.append(drift)
+                expected = self.control(torch.stack(drifts, dim=-1))
+                wish = 1 - 2 * expected.detach().to(gain)
+            gain = torch.where(compared, (gain + GAIN_STEP * wish).clamp(low, high), gain)
+        loss = None
+        if self.control is not None:
+            errors = torch.cat(errors) if errors else expected[:0]
+            loss = errors.sum() / max(1, len(errors))
+        return torch.stack(trajectory, dim=1), loss
+
+
+__all__ = ["FORMS", "AlignmentOutput", "AudioVideoAlignment", "fastest_form", "window_sums"]

@@ -1,0 +1,295 @@
+"""ESVA's inputs, which are Emotion-LLaMA's: a key frame, faces, sound, and its prompt, all from one clip.
+
+Emotion-LLaMA takes MAE, VideoMAE and HuBERT features as files, and its demo zeros for the first two. Here the clip
+itself is enough: T frames spread over it give the pictures of the face that MAE and VideoMAE look at, each with its
+time, and one of them is the key frame for EVA. The prompt has one length for every clip: what a clip lacks keeps its
+placeholders, and the model puts zero features there (`missing_modality="zero_feature"`).
+
+The prompt is Emotion-LLaMA's, in the layout it is trained with, for training and for inference:
+
+    <s>[INST] <video>256 tokens</video> <feature>MAE, VideoMAE, HuBERT, class token</feature> The person in video says:
+    {line}.  [{task}] {question} [/INST] {answer}</s>
+
+Letters: B batch, T frames.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+from transformers.processing_utils import MultiModalData
+
+from .processing_emotion import EmotionProcessor, pad_rows
+from .sound_chunks import whole_sound_features
+
+CHAT_TEMPLATE = """\
+{%- set state = namespace(system='') -%}
+{%- for message in messages -%}
+    {%- set content = message['content'] -%}
+    {%- set parts = [{'type': 'text', 'text': content}] if content is string else content -%}
+    {%- set text = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') | trim -%}
+    {%- if message['role'] == 'system' -%}
+        {%- set state.system = '<<SYS>>\\n' ~ text ~ '\\n<</SYS>>\\n\\n' -%}
+    {%- elif message['role'] == 'user' -%}
+        {{- bos_token ~ '[INST] ' ~ state.system -}}
+        {%- set state.system = '' -%}
+        {%- for part in parts -%}
+            {%- if part['type'] == 'video' -%}
+                {{- '<video><VideoHere></video> ' -}}
+            {%- elif part['type'] == 'audio' -%}
+                {{- '<feature><AudioHere></feature> ' -}}
+            {%- elif part['type'] == 'utterances' and part.get('line') -%}
+                {{- 'The person in video says: ' ~ part['line'] ~ '.  ' -}}
+            {%- endif -%}
+        {%- endfor -%}
+        {{- text ~ ' [/INST]' -}}
+    {%- else -%}
+        {%- generation -%}
+        {{- ' ' ~ text ~ eos_token -}}
+        {%- endgeneration -%}
+    {%- endif -%}
+{%- endfor -%}
+"""
+# As Emotion-LLaMA's demo writes it: all tokens where the patches stand, the other mark left over as text, two starts.
+LEGACY_CHAT_TEMPLATE = (
+    CHAT_TEMPLATE.replace("bos_token ~ '[INST] '", "bos_token ~ bos_token ~ '[INST] '")
+    .replace("'<video><VideoHere></video> '", "'<video><VideoHere>'")
+    .replace("'<feature><AudioHere></feature> '", "'<AudioHere></video> <feature><FeatureHere></feature> '")
+)
+# Emotion-LLaMA's question for each of its tasks.
+QUESTIONS = {
+    "emotion": "Please determine which emotion label in the video represents: happy, sad, neutral, angry, worried, "
+    "surprise, fear, contempt, doubt.",
+    "reason": "Please analyze all the clues in the video and reason out the emotional label of the person in the "
+    "video.",
+}
+KEYFRAMES = ("peak", "middle", "first")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class ESVAProcessor(EmotionProcessor):
+    """Makes the inputs of `ESVAForConditionalGeneration`; see `EmotionProcessor` for the ways to call it.
+
+    In a finished prompt `<VideoHere>` stands for the key frame's patches and `<AudioHere>` for the tokens of faces,
+    sound and class token that follow them. A question that begins with `[emotion]` or `[reason]` is of that task, and
+    such a mark alone asks the task's own question; any other question gets the mark of `task`.
+
+    Args:
+        num_patch_tokens: tokens of the key frame's patches; 256 at full size, 0 for a model without EVA.
+        feature_kinds: `ESVAConfig.feature_kinds`: for each token after the patches whether it is one of the picture or
+            of the sound.
+        face_size: pixels of the side of a face's picture (MAE, VideoMAE: 224); `None` for a model without both.
+        face_margin: a crop's side is (1 + margin) times the face's. Paper silent. A frame without a face is taken
+            whole.
+        face_mean, face_std: of a face's pixels; ImageNet's, as both towers have them.
+        keyframe: which of the T frames EVA sees. "Multi-scale convolution, linear mapping, and alignment units are used
+            to extract keyframes" (3.2) says no more, so: `"peak"`, the frame of strongest facial motion, the middle one
+            where none moves; `"middle"`; `"first"` is Emotion-LLaMA's.
+        num_frames: T at most, spread over the clip. Paper silent; VideoMAE takes 16 at a time, and 64 show a clip of
+            four seconds at 16 a second.
+        task: `"emotion"` or `"reason"`, for a question that does not say.
+        legacy_inference_layout: the prompt as Emotion-LLaMA's demo writes it for inference, to repeat its published
+            numbers. It differs from the one that the model is trained with: all media tokens stand between `<video>`
+            and `</video>`, the words `<FeatureHere>` are left in, and the start token comes twice.
+        missing_modality: `"drop"` leaves out the placeholders of what a clip lacks; otherwise they all stay.
+        max_waveform_seconds: longest sound for a tower that attends to a whole waveform.
+        others: see `EmotionProcessor`.
+    """
+
+    default_chat_template = CHAT_TEMPLATE
+    prompt_markers = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<video>", "</video>", "<feature>", "</feature>")
+    # The words `<video>` and `</video>` are Emotion-LLaMA's marks around what they hold, in plain text.
+    video_token = "<VideoHere>"
+    audio_token = "<AudioHere>"
+    tasks: ClassVar[tuple[str, ...]] = tuple(QUESTIONS)
+
+    def __init__(
+        self,
+        image_processor=None,
+        feature_extractor=None,
+        tokenizer=None,
+        chat_template=None,
+        num_patch_tokens=256,
+        feature_kinds=("video", "video", "audio", "video"),
+        face_size=224,
+        face_margin=0.5,
+        face_mean=IMAGENET_MEAN,
+        face_std=IMAGENET_STD,
+        keyframe="peak",
+        task="emotion",
+        legacy_inference_layout=False,
+        missing_modality="zero_feature",
+        max_waveform_seconds=120.0,
+        modalities=("video", "audio"),
+        num_frames=64,
+        sampling="uniform",
+        fps=None,
+        max_duration=1800.0,
+        default_question=None,
+        face_config=None,
+    ):
+        if keyframe not in KEYFRAMES:
+            raise ValueError(f"keyframe is {keyframe!r}; accepted are {', '.join(KEYFRAMES)}.")
+        if task not in QUESTIONS:
+            raise ValueError(f"task is {task!r}; accepted are {', '.join(QUESTIONS)}.")
+        if chat_template is None and legacy_inference_layout:
+            chat_template = LEGACY_CHAT_TEMPLATE
+        super().__init__(
+            image_processor,
+            feature_extractor,
+            tokenizer,
+            chat_template,
+            modalities=modalities,
+            num_frames=num_frames,
+            sampling=sampling,
+            fps=fps,
+            max_duration=max_duration,
+            default_question=default_question or f"[{task}]",
+            face_config=face_config,
+        )
+        self.num_patch_tokens = num_patch_tokens
+        self.feature_kinds = list(feature_kinds)
+        self.face_size = face_size
+        self.face_margin = face_margin
+        self.face_mean, self.face_std = list(face_mean), list(face_std)
+        self.keyframe = keyframe
+        self.task = task
+        self.legacy_inference_layout = legacy_inference_layout
+        self.missing_modality = missing_modality
+        self.max_waveform_seconds = max_waveform_seconds
+
+    @property
+    def model_input_names(self) -> list[str]:
+        picture = ["pixel_values_videos", "video_times"] if self.num_patch_tokens else []
+        faces = ["pixel_values_faces", "face_times", "face_found"] if self.face_size is not None else []
+        names = self.feature_extractor.model_input_names
+        sound = ["audio_attention_mask" if name == "attention_mask" else name for name in names]
+        return ["input_ids", "attention_mask", *picture, *faces, *(sound if "audio" in self.modalities else [])]
+
+    # The prompt
+
+    def patch_placeholders(self, clip) -> str:
+        """What `<VideoHere>` becomes."""
+        shown = self.missing_modality != "drop" or clip.frames is not None
+        return self.video_token * (self.num_patch_tokens if shown else 0)
+
+    def feature_placeholders(self, clip) -> str:
+        """What `<AudioHere>` becomes: Emotion-LLaMA's `<FeatureHere>`, tokens of the picture and of the sound."""
+        tokens = {"video": self.video_token, "audio": self.audio_token}
+        if self.missing_modality == "drop":
+            absent = {"video": clip.frames is None, "audio": clip.waveform is None}
+            tokens = {kind: "" if absent[kind] else token for kind, token in tokens.items()}
+        return "".join(tokens[kind] for kind in self.feature_kinds)
+
+    def has_place(self, clip) -> tuple[bool, bool]:
+        return bool(self.patch_placeholders(clip)), bool(self.feature_placeholders(clip))
+
+    def _clip_parts(self, clip) -> list[dict]:
+        parts = super()._clip_parts(clip)
+        said = [self._line(row.get("text")) for row in clip.utterances]
+        for part in parts:
+            if part["type"] == "utterances":
+                # The layout ends the line with a full stop of its own.
+                part["line"] = " ".join(line for line in said if line).strip().removesuffix(".")
+        return parts
+
+    def _with_clip(self, messages, settings) -> list[dict]:
+        written = []
+        for message in super()._with_clip(messages, settings):
+            if message.get("role") == "user":
+                content = message["content"]
+                content = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+                first = next((i for i, part in enumerate(content) if part["type"] == "text"), None)
+                if first is not None:
+                    content[first] = {**content[first], "text": self._asked(content[first]["text"])}
+                message = {**message, "content": content}
+            written.append(message)
+        return written
+
+    def _asked(self, question: str) -> str:
+        """A question behind the mark of its task."""
+        question = question.strip()
+        for task, own in QUESTIONS.items():
+            if question.startswith(f"[{task}]"):
+                return question if question != f"[{task}]" else f"[{task}] {own}"
+        return f"[{self.task}] {question}"
+
+    # Tensors
+
+    def _process_videos(self, videos, faces=None, landmarks=None, **kwargs):
+        """Tensors of the key frame and of the faces, and what was really used.
+
+        Returns:
+            if any clip has a picture and the model looks at it: `pixel_values_videos` (B, 1, 3, h, w) float32 and
+            `video_times` (B, 1) int64 ms, -1 where there is none; `pixel_values_faces` (B, T, 3, size, size) float32,
+            `face_times` (B, T) int64 ms, -1 where padded, and `face_found` (B, T) bool; `video_metadata`, B reports;
+            and the placeholders of the patches.
+        """
+        tracks = self.find_faces(videos, landmarks, faces)
+        reports, rows = [], []
+        for clip, track in zip(videos, tracks, strict=True):
+            reports.append(None if clip is None else self.report(clip, track))
+            rows.append({})
+            if clip is not None and clip.frames is not None:
+                key = self._key_frame(clip, track)
+                reports[-1]["key_frame"] = int(clip.frame_times[key]) / 1000
+                rows[-1] = self._pictures(clip, track, key)
+        data = {
+            "video_metadata": reports,
+            "num_video_tokens": [0 if clip is None else len(self.patch_placeholders(clip)) for clip in videos],
+        }
+        if any(rows):
+            data.update(pad_rows(rows))
+        placed = [clip for clip in videos if clip is not None and self.has_place(clip)[0]]
+        return data, [self.patch_placeholders(clip) for clip in placed]
+
+    def _key_frame(self, clip, track) -> int:
+        """Index of the frame that EVA sees."""
+        middle = len(clip.frames) // 2
+        if self.keyframe == "first":
+            return 0
+        if self.keyframe == "middle" or track is None or not track.found.any():
+            return middle
+        moved = self.face_finder.motion(clip.frames, track.landmarks)
+        return int(moved.argmax()) if moved.any() else middle
+
+    def _pictures(self, clip, track, key) -> dict:
+        pictures = {}
+        if self.num_patch_tokens:
+            pixels = self.image_processor.frames_to_pixels(clip.frames[key : key + 1]).numpy()
+            pictures |= {"pixel_values_videos": pixels, "video_times": np.asarray(clip.frame_times[key : key + 1])}
+        if self.face_size is not None:
+            found = self.face_pixels(clip, track, self.face_size, self.face_margin, self.face_mean, self.face_std)
+            pictures |= {**found, "face_times": np.asarray(clip.frame_times, dtype=np.int64)}
+        return pictures
+
+    def _process_audio(self, audio, **kwargs):
+        """Tensors of the sound, if any clip has one that the model hears, and the placeholders of the features."""
+        data = {}
+        if "audio" in self.feature_kinds and any(clip is not None and clip.waveform is not None for clip in audio):
+            data, _ = super()._process_audio(audio, **kwargs)
+        placed = [clip for clip in audio if clip is not None and self.has_place(clip)[1]]
+        data["num_audio_tokens"] = [0 if clip is None else len(self.feature_placeholders(clip)) for clip in audio]
+        return data, [self.feature_placeholders(clip) for clip in placed]
+
+    def num_sound_tokens(self, num_utterances: int) -> int:
+        return self.feature_kinds.count("audio")
+
+    def num_video_tokens(self, num_utterances: int) -> int:
+        return self.num_patch_tokens + self.feature_kinds.count("video")
+
+    def sound_features(self, waveforms) -> dict:
+        return whole_sound_features(self.feature_extractor, waveforms, self.max_waveform_seconds)
+
+    def _get_num_multimodal_tokens(self, video_sizes=None, audio_lengths=None, **kwargs):
+        """Placeholders of each clip: the same for all, whatever its size and length."""
+        counts = {}
+        if video_sizes is not None:
+            counts["num_video_tokens"] = [self.num_video_tokens(0)] * len(video_sizes)
+        if audio_lengths is not None:
+            counts["num_audio_tokens"] = [self.num_sound_tokens(0)] * len(audio_lengths)
+        return MultiModalData(**counts)
+
+
+ESVAProcessor.register_for_auto_class()
+
+__all__ = ["ESVAProcessor"]
