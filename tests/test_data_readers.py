@@ -1,6 +1,9 @@
 """Every reader on a small sample in its source's layout (our own sentences), and on broken copies of it."""
 
+import io
+
 import numpy as np
+import openpyxl
 import pytest
 
 from hf_emotion.data import emer, mer, recognition
@@ -304,6 +307,105 @@ def read(source, root, media=None, **options):
 def test_a_sample_in_the_layout_of_the_source_gives_exactly_its_rows(source, tmp_path):
     files, options, expected = SAMPLES[source]
     assert read(source, write(tmp_path, files), **options).splits == expected
+
+
+def workbook(*rows) -> bytes:
+    book, data = openpyxl.Workbook(), io.BytesIO()
+    for row in rows:
+        book.active.append(row)
+    book.save(data)
+    return data.getvalue()
+
+
+DFEW_HEAD = ("1happy", "2sad", "3neutral", "4angry", "5surprise", "6disgust", "7fear", "order", "label")
+
+
+@pytest.mark.parametrize("head", [[DFEW_HEAD], []])
+def test_the_votes_of_dfew_give_all_clips_with_a_single_class(head, tmp_path):
+    rows = [(8, 1, 0, 1, 0, 0, 0, 12, 1), (3, 3, 0, 4, 0, 0, 0, 13, 0), (0, 0, 0, 0, 0, 1, 9, 16372, 7.0)]
+    write(tmp_path, {"Annotation/annotation.xlsx": workbook(*head, *rows)})
+    for annotations in (tmp_path / "Annotation", tmp_path / "Annotation" / "annotation.xlsx"):
+        reading = read("dfew", annotations)
+        assert reading.splits == {"train": [labelled("00012", "happy"), labelled("16372", "fear")]}
+        assert any("1 clips are left out" in note for note in reading.notes)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ((1, 2, 3), ["3 cells", "votes"]),
+        ((8, 1, 0, 1, 0, 0, 0, "clip", 1), ["clip is 'clip'", "5 digits"]),
+        ((8, 1, 0, 1, 0, 0, 0, 12, 8), ["class is '8'"]),
+        ((8, 1, 0, 1, 0, 0, 0, 11, 1), ["'00011' occurs more than once", "line 2"]),
+    ],
+)
+def test_a_wrong_row_of_the_votes_of_dfew_is_named_by_its_number(row, words, tmp_path):
+    path = write(tmp_path, {"annotation.xlsx": workbook(DFEW_HEAD, (0, 9, 0, 0, 0, 0, 1, 11, 2), row)})
+    with pytest.raises(DataError) as error:
+        read("dfew", path)
+    assert error.value.line == 3
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_compound_labels_of_mafw_become_several_labels_and_no_class(tmp_path):
+    files = {
+        "split/compound/no_caption/set_1/train.txt": "00025.mp4 anger_disgust\n00026.mp4 happiness\n",
+        "split/compound/no_caption/set_1/test.txt": "00027.mp4 sadness_anxiety_helplessness\n",
+    }
+    assert read("mafw", write(tmp_path, files) / "split" / "compound").splits == {
+        "train": [make_row(id="00025", labels=["anger", "disgust"]), labelled("00026", "happiness")],
+        "test": [make_row(id="00027", labels=["sadness", "anxiety", "helplessness"])],
+    }
+    write(tmp_path, {"split/compound/no_caption/set_1/test.txt": "00027.mp4 sadness_hope\n"})
+    with pytest.raises(DataError, match=r"test\.txt:1: column class is 'hope'; one of anger"):
+        read("mafw", tmp_path / "split" / "compound")
+
+
+def test_the_label_tables_of_mafw_are_read_together_or_alone(tmp_path):
+    head = ["clip", *recognition.MAFW_CLASSES]
+    votes = [0.5] * 11
+    files = {
+        "Labels/single-set.xlsx": workbook([*head, "single_label"], ["1.mp4", *votes, 4], ["2.mp4", *votes, 0]),
+        "Labels/multi-set.xlsx": workbook([*head, "multi_label"], ["1.mp4", *votes, "4,7"], ["3.mp4", *votes, "6,10"]),
+        "Labels/descriptive_text.xlsx": workbook(
+            ["1.mp4", "他笑了。", "He laughs."], ["3.mp4", "她哭了。", "She cries."]
+        ),
+    }
+    labels = write(tmp_path, files) / "Labels"
+    first = {"id": "1", "label": "happiness", "labels": ["happiness", "surprise"]}
+    third = {"id": "3", "labels": ["sadness", "helplessness"]}
+    assert read("mafw", labels).splits == {
+        "train": [make_row(**first, description="He laughs"), make_row(**third, description="She cries")]
+    }
+    assert read("mafw", labels, language="chinese").splits["train"][0]["description"] == "他笑了"
+    assert read("mafw", labels / "single-set.xlsx").splits == {"train": [labelled("1", "happiness")]}
+    assert read("mafw", labels / "multi-set.xlsx").splits["train"][1] == make_row(**third)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "single-set.xlsx",
+            workbook(["clip", "label"], ["1.mp4", 4]),
+            "1: no column single_label; the columns are clip",
+        ),
+        (
+            "single-set.xlsx",
+            workbook(["clip", "single_label"], ["1.mp4", 12]),
+            "2: column single_label is '12'; one of",
+        ),
+        ("single-set.xlsx", workbook(["clip", "single_label"], ["1.mp4", None]), "2: column single_label is ''"),
+        ("multi-set.xlsx", b"clip,multi_label\n", ": not an xlsx workbook"),
+        ("annotation.xlsx", workbook(["clip"]), ": not a label table of MAFW; one of single-set.xlsx"),
+    ],
+)
+def test_a_wrong_label_table_of_mafw_gives_one_error(name, content, message, tmp_path):
+    write(tmp_path, {name: content})
+    with pytest.raises(DataError) as error:
+        read("mafw", tmp_path / name)
+    assert str(error.value).startswith(f"{tmp_path / name}:")
+    assert message in str(error.value)
 
 
 def test_every_source_of_the_field_has_a_sample():

@@ -1,5 +1,5 @@
-"""Reading what people annotate with: CSV, JSON, label archives and media folders, with the file and line in every
-error.
+"""Reading what people annotate with, CSV, Excel, JSON, label archives and media folders, with the file and line in
+every error.
 
 `pandas.read_csv` and `load_dataset("csv")` turn the name `00012` into 12 and the name `None` into a missing value.
 Here a cell stays the text it is; each reader converts what its source defines as a number.
@@ -11,12 +11,14 @@ import json
 import math
 import os
 import pickle
+import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from xml.etree import ElementTree
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".flv", ".m4v", ".mpg")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac", ".opus")
@@ -120,6 +122,46 @@ def read_csv(path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, st
         yield start, dict(zip(header, cells, strict=True))
     if header is None:
         raise DataError(path, 1, f"the file is empty; a header with {', '.join(columns)} is needed")
+
+
+_SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+
+
+def read_xlsx(path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (row number, texts of its cells from column A on) for each row of the first sheet that holds anything.
+
+    A number comes as the text the file holds, a formula as its stored result, an empty cell as "".
+
+    Raises:
+        DataError: a file that is no xlsx workbook.
+    """
+    try:
+        with zipfile.ZipFile(path) as book:
+            shared = []
+            if "xl/sharedStrings.xml" in book.namelist():
+                for item in ElementTree.fromstring(book.read("xl/sharedStrings.xml")):
+                    # Phonetic hints (rPh) are not part of the text.
+                    runs = [item, *item.findall(f"{_SHEET}r")]
+                    shared.append("".join(text.text or "" for run in runs for text in run.findall(f"{_SHEET}t")))
+            sheet = ElementTree.fromstring(book.read("xl/worksheets/sheet1.xml"))
+    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError) as error:
+        raise DataError(path, None, f"not an xlsx workbook ({error}); save it as xlsx") from None
+    for row in sheet.iter(f"{_SHEET}row"):
+        cells = []
+        for cell in row.findall(f"{_SHEET}c"):
+            column = 0
+            for letter in re.match(r"[A-Z]+", cell.get("r")).group():
+                column = 26 * column + ord(letter) - ord("A") + 1
+            value = cell.find(f"{_SHEET}v")
+            if cell.get("t") == "s":
+                text = shared[int(value.text)]
+            elif cell.get("t") == "inlineStr":
+                text = "".join(text.text or "" for text in cell.iter(f"{_SHEET}t"))
+            else:
+                text = "" if value is None else value.text or ""
+            cells += [""] * (column - len(cells) - 1) + [text]
+        if any(cells):
+            yield int(row.get("r")), cells
 
 
 def read_json(path):

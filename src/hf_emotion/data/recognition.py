@@ -1,12 +1,14 @@
 """Recognition sets with closed classes: DFEW, MAFW, RAVDESS, MELD, IEMOCAP (4 classes), CMU-MOSI; and voice activity.
 
-source   labels                                                              splits as published dfew
-EmoLabel_DataSplit/{train,test}(single-labeled)/set_K.csv           5 folds, K = 1..5 mafw
-split/single/no_caption/set_K/{train,test}.txt: `00025.mp4 class`   5 folds, K = 1..5 ravdess  file names
-MM-VV-EE-II-SS-RR-AA                                     none; subject-wise folds, see `RAVDESS_FOLDS` meld
-{train,dev,test}_sent_emo.csv                                       train, dev (as validation), test iemocap
-Session*/dialog/EmoEvaluation/*.txt, transcriptions; MERBench npz   sessions 1-4 train, 5 test (MER-UniBench) mosi
-label.csv (MMSA) or MERBench npz                                    train, valid (as validation), test
+What each is read from, and its splits as published:
+
+* dfew: `EmoLabel_DataSplit/{train,test}(single-labeled)/set_K.csv`, 5 folds; `annotation.xlsx`, no splits.
+* mafw: `split/{single,compound}/no_caption/set_K/{train,test}.txt`, 5 folds; `Labels/*.xlsx`, no splits.
+* ravdess: the file names, MM-VV-EE-II-SS-RR-AA; no splits, subject-wise folds (`RAVDESS_FOLDS`).
+* meld: `{train,dev,test}_sent_emo.csv`; train, dev (as validation), test.
+* iemocap: `Session*/dialog/EmoEvaluation/*.txt` and transcriptions, or a MERBench npz; sessions 1-4 train, 5 test
+  (MER-UniBench).
+* mosi: `label.csv` (MMSA) or a MERBench npz; train, valid (as validation), test.
 """
 
 import re
@@ -16,7 +18,19 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import DataError, Ids, MediaFolder, Reading, choice, find_file, number, read_corpus, read_csv, read_text
+from .files import (
+    DataError,
+    Ids,
+    MediaFolder,
+    Reading,
+    choice,
+    find_file,
+    number,
+    read_corpus,
+    read_csv,
+    read_text,
+    read_xlsx,
+)
 from .schema import make_row
 
 DFEW_CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
@@ -33,6 +47,8 @@ MAFW_CLASSES = (
     "helplessness",
     "disappointment",
 )
+# File -> its column with the number of the class, or the numbers of the classes.
+MAFW_TABLES = {"single-set.xlsx": "single_label", "multi-set.xlsx": "multi_label"}
 MELD_CLASSES = ("anger", "joy", "sadness", "neutral", "disgust", "fear", "surprise")
 IEMOCAP_CLASSES = ("happy", "sad", "neutral", "anger")
 IEMOCAP_CODES = {"hap": "happy", "exc": "happy", "sad": "sad", "neu": "neutral", "ang": "anger"}
@@ -57,21 +73,35 @@ def _fold(path, fold: int) -> int:
     return fold
 
 
+def _whole(text: str) -> str:
+    """A number as spreadsheets write it, `12.0` -> `12`; any other text as it is."""
+    return re.sub(r"(?<=\d)\.0+$", "", text.strip())
+
+
+def _dfew_name(path, line: int, column: str, text: str) -> str:
+    if not re.fullmatch(r"[0-9]{1,5}", text):
+        raise DataError(path, line, f"column {column} is {text!r}; a number of 1 to 5 digits is needed")
+    return text.zfill(5)
+
+
 def read_dfew(annotations, media: MediaFolder, fold: int = 1) -> Reading:
-    """Rows of one DFEW fold (Jiang et al., 2020). Ids have five digits, `00012`, as the clips do; the CSV writes 12."""
+    """Rows of one DFEW fold (Jiang et al., 2020), or of all its clips that have a single label, from `annotation.xlsx`.
+
+    Ids have five digits, `00012`, as the clips do; the tables write 12.
+    """
     root = Path(annotations)
     root = root / "EmoLabel_DataSplit" if (root / "EmoLabel_DataSplit").is_dir() else root
+    table = root / "annotation.xlsx" if (root / "annotation.xlsx").is_file() else root
+    if table.suffix == ".xlsx" and table.is_file():
+        return _read_dfew_votes(table, media)
     splits = {}
     for split in ("train", "test"):
-        path = find_file(root / f"{split}(single-labeled)", f"set_{_fold(root, fold)}.csv")
+        # Spelled with a hyphen in some releases and with an underscore in others.
+        folder = next(root.glob(f"{split}(single_labeled)"), root / f"{split}(single-labeled)")
+        path = find_file(folder, f"set_{_fold(root, fold)}.csv")
         ids, rows = Ids(path), []
         for line, cells in read_csv(path, ("video_name", "label")):
-            name = cells["video_name"].strip()
-            if not re.fullmatch(r"[0-9]{1,5}", name):
-                raise DataError(
-                    path, line, f"column video_name is {cells['video_name']!r}; a number of 1 to 5 digits is needed"
-                )
-            name = ids.add(line, name.zfill(5))
+            name = ids.add(line, _dfew_name(path, line, "video_name", cells["video_name"].strip()))
             code = choice(path, line, "label", cells["label"].strip(), [str(n) for n in range(1, 8)])
             label = DFEW_CLASSES[int(code) - 1]
             rows.append(make_row(id=name, **media.take(name), label=label, labels=[label]))
@@ -79,12 +109,40 @@ def read_dfew(annotations, media: MediaFolder, fold: int = 1) -> Reading:
     return Reading(splits, [f"fold {fold} of 5; the published result is the mean over the five folds"])
 
 
-def read_mafw(annotations, media: MediaFolder, fold: int = 1) -> Reading:
-    """Rows of one MAFW fold, single labels, 11 classes (Liu et al., 2022)."""
+def _read_dfew_votes(path: Path, media: MediaFolder) -> Reading:
+    """`annotation.xlsx`: the votes for each of `DFEW_CLASSES`, the clip, its class (0: the votes decide for none)."""
+    ids, rows, undecided = Ids(path), [], 0
+    for line, cells in read_xlsx(path):
+        if line == 1 and not cells[0].strip().isdigit():
+            continue
+        if len(cells) != 9:
+            raise DataError(path, line, f"{len(cells)} cells; seven numbers of votes, a clip and its class are needed")
+        name = ids.add(line, _dfew_name(path, line, "clip", _whole(cells[7]).removesuffix(".mp4")))
+        code = choice(path, line, "class", _whole(cells[8]), [str(n) for n in range(8)])
+        if code == "0":
+            undecided += 1
+            continue
+        label = DFEW_CLASSES[int(code) - 1]
+        rows.append(make_row(id=name, **media.take(name), label=label, labels=[label]))
+    notes = ["annotation.xlsx has no splits: all clips come as train"]
+    if undecided:
+        notes.append(f"{undecided} clips are left out: their votes decide for no single class")
+    return Reading({"train": rows}, notes)
+
+
+def read_mafw(annotations, media: MediaFolder, fold: int = 1, language: str = "english") -> Reading:
+    """Rows of MAFW (Liu et al., 2022), 11 classes: one fold of its single or compound labels, or its label tables.
+
+    `annotations` decides: `split` or `split/single` (one class a clip), `split/compound` (one class or several; several
+    become `labels`, and no `label`), or the folder `Labels` with `single-set.xlsx`, `multi-set.xlsx` and
+    `descriptive_text.xlsx` (classes, and descriptions in `language`; no splits), or one of the first two files.
+    """
     root = Path(annotations)
-    for below in ("split/single/no_caption", "single/no_caption", "no_caption"):
-        if (root / below).is_dir():
-            root = root / below
+    if root.suffix == ".xlsx" or any((root / name).is_file() for name in MAFW_TABLES):
+        return _read_mafw_tables(root, media, language)
+    for below in ("split/single", "Train & Test Set/single", "single", "."):
+        if (root / below / "no_caption").is_dir():
+            root = root / below / "no_caption"
             break
     splits = {}
     for split in ("train", "test"):
@@ -97,10 +155,58 @@ def read_mafw(annotations, media: MediaFolder, fold: int = 1) -> Reading:
             if len(words) != 2:
                 raise DataError(path, line, f"{text!r} is not `clip.mp4 class`")
             name = ids.add(line, words[0].rsplit(".", 1)[0])
-            label = choice(path, line, "class", words[1], MAFW_CLASSES)
-            rows.append(make_row(id=name, **media.take(name), label=label, labels=[label]))
+            labels = [choice(path, line, "class", word, MAFW_CLASSES) for word in words[1].split("_")]
+            rows.append(_mafw_row(name, media, labels))
         splits[split] = rows
     return Reading(splits, [f"fold {fold} of 5; the published result is the mean over the five folds"])
+
+
+def _mafw_row(name: str, media: MediaFolder, labels: list[str], label: str | None = None, **fields) -> dict:
+    label = label or (labels[0] if len(labels) == 1 else None)
+    return make_row(id=name, **media.take(name), label=label, labels=labels, **fields)
+
+
+def _read_mafw_tables(root: Path, media: MediaFolder, language: str) -> Reading:
+    tables = {name: root / name for name in MAFW_TABLES if (root / name).is_file()} if root.is_dir() else {}
+    if root.is_file():
+        if root.name not in MAFW_TABLES:
+            raise DataError(root, None, f"not a label table of MAFW; one of {', '.join(MAFW_TABLES)} is needed")
+        tables = {root.name: root}
+    single, several = (
+        _mafw_classes(tables[name], column) if name in tables else {} for name, column in MAFW_TABLES.items()
+    )
+    described, notes = {}, ["the label tables have no splits: all clips come as train"]
+    path = root / "descriptive_text.xlsx"
+    if root.is_dir() and path.is_file():
+        ids = Ids(path)
+        for line, cells in read_xlsx(path):
+            if len(cells) != 3:
+                raise DataError(path, line, f"{len(cells)} cells; a clip, its Chinese and its English text are needed")
+            name = ids.add(line, cells[0].strip().removesuffix(".mp4"))
+            described[name] = cells[1 if language == "chinese" else 2].strip() or None
+    rows = []
+    for name in dict.fromkeys([*single, *several]):
+        label = single.get(name, [None])[0]
+        labels = several.get(name) or [label]
+        rows.append(_mafw_row(name, media, labels, label, description=described.get(name)))
+    return Reading({"train": rows}, notes)
+
+
+def _mafw_classes(path: Path, column: str) -> dict[str, list[str]]:
+    """Clip -> its classes, from the first column and the column `column` (numbers from 1, parted by commas)."""
+    ids, classes, at = Ids(path), {}, None
+    for line, cells in read_xlsx(path):
+        if at is None:
+            if column not in cells:
+                raise DataError(path, line, f"no column {column}; the columns are {', '.join(cells)}")
+            at = cells.index(column)
+            continue
+        name = ids.add(line, cells[0].strip().removesuffix(".mp4"))
+        codes = [_whole(code) for code in re.split("[,，]", cells[at] if at < len(cells) else "")]
+        numbers = [int(choice(path, line, column, code, [str(n) for n in range(12)])) for code in codes]
+        if any(numbers):  # 0: the annotators decided for none
+            classes[name] = [MAFW_CLASSES[number - 1] for number in numbers if number]
+    return classes
 
 
 def ravdess_name(path) -> dict:

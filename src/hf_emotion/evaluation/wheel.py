@@ -17,15 +17,13 @@ import csv
 import hashlib
 import json
 import os
-import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 
+from ..data.files import read_xlsx
 from .sets import check_lengths, f_score, labels_of, overlap, parse_mer2025
 from .statistics import Clips, mean
 
@@ -33,7 +31,6 @@ VERSIONS = ("mer2025", "mer2026")
 WHEELS = tuple(f"wheel{k}" for k in range(1, 6))
 LEVELS = ("level1", "level2")
 FIVE_BASIC_LABELS = ("angry", "happy", "sad", "worried", "surprised")
-_SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _SYNONYM_RUNS = 8
 
 
@@ -375,29 +372,10 @@ def _group_map(tree: dict[str, dict[str, list[str]]], level: str) -> dict[str, s
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of the first sheet of an xlsx file as header -> text ("" = empty cell). Text cells only, which is all these
-    files hold."""
-    with zipfile.ZipFile(path) as book:
-        shared = []
-        if "xl/sharedStrings.xml" in book.namelist():
-            for item in ElementTree.fromstring(book.read("xl/sharedStrings.xml")):
-                # Phonetic hints (rPh) are not part of the text.
-                runs = [item, *item.findall(f"{_SHEET}r")]
-                shared.append("".join(text.text or "" for run in runs for text in run.findall(f"{_SHEET}t")))
-        sheet = ElementTree.fromstring(book.read("xl/worksheets/sheet1.xml"))
+    """Rows of the first sheet of an xlsx file as header -> text ("" = empty cell)."""
     header = None
-    for row in sheet.iter(f"{_SHEET}row"):
-        cells = {}
-        for cell in row.findall(f"{_SHEET}c"):
-            column = re.match(r"[A-Z]+", cell.get("r")).group()
-            value = cell.find(f"{_SHEET}v")
-            if cell.get("t") == "s":
-                cells[column] = shared[int(value.text)]
-            elif cell.get("t") == "inlineStr":
-                cells[column] = "".join(text.text or "" for text in cell.iter(f"{_SHEET}t"))
-            else:
-                cells[column] = "" if value is None else value.text or ""
+    for _, cells in read_xlsx(path):
         if header is None:
             header = cells
-        elif any(cells.values()):
-            yield {name: cells.get(column, "") for column, name in header.items()}
+        else:
+            yield dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=False))
