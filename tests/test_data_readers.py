@@ -62,7 +62,7 @@ SAMPLES = {
                 make_row(
                     id="sample_00000000", labels=["calm", "well-meaning"], subtitle="Fine.", description="He smiles."
                 ),
-                make_row(id="nan", description="She cries."),
+                make_row(id="nan", description="She cries"),
             ]
         },
     ),
