@@ -62,7 +62,7 @@ SAMPLES = {
                 make_row(
                     id="sample_00000000", labels=["calm", "well-meaning"], subtitle="Fine.", description="He smiles."
                 ),
-                make_row(id="nan", description="She cries"),
+                make_row(id="nan", description="She cries."),
             ]
         },
     ),
@@ -375,9 +375,9 @@ def test_the_label_tables_of_mafw_are_read_together_or_alone(tmp_path):
     first = {"id": "1", "label": "happiness", "labels": ["happiness", "surprise"]}
     third = {"id": "3", "labels": ["sadness", "helplessness"]}
     assert read("mafw", labels).splits == {
-        "train": [make_row(**first, description="He laughs"), make_row(**third, description="She cries")]
+        "train": [make_row(**first, description="He laughs."), make_row(**third, description="She cries.")]
     }
-    assert read("mafw", labels, language="chinese").splits["train"][0]["description"] == "他笑了"
+    assert read("mafw", labels, language="chinese").splits["train"][0]["description"] == "他笑了。"
     assert read("mafw", labels / "single-set.xlsx").splits == {"train": [labelled("1", "happiness")]}
     assert read("mafw", labels / "multi-set.xlsx").splits["train"][1] == make_row(**third)
 
