@@ -45,9 +45,10 @@ def timeline(result: dict) -> str:
     for i, spoken in enumerate(result["utterances"]):
         top = 6 + row * (i + 1)
         words = ", ".join(label["label"] for label in spoken.get("labels", ())) or "no emotion word"
-        # A bar near the right end has its words before it.
-        late = x(spoken["start"]) > left + 0.6 * width
-        at, anchor = (x(spoken["end"]) - 4, "end") if late else (x(spoken["start"]) + 4, "start")
+        said = f"{spoken['start']:.1f} - {spoken['end']:.1f} s {spoken['text'] or ''}"
+        # Words that would leave the track end at its end instead; a letter is about 7 wide.
+        fits = x(spoken["start"]) + 7 * max(len(words), len(said)) < left + width
+        at, anchor = (x(spoken["start"]) + 4, "start") if fits else (left + width - 4, "end")
         parts.append(
             f'<text x="0" y="{top + 16}">utterance {i + 1}</text>'
             f'<rect class="track" x="{left}" y="{top}" width="{width}" height="30"/>'
@@ -55,7 +56,7 @@ def timeline(result: dict) -> str:
             f'width="{max(x(spoken["end"]) - x(spoken["start"]), 2):.1f}"/>'
             f'<text x="{at:.1f}" y="{top + 13}" text-anchor="{anchor}">{html.escape(words)}</text>'
             f'<text class="small" x="{at:.1f}" y="{top + 26}" text-anchor="{anchor}">'
-            f"{spoken['start']:.1f} - {spoken['end']:.1f} s {html.escape(spoken['text'] or '')}</text>"
+            f"{html.escape(said)}</text>"
         )
     bottom = 6 + row * (len(result["utterances"]) + 1)
     for i in range(5):
@@ -70,6 +71,11 @@ def timeline(result: dict) -> str:
     )
 
 
+def keep_result(writing, kept: list):
+    """The pieces of a stream; what it returns at its end goes into `kept`."""
+    kept.append((yield from writing))
+
+
 def describe(video, subtitles, question, candidates, frames, length):
     """Show the text while it is written, then the labels, the timeline and what was really used."""
     if not video:
@@ -82,16 +88,14 @@ def describe(video, subtitles, question, candidates, frames, length):
     labels = [label.strip() for label in candidates.split(",") if label.strip()]
     if labels:
         options["candidate_labels"] = labels
-    writing, text, result = pipe.stream(video, **options), "", None
+    text, kept = "", []
     try:
-        while result is None:
-            try:
-                text += next(writing)
-                yield text, None, "", ""
-            except StopIteration as end:
-                result = end.value
+        for piece in keep_result(pipe.stream(video, **options), kept):
+            text += piece
+            yield text, None, "", ""
     except (ValueError, OSError) as error:
         raise gr.Error(str(error)) from error
+    [result] = kept
     scores = {label["label"]: label["score"] for label in result["labels"]} or None
     used = [
         f"Used: {', '.join(result['modalities'])}. {len(result['frames'])} frames of {result['duration']:.1f} s.",

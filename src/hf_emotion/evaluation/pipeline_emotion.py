@@ -476,11 +476,8 @@ def question_about(utterance) -> str:
 
 
 def rows_of(media, row: int, times: int):
-    """The media of one row of a batch, so many times: what each question about that clip needs."""
-    rows = {}
-    for name, values in media.items():
-        rows[name] = [values[row]] * times if isinstance(values, list) else values[row : row + 1].expand(times, -1)
-    return type(media)(**rows)
+    """The media tokens of one row of a batch, so many times: what each question about that clip needs."""
+    return type(media)(**{name: [rows[row]] * times for name, rows in media.items() if isinstance(rows, list)})
 
 
 __all__ = ["ClipError", "EmotionRecognitionPipeline", "fetch"]
