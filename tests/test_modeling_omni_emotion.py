@@ -16,6 +16,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from hf_emotion.inference import load
 from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForConditionalGeneration, clip_concat
 from hf_emotion.modeling.parts import PartsError
 from hf_emotion.sizes import build, omni_emotion_config
@@ -296,6 +297,47 @@ def test_the_prompt_is_the_papers_template_in_qwens_chat(shipped):
         "<|im_start|>system\nYou are a helpful assistant.</s>\n<|im_start|>user\n<vi_start><video>+<face>+<vi_end>\n"
         "<au_start><audio>+<au_end>\nWhat is felt?</s>\n<|im_start|>assistant\n"
     )
+
+
+def test_markers_can_be_tokens_of_their_own(shipped, tmp_path):
+    model, processor = build("omni_emotion", special_markers=True)
+    plain = shipped[1](videos=[clip()], text="How does she feel?")
+    batch = processor(videos=[clip()], text="How <vi_end> does she feel?", return_tensors="pt")
+    [ids] = batch["input_ids"].tolist()
+    # One token for each marker, and none for the word that the question only looks like.
+    assert [ids.count(marker) for marker in processor.marker_ids] == [1, 1, 1, 1]
+    assert len(ids) < len(plain["input_ids"][0])
+    assert "<vi_start><video><video>" in processor.tokenizer.decode(ids)
+    assert model.get_input_embeddings().weight.shape[0] == max(processor.marker_ids) + 1
+    model(**batch, labels=batch["input_ids"].clamp(max=model.config.text_config.vocab_size - 1)).loss.backward()
+    assert model.get_input_embeddings().weight.grad[processor.marker_ids].abs().sum(-1).all()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, again = load(tmp_path, device="cpu")
+    assert again.marker_ids == processor.marker_ids
+    assert torch.equal(
+        again(videos=[clip()], return_tensors="pt")["input_ids"],
+        processor(videos=[clip()], return_tensors="pt")["input_ids"],
+    )
+    assert torch.equal(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight)
+    assert shipped[1].marker_ids == []
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("ids", [[VOCAB - 2, VOCAB - 1], [VOCAB + 3, VOCAB + 4]])
+def test_new_tokens_start_as_the_mean_word_and_leave_the_others_alone(ids, tied):
+    model = tiny(tie_word_embeddings=tied)
+    known = VOCAB - 10
+    tables = {"input": model.get_input_embeddings().weight, "output": model.lm_head.weight}
+    before = {name: table.detach().clone() for name, table in tables.items()}
+    model.add_tokens(ids, known)
+    rows = max(VOCAB, max(ids) + 1)
+    assert model.config.text_config.vocab_size == rows
+    for name, table in (("input", model.get_input_embeddings().weight), ("output", model.lm_head.weight)):
+        assert len(table) == rows
+        torch.testing.assert_close(table[ids], before[name][:known].mean(0).expand(len(ids), -1))
+        assert torch.equal(table[:known], before[name][:known])
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
 
 
 def test_labels_cover_the_answer_and_its_end_only(shipped):

@@ -385,6 +385,7 @@ def omni_emotion_processor(config: OmniEmotionConfig, tokenizer=None, **settings
             "fusion": config.fusion,
             "mel_frames_per_token": config.mel_frames_per_token,
             "keep_padding": config.keep_padding,
+            "special_markers": config.special_markers,
             "missing_modality": config.missing_modality,
             "modalities": ["video"] if config.audio_config is None else ["video", "audio"],
             **sound,
@@ -393,6 +394,9 @@ def omni_emotion_processor(config: OmniEmotionConfig, tokenizer=None, **settings
     )
     for name in ("video", "audio", "face"):
         setattr(config, f"{name}_token_id", getattr(processor, f"{name}_token_id"))
+    # Unlike placeholders, markers are looked up in the table.
+    rows = max(processor.marker_ids, default=-1) + 1
+    config.text_config.vocab_size = max(config.text_config.vocab_size, rows)
     return processor
 
 

@@ -49,6 +49,8 @@ class OmniEmotionConfig(EmotionConfig):
         fusion_attention_heads: of (b). Paper silent.
         num_frame_positions: size of the table behind "For the features of each frame, we add a learnable parameter"
             (4.4, Phase 3); a clip with more frames interpolates it. It starts at zero. Paper silent on both.
+        special_markers: whether the modality markers are tokens of their own rather than plain text: "we use specific
+            tokens to label them" (4.4). HumanOmni, by the same team, writes them as text.
         text_config: Qwen2-7B, LLaVA-OneVision-7B's language model.
         missing_modality: `"zero_input"`: "If one modality is absent, we use a zero tensor to replace it" (4.4), read as
             zeros into the tower, with placeholders kept, as in HumanOmni; `"zero_feature"`: zeros in the language
@@ -100,6 +102,7 @@ class OmniEmotionConfig(EmotionConfig):
     fusion: Literal["clip_concat", "frame_concat", "frame_cross_attention"] = "clip_concat"
     fusion_attention_heads: int = 8
     num_frame_positions: int = 32
+    special_markers: bool = False
     video_token_id: int = 151647
     audio_token_id: int = 151648
     face_token_id: int = 151649

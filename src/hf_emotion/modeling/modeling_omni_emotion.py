@@ -530,6 +530,25 @@ class OmniEmotionForConditionalGeneration(OmniEmotionPreTrainedModel, MediaGener
     def get_output_embeddings(self):
         return self.lm_head
 
+    @torch.no_grad()
+    def add_tokens(self, ids: list[int], known: int):
+        """Give new tokens rows in the embedding table and the head, each the mean of the words' rows.
+
+        A published table may be longer than its vocabulary; its spare rows were never trained and are no start.
+
+        Args:
+            ids: such as `marker_ids` of the processor.
+            known: tokens of the language model's own vocabulary; the mean is over their rows.
+
+        Returns:
+            the model.
+        """
+        if max(ids, default=-1) >= len(self.get_input_embeddings().weight):
+            self.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+        for layer in (self.get_input_embeddings(), self.lm_head):
+            layer.weight[ids] = layer.weight[:known].mean(0)
+        return self
+
     def get_video_features(self, *args, **kwargs):
         return self.model.get_video_features(*args, **kwargs)
 

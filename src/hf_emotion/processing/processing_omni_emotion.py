@@ -4,7 +4,8 @@ Beside what all papers share, a frame brings the picture of its face for FaceXFo
 is found, else the whole frame. What differs: a modality that was asked for and that a clip lacks keeps its placeholders
 in the prompt ("If one modality is absent, we use a zero tensor to replace it", 4.4); its tensors stay all padding, as
 for every model, and the model puts zeros into the tower. The prompt is the paper's template inside Qwen2's chat format;
-its markers `<vi_start>`, `<vi_end>`, `<au_start>`, `<au_end>` are plain text, as in HumanOmni by the same team. The
+its markers `<vi_start>`, `<vi_end>`, `<au_start>`, `<au_end>` ("we use specific tokens to label them", 4.4) are plain
+text, as in HumanOmni by the same team, or with `special_markers` tokens of their own. The
 paper's prompt holds no transcript, so utterances stay out of it.
 
 Letters: B batch, T frames, V tokens of a frame, F tokens of a face, C chunks of sound.
@@ -51,6 +52,7 @@ CHAT_TEMPLATE = """\
 """
 # Qwen2's end of a turn; its base tokenizer names another token as the end of a text.
 END_OF_TURN = "<|im_end|>"
+MARKERS = ("<vi_start>", "<vi_end>", "<au_start>", "<au_end>")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -78,13 +80,15 @@ class OmniEmotionProcessor(EmotionProcessor):
             [v_1 f_1 .. v_T f_T newline].
         mel_frames_per_token, audio_tokens_per_chunk: 6, and 500 for 30 s.
         keep_padding: a chunk of sound that ends early keeps all its tokens.
+        special_markers: the markers are four special tokens, whose rows in the model's table `add_tokens` of the model
+            makes; otherwise plain text.
         missing_modality: `"drop"` leaves out the placeholders of what a clip lacks; otherwise they stay: `num_frames`
             frames, or a sound as long as the clip, of one chunk at most.
         others: see `EmotionProcessor`.
     """
 
     default_chat_template = CHAT_TEMPLATE
-    prompt_markers = ("<|im_start|>", END_OF_TURN, "<vi_start>", "<vi_end>", "<au_start>", "<au_end>")
+    prompt_markers = ("<|im_start|>", END_OF_TURN, *MARKERS)
     face_token = "<face>"
 
     def __init__(
@@ -105,6 +109,7 @@ class OmniEmotionProcessor(EmotionProcessor):
         mel_frames_per_token=6,
         audio_tokens_per_chunk=500,
         keep_padding=False,
+        special_markers=False,
         missing_modality="zero_input",
         modalities=("video", "audio"),
         num_frames=8,
@@ -132,6 +137,9 @@ class OmniEmotionProcessor(EmotionProcessor):
         if self.face_token not in tokenizer.get_vocab():
             tokenizer.add_tokens([self.face_token], special_tokens=True)
         self.face_token_id = tokenizer.convert_tokens_to_ids(self.face_token)
+        if special_markers:
+            tokenizer.add_tokens([name for name in MARKERS if name not in tokenizer.get_vocab()], special_tokens=True)
+        self.special_markers = special_markers
         self.use_faces = use_faces
         self.face_size = face_size
         self.face_crop = face_crop
@@ -144,6 +152,11 @@ class OmniEmotionProcessor(EmotionProcessor):
         self.audio_tokens_per_chunk = audio_tokens_per_chunk
         self.keep_padding = keep_padding
         self.missing_modality = missing_modality
+
+    @property
+    def marker_ids(self) -> list[int]:
+        """Ids of the markers that are tokens of their own; none where they are plain text."""
+        return self.tokenizer.convert_tokens_to_ids(list(MARKERS)) if self.special_markers else []
 
     @property
     def model_input_names(self) -> list[str]:
