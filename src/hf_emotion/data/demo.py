@@ -27,7 +27,7 @@ import json
 import math
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from fractions import Fraction
@@ -50,7 +50,7 @@ AGREEMENT_LABELS = ("confident", "nervous")
 NEUTRAL = "neutral"
 SAMPLING_RATE = 16_000
 # Part of every fingerprint: raise it whenever the same draws would give another file.
-FORMAT = 1
+FORMAT = 2
 
 
 class DemoError(ValueError):
@@ -941,8 +941,8 @@ def _write_mp4(path: str, frames: np.ndarray, rate: Fraction, sound: np.ndarray,
     partial = f"{path}.part"
     with av.open(partial, "w", format="mp4") as container:
         container.metadata["comment"] = fingerprint
-        # One thread: with more, x264's rate control depends on their timing.
-        options = {"preset": "veryfast", "crf": "18", "threads": "1"}
+        # With more threads x264's rate control depends on their timing, with macroblock trees on where memory lies.
+        options = {"preset": "veryfast", "crf": "18", "threads": "1", "x264-params": "mbtree=0"}
         picture = container.add_stream("libx264", rate=rate, options=options)
         picture.width, picture.height, picture.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         voice = container.add_stream("aac", rate=SAMPLING_RATE, layout="mono")
@@ -960,19 +960,39 @@ def _write_mp4(path: str, frames: np.ndarray, rate: Fraction, sound: np.ndarray,
     os.replace(partial, path)
 
 
-def render_faces(num_draws: int, seed: int, size: int = 160, fps: float = 3.0, strength: float = 1.0, distractors=1.0):
-    """Pictures of faces with what moves in them, and no clip around them: for an encoder to learn to look.
+def render_clips(
+    cue: str,
+    numbers: Iterable[int],
+    seed: int,
+    size: int = 160,
+    fps: float = 3.0,
+    strength: float = 1.0,
+    distractors: float = 1.0,
+):
+    """Clips of the corpus's kind that never become files: a silent face, or a voice without a picture, to pretrain on.
 
     Args:
-        num_draws: draws of a face and its surroundings, each seen at a few moments.
-        seed: take another than the corpus's, or the encoder will have seen it.
+        cue: "face" or "prosody".
+        numbers: of the clips. Emotions take turns; one clip in `len(EMOTIONS) + 1` is a control, so that "neutral" is
+            as frequent as each emotion.
+        seed: take another than the corpus's, or its clips will have been seen.
         size, fps, strength, distractors: as in `make_demo`.
 
     Yields:
-        for each draw (T, size, size, 3) uint8 RGB and (T, M) float32, how far each of `MOVEMENTS` has gone.
+        (row, draws): a data row whose `video` holds `frames` and `fps`, or `waveform` and `sampling_rate`, and what
+        `movement_sizes` needs to tell how far the face has moved at any time.
+
+    Raises:
+        DemoError: another cue.
     """
-    labels = list(FACES)
-    for pair in range(num_draws):
-        draws = _draw(seed, pair, "face", labels[pair % len(labels)], False, strength, distractors)
-        frames = render_picture(draws, size, fps)
-        yield frames, movement_sizes(draws, np.arange(len(frames)) / fps).astype(np.float32)
+    if cue not in ("face", "prosody"):
+        raise DemoError(f"cue={cue!r}: 'face' or 'prosody' is needed")
+    for pair in numbers:
+        label = EMOTIONS[pair % len(EMOTIONS)]
+        control = pair % (len(EMOTIONS) + 1) == len(EMOTIONS)
+        draws = _draw(seed, pair, cue, label, control, strength, distractors)
+        if cue == "face":
+            video = {"frames": render_picture(draws, size, fps), "fps": fps}
+        else:
+            video = {"waveform": render_sound(draws), "sampling_rate": SAMPLING_RATE}
+        yield _row(seed, pair, cue, label, control, draws) | {"video": video}, draws
