@@ -568,6 +568,22 @@ def test_cached_tower_outputs_give_the_same_loss(case):
         torch.testing.assert_close(model(**case.cached(model, batch), labels=labels).loss, loss, rtol=0, atol=1e-6)
 
 
+def test_what_the_model_keeps_of_its_towers_gives_the_same_loss_without_them(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    labels = labels_of(batch, model.config)
+    media = {name: batch.pop(name) for name in model.media_inputs if name in batch}
+    kept = model.base_model.tower_features(**media)
+    assert not any(name.startswith(("pixel_values", "input_")) for name in kept)
+    assert set(kept) <= set(model.media_inputs)
+    with torch.no_grad():
+        loss = model(**batch, **media, labels=labels).loss
+        for name, module in model.base_model.named_children():
+            if name.endswith("_tower"):
+                module.forward = None
+        torch.testing.assert_close(model(**batch, **kept, labels=labels).loss, loss, rtol=0, atol=1e-6)
+
+
 def test_eager_and_sdpa_attention_agree(case):
     model = case.model()
     batch = case.batch(model.config)

@@ -98,10 +98,12 @@ def parser() -> argparse.ArgumentParser:
     from .data.build import add_build_parser
     from .evaluation.evaluate import add_evaluate_parser, add_score_parser
     from .evaluation.reviewers import add_review_parser
+    from .training.cache import add_cache_parser
     from .training.train import add_train_parser
 
     add_build_parser(commands)
     add_review_parser(commands)
+    add_cache_parser(commands)
     add_train_parser(commands)
     add_evaluate_parser(commands)
     add_score_parser(commands)

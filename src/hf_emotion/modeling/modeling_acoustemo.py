@@ -146,6 +146,10 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
             states = states + self.audio_position_embedding(times >= 0)
         return output, states, times
 
+    def sound_features(self, audio_attention_mask, **sound):
+        layers = {"layers": self.config.audio_layers, "layer_reduction": self.config.audio_layer_reduction}
+        return super().sound_features(audio_attention_mask, **sound, **layers)
+
     def window_spans(self, utterance_spans):
         """Spans (B, N, 2) whose frames by `start <= t < end` are those that `rounding` asks for."""
         if utterance_spans is None or self.config.rounding == "paper":

@@ -127,6 +127,54 @@ class EmotionPreTrainedModel(SharingMixin, PreTrainedModel):
             self.get_output_embeddings().requires_grad_(False)
         return self
 
+    def train(self, mode: bool = True):
+        """As usual, but a frozen tower stays as it answers: no dropout and no masking in what is not trained."""
+        super().train(mode)
+        for name, module in self.named_children():
+            if name.endswith("_tower") and not any(parameter.requires_grad for parameter in module.parameters()):
+                module.eval()
+        return self
+
+    def frame_features(self, pixels):
+        """What is kept of the vision tower's output in place of frames (F, 3, height, width): (F, ...)."""
+        return self.vision_tower(pixels.to(self.vision_tower.dtype), return_dict=True).last_hidden_state
+
+    def sound_features(self, audio_attention_mask, **sound):
+        """What is kept of the audio tower's output in place of sound, and the mask that goes with it.
+
+        Args:
+            audio_attention_mask: as for `encode_sound`.
+            sound: `input_features` or `input_values`.
+
+        Returns:
+            (B, L, D); the mask of chunks as it is, since it says how long each is, and (B, L) for a waveform.
+        """
+        _, states, heard = encode_sound(self.audio_tower, "frames", audio_attention_mask=audio_attention_mask, **sound)
+        return states, heard if "input_values" in sound else audio_attention_mask
+
+    @torch.no_grad()
+    def tower_features(self, **inputs) -> dict[str, torch.Tensor]:
+        """The towers' outputs in place of what the towers read.
+
+        Args:
+            inputs: media inputs of `forward`, of one padded batch.
+
+        Returns:
+            media inputs of `forward` that give the same result while the towers do not change: `video_features` and
+            `audio_features` (and what else a paper has) for pixels and sound, the others as they were.
+        """
+        inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        if "pixel_values_videos" in inputs:
+            real = inputs["video_times"] >= 0
+            states = self.frame_features(inputs.pop("pixel_values_videos")[real])
+            inputs["video_features"] = states.new_zeros(*real.shape, *states.shape[1:])
+            inputs["video_features"][real] = states
+        sound = {name: inputs.pop(name) for name in ("input_features", "input_values") if name in inputs}
+        if sound:
+            features = self.sound_features(inputs["audio_attention_mask"], **sound)
+            inputs["audio_features"], inputs["audio_attention_mask"] = features
+        return inputs
+
     def stack_modalities(self, used):
         """Which clip used which modality, dict of (B,) bool -> (B, M) bool in the order of `modality_names`."""
         if not used:

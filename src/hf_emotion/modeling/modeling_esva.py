@@ -305,13 +305,17 @@ class ESVAModel(ESVAPreTrainedModel):
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
-    def train(self, mode: bool = True):
-        """As usual, but a frozen tower stays as it answers: no dropout and no masking in what is not trained."""
-        super().train(mode)
-        for name, module in self.named_children():
-            if name.endswith("_tower") and not any(parameter.requires_grad for parameter in module.parameters()):
-                module.eval()
-        return self
+    def tower_features(self, **inputs):
+        """As the trunk's, with `face_features` and `motion_features`: means of MAE's and VideoMAE's outputs."""
+        inputs = super().tower_features(**inputs)
+        if "pixel_values_faces" in inputs:
+            seen = {name: inputs[name] for name in ("pixel_values_faces", "face_times")}
+            if self.config.face_config is not None:
+                inputs["face_features"] = self.get_face_features(**seen).pooler_output
+            if self.config.motion_config is not None:
+                inputs["motion_features"] = self.get_motion_features(**seen).pooler_output
+            del inputs["pixel_values_faces"]
+        return inputs
 
     @property
     def trained_dtype(self):

@@ -278,8 +278,8 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
     def window_tokens(self, frames, video_times, utterance_spans=None):
         """The utterance-aware video Q-Former (3.3) and the projector.
 
-        frames (B, T, K, width of the image Q-Former), video_times (B, T), utterance_spans (B, N, 2) -> a list of B tensors
-        (K_v * (1 + N_b), H), [T_global, T_1, ..., T_N] of each clip.
+        frames (B, T, K, width of the image Q-Former), video_times (B, T), utterance_spans (B, N, 2) -> a list of B
+        tensors (K_v * (1 + N_b), H), [T_global, T_1, ..., T_N] of each clip.
         """
         positions = self.frame_position_embedding(video_times >= 0)  # (B, T, width)
         tokens, counts = self.video_qformer(frames + positions.unsqueeze(2), video_times, utterance_spans)
@@ -364,6 +364,10 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
         counts = (heard.long() * tokens.shape[1]).tolist()
         output.pooler_output = list(tokens.flatten(0, 1).split(counts))
         return output
+
+    def sound_features(self, audio_attention_mask, **sound):
+        feature = self.config.audio_feature
+        return encode_sound(self.audio_tower, feature, audio_attention_mask=audio_attention_mask, **sound)[1:]
 
     def encode_media(
         self,

@@ -176,10 +176,14 @@ class OmniEmotionModel(OmniEmotionPreTrainedModel):
 
     def face_tokens(self, states):
         """The face tower's map of N faces (N, P, D), or one already pooled -> (N, F, H)."""
+        return self.face_projector(self.pooled_faces(states))
+
+    def pooled_faces(self, states):
+        """Maps of N faces (N, P, D) -> (N, F, D), means over the cells of `face_grid`."""
         side = round(states.shape[1] ** 0.5)
         grid = states.transpose(1, 2).unflatten(2, (side, side))  # (N, D, side, side)
         pooled = nn.functional.adaptive_avg_pool2d(grid, self.config.face_grid)
-        return self.face_projector(pooled.flatten(2).transpose(1, 2))
+        return pooled.flatten(2).transpose(1, 2)
 
     def sound_tokens(self, states):
         """The audio tower's states of N chunks (N, l, D) -> (N, l // stride, H)."""
@@ -191,6 +195,24 @@ class OmniEmotionModel(OmniEmotionPreTrainedModel):
         kwargs["output_hidden_states"] = True
         output = self.vision_tower(pixel_values.to(self.vision_tower.dtype), return_dict=True, **kwargs)
         return output, output.hidden_states[self.config.vision_feature_layer]
+
+    def frame_features(self, pixels):
+        return self.frame_states(pixels)[1]
+
+    def sound_features(self, audio_attention_mask, **sound):
+        heard = audio_attention_mask.any(-1) if audio_attention_mask.dim() == 3 else audio_attention_mask
+        return super().sound_features(heard, **sound)[0], audio_attention_mask
+
+    def tower_features(self, **inputs):
+        """As the trunk's, with `face_features`, pooled to `face_grid`: at full size a 64th of the face tower's map."""
+        inputs = super().tower_features(**inputs)
+        if "pixel_values_faces" in inputs:
+            real = inputs["video_times"] >= 0
+            pixels = inputs.pop("pixel_values_faces")[real].to(self.face_tower.dtype)
+            states = self.pooled_faces(self.face_tower(pixels, return_dict=True).last_hidden_state)
+            inputs["face_features"] = states.new_zeros(*real.shape, *states.shape[1:])
+            inputs["face_features"][real] = states
+        return inputs
 
     @can_return_tuple
     def get_video_features(

@@ -69,14 +69,19 @@ class EmotionCollator:
 
     Args:
         processor: the model's.
+        features: a `FeatureCache` of the rows' clips, which are then not opened.
         options: for the processor, as in `encode`.
     """
 
-    def __init__(self, processor, **options):
+    def __init__(self, processor, features=None, **options):
         self.processor = processor
+        self.features = features
         self.options = options
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         if "input_ids" in rows[0]:
             return stack(rows, self.processor.tokenizer.pad_token_id)
+        if self.features is not None:
+            samples = [self.features.encode(self.processor, row, **self.options) for row in rows]
+            return stack(samples, self.processor.tokenizer.pad_token_id)
         return encode(self.processor, rows, **self.options)

@@ -250,10 +250,18 @@ def add_train_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def run_train(args) -> int:
-    """`hf-emotion train`."""
+def rows_of(data: str | Path, split: str | None = None, media_root: str | Path | None = None) -> list[dict]:
+    """Data rows of what `make_demo` (by default its training split), `hf-emotion build` or `datasets` wrote."""
     from ..data.demo import read_demo
     from ..evaluation.evaluate import read_rows
+
+    if (Path(data) / "metadata.jsonl").is_file() and media_root is None:
+        return read_demo(data, split or "train")
+    return read_rows(data, split, media_root)
+
+
+def run_train(args) -> int:
+    """`hf-emotion train`."""
     from ..sizes import PAPERS, build
 
     recipes = []
@@ -267,10 +275,7 @@ def run_train(args) -> int:
         raise RecipeError(f"the recipes are for {' and '.join(sorted(models))}; those of one model are accepted")
     if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
         raise TrainingError(f"--output {args.output} exists and is not empty; a new or empty folder is accepted")
-    if (Path(args.data) / "metadata.jsonl").is_file() and args.media_root is None:
-        rows = read_demo(args.data, args.split or "train")
-    else:
-        rows = read_rows(args.data, args.split, args.media_root)
+    rows = rows_of(args.data, args.split, args.media_root)
     start = args.start
     if start is None:
         if args.size != "tiny":

@@ -1,0 +1,463 @@
+"""What frozen towers make of clips, computed once: training then reads it in place of pixels and sound.
+
+    hf-emotion cache MODEL --data DATA --output FEATURES
+
+A folder of Arrow files, read by memory mapping, with one row for each clip, and `features.json`, which says for which
+processor settings and tower weights they hold. Features that no longer belong to the clip, the processor or the towers
+are refused, never used.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..processing.faces import FaceError
+from ..processing.media import Clip
+from .collator import conversation, encode
+
+MANIFEST = "features.json"
+# Of the files' layout: another number makes older folders stale.
+FORMAT = 1
+# A file is written when it holds so much: what an interrupted run loses at most.
+SHARD_BYTES = 64 * 2**20
+# Fields of a configuration that say which towers there are, and what is taken from them.
+TOWER_FIELDS = ("vision", "audio", "face", "motion")
+# What loading and saving add to settings without changing them.
+VOLATILE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
+TEXT = {"input_ids", "attention_mask"}
+
+
+class FeatureCacheError(ValueError):
+    """Cached features that cannot be had."""
+
+
+class StaleFeaturesError(FeatureCacheError):
+    """Cached features of another clip, processor or tower than those at hand."""
+
+
+def towered(model):
+    """The part of a model, or of a model with adapters, that holds the towers."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return model.base_model
+
+
+def settled(value):
+    """Settings without what loading and saving add to them."""
+    if isinstance(value, Mapping):
+        return {str(name): settled(inner) for name, inner in value.items() if name not in VOLATILE}
+    if isinstance(value, (list, tuple)):
+        return [settled(inner) for inner in value]
+    return value
+
+
+def fingerprint(settings) -> str:
+    """Of JSON values."""
+    return hashlib.sha256(json.dumps(settled(settings), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def tower_fingerprint(model) -> str:
+    """Of the towers: of every weight, and of the settings that say what is taken from their outputs."""
+    base = towered(model)
+    settings = {
+        name: value
+        for name, value in base.config.to_dict().items()
+        if name.startswith(TOWER_FIELDS) and not name.endswith("_token_id")
+    }
+    found = hashlib.sha256(fingerprint(settings).encode())
+    for name, tensor in sorted(base.state_dict().items()):
+        if name.split(".")[0].endswith("_tower"):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def processor_fingerprint(processor, options: Mapping) -> str:
+    """Of all that decides what a processor makes of a clip; the words around it may change."""
+    words = {"chat_template", "default_question"}
+    settings = {name: value for name, value in processor.to_dict().items() if name not in words}
+    return fingerprint([settings, options])
+
+
+def stamp_of(path: str | Path) -> dict:
+    """Size, time (ns) and content of a file: by these a clip is known again."""
+    found = Path(path).stat()
+    with Path(path).open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": found.st_size, "time": found.st_mtime_ns, "sha256": content}
+
+
+def is_unchanged(path: str | Path, stamp: Mapping) -> bool:
+    """Whether the file is still that of `stamp`; its content is read only where its time is another."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return False
+    if found.st_size != stamp["size"]:
+        return False
+    return found.st_mtime_ns == stamp["time"] or stamp_of(path)["sha256"] == stamp["sha256"]
+
+
+def media_of(row: Mapping) -> dict[str, str]:
+    """The files of a row."""
+    return {kind: os.path.abspath(row[kind]) for kind in ("video", "audio") if row.get(kind)}
+
+
+def key_of(row: Mapping) -> str:
+    """What a row's features are kept under: its files, and its utterances, which shape what is made of them."""
+    return json.dumps([media_of(row), row.get("utterances")], sort_keys=True)
+
+
+def record(processor, row: Mapping, options: Mapping) -> dict:
+    """What the processor makes of a row's clip: `tensors`, the `places` it gives them in a prompt, and the clip."""
+    made = {"places": {"video": [], "audio": []}}
+    twin = copy.copy(processor)
+
+    def process_videos(videos, **kwargs):
+        made["clip"] = videos[0]
+        data, made["places"]["video"] = processor._process_videos(videos, **kwargs)
+        return data, made["places"]["video"]
+
+    def process_audio(audio, **kwargs):
+        data, made["places"]["audio"] = processor._process_audio(audio, **kwargs)
+        return data, made["places"]["audio"]
+
+    twin._process_videos, twin._process_audio = process_videos, process_audio
+    # Any question will do.
+    turns = conversation({**row, "question": "?", "answer": None})
+    batch = twin.apply_chat_template(
+        [turns], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs=dict(options)
+    )
+    made["tensors"] = {name: tensor for name, tensor in batch.items() if name not in TEXT}
+    return made
+
+
+def outline(clip: Clip) -> dict:
+    """All of a clip but its pixels and its sound."""
+    return {
+        "source": str(clip.source),
+        "frame_times": None if clip.frames is None else clip.frame_times.tolist(),
+        "samples": None if clip.waveform is None else len(clip.waveform),
+        "sampling_rate": clip.sampling_rate,
+        "duration": clip.duration,
+        "utterances": clip.utterances,
+        "notes": clip.notes,
+    }
+
+
+def clip_of(outline: Mapping) -> Clip:
+    """A clip with black pixels and silence, as long as the one of the outline."""
+    times, samples = outline["frame_times"], outline["samples"]
+    return Clip(
+        source=outline["source"],
+        frames=None if times is None else np.zeros((len(times), 1, 1, 3), dtype=np.uint8),
+        frame_times=None if times is None else np.asarray(times, dtype=np.int64),
+        waveform=None if samples is None else np.broadcast_to(np.float32(0), (samples,)),
+        sampling_rate=outline["sampling_rate"],
+        duration=outline["duration"],
+        utterances=outline["utterances"],
+        notes=outline["notes"],
+    )
+
+
+class _Clips(torch.utils.data.Dataset):
+    """Rows as `record` makes them, or the sentence that says why one could not be read."""
+
+    def __init__(self, processor, rows, options):
+        self.processor, self.rows, self.options = processor, rows, options
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        row = self.rows[index]
+        try:
+            made = record(self.processor, row, self.options)
+            made["clip"] = outline(made["clip"])
+            return {**made, "stamps": {kind: stamp_of(path) for kind, path in media_of(row).items()}}
+        except (ValueError, OSError, FaceError) as error:
+            return f"{row.get('id')}: {error}"
+
+
+class FeatureCache:
+    """Features of clips on disk.
+
+    Args:
+        folder: what `FeatureCache.build` or `hf-emotion cache` wrote.
+
+    Raises:
+        FeatureCacheError: no such folder.
+    """
+
+    def __init__(self, folder: str | Path):
+        from datasets import Dataset, concatenate_datasets
+
+        self.folder = Path(folder)
+        if not (self.folder / MANIFEST).is_file():
+            raise FeatureCacheError(f"{folder} holds no {MANIFEST}; a folder that `hf-emotion cache` wrote is accepted")
+        self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+        files = sorted(self.folder.glob("features-*.arrow"))
+        parts = [Dataset.from_file(str(path)) for path in files]
+        self.rows = concatenate_datasets(parts).with_format("arrow") if parts else None
+        # A clip that was encoded again stands twice: the later row holds.
+        self.places = {key: i for i, key in enumerate(self._column("key"))}
+
+    def _column(self, name: str) -> list:
+        return [] if self.rows is None else self.rows.data.column(name).to_pylist()
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __contains__(self, row: Mapping) -> bool:
+        return key_of(row) in self.places
+
+    @classmethod
+    def build(
+        cls,
+        folder: str | Path,
+        model,
+        processor,
+        rows: Sequence[Mapping],
+        *,
+        num_workers: int = 0,
+        skip_bad_rows: bool = False,
+        progress: bool = False,
+        **options,
+    ) -> "FeatureCache":
+        """Encode the clips of `rows` that the folder does not hold yet; an interrupted run continues.
+
+        Args:
+            folder: new, or of an earlier run with the same processor, towers and options.
+            model, processor: whose towers encode, where the model lies.
+            rows: data rows; a clip that occurs in several is encoded once.
+            num_workers: processes that decode; they are spawned, since MediaPipe's graphs do not survive a fork.
+            skip_bad_rows: leave out clips that cannot be read, and count them in the cache's `skipped`.
+            options: for the processor (`num_frames`, `modalities`, ...), as they will be in training.
+
+        Raises:
+            StaleFeaturesError: the folder holds features of other towers, settings or options.
+            FeatureCacheError: clips that cannot be read, each with its reason.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = describe_features(model, processor, options)
+        if not (folder / MANIFEST).is_file():
+            write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        cache = cls(folder)
+        cache.check(model, processor, **options)
+        stale = set(cache.changed(rows))
+        wanted = {key_of(row): row for row in rows if media_of(row)}
+        wanted = [row for key, row in wanted.items() if key not in cache.places or key in stale]
+        base = towered(model)
+        training = base.training
+        base.eval()
+        skipped = []
+        loader = torch.utils.data.DataLoader(
+            _Clips(processor, wanted, options),
+            batch_size=None,
+            num_workers=num_workers,
+            multiprocessing_context="spawn" if num_workers else None,
+        )
+        writer = _Writer(folder)
+        for row, made in zip(wanted, tqdm(loader, desc="towers", unit="clip", disable=not progress), strict=True):
+            if isinstance(made, str):
+                skipped.append(made)
+                continue
+            inputs = {name: tensor.to(base.device) for name, tensor in made.pop("tensors").items()}
+            writer.add(key_of(row), made, base.tower_features(**inputs))
+        writer.write()
+        base.train(training)
+        if skipped and not skip_bad_rows:
+            listed = "\n  ".join(skipped)
+            raise FeatureCacheError(f"{len(skipped)} of {len(wanted)} clips cannot be read:\n  {listed}")
+        cache = cls(folder)
+        cache.skipped = skipped
+        return cache
+
+    def check(self, model, processor, **options) -> None:
+        """Raise `StaleFeaturesError` unless the features are of these towers, this processor and these options."""
+        found = describe_features(model, processor, options)
+        reasons = {
+            "format": "were written by another version of this package",
+            "model_type": f"are {self.manifest.get('model_type')}'s and not {found['model_type']}'s",
+            "towers": "were made by towers with other weights or settings",
+            "processor": f"were made with other settings of the processor (then {self.manifest.get('options')}, now "
+            f"{found['options']}, and the folder's own settings)",
+        }
+        for name, reason in reasons.items():
+            if found[name] != self.manifest.get(name):
+                raise StaleFeaturesError(f"the features in {self.folder} {reason}; make new ones with hf-emotion cache")
+
+    def changed(self, rows: Sequence[Mapping]) -> list[str]:
+        """Keys of the rows whose files are no longer those that were encoded."""
+        known = {key_of(row): row for row in rows if row in self}
+        stamps = self._column("stamps")
+        return [
+            key
+            for key, row in known.items()
+            if not all(
+                is_unchanged(path, json.loads(stamps[self.places[key]])[kind]) for kind, path in media_of(row).items()
+            )
+        ]
+
+    def verify(self, rows: Sequence[Mapping]) -> None:
+        """Raise unless every row has its features, and they are of the file as it is now."""
+        missing = [row["id"] for row in rows if media_of(row) and row not in self]
+        if missing:
+            raise FeatureCacheError(
+                f"{self.folder} lacks {len(missing)} of {len(rows)} rows, the first is {missing[0]}; "
+                f"run hf-emotion cache again to add them"
+            )
+        changed = self.changed(rows)
+        if changed:
+            files = ", ".join(json.loads(changed[0])[0].values())
+            raise StaleFeaturesError(
+                f"{len(changed)} clips have changed since their features in {self.folder} were made, the first is "
+                f"{files}; run hf-emotion cache again"
+            )
+
+    def __getitem__(self, row: Mapping) -> dict:
+        """What is kept of a row's clip: `clip`, `places` and `tensors` of batch size 1."""
+        place = self.places.get(key_of(row))
+        if place is None:
+            raise FeatureCacheError(f"{self.folder} holds no features of {row.get('id')}: run hf-emotion cache again")
+        found = self.rows[place]
+        kept = json.loads(found.column("about")[0].as_py())
+        data = found.column("data")[0].as_buffer()
+        tensors = {}
+        for name, (dtype, shape, start, size) in kept.pop("tensors").items():
+            # Copied, since what is mapped cannot be written to.
+            values = np.frombuffer(data, dtype=np.uint8, count=size, offset=start).copy()
+            tensors[name] = torch.from_numpy(values).view(getattr(torch, dtype)).view(shape)
+        return {**kept, "clip": clip_of(kept["clip"]), "tensors": tensors}
+
+    def encode(self, processor, row: Mapping, **options) -> dict[str, torch.Tensor]:
+        """As `collator.encode` for one row, with the features in place of pixels and sound; nothing is decoded."""
+        media = media_of(row)
+        if not media:
+            return encode(processor, [row], **options)
+        kept = self[row]
+        twin = copy.copy(processor)
+        twin._process_videos = lambda videos, **_: (dict(kept["tensors"]), kept["places"]["video"])
+        twin._process_audio = lambda audio, **_: ({}, kept["places"]["audio"])
+        return encode(twin, [{**row, "video": kept["clip"], "audio": None}], **options)
+
+
+def describe_features(model, processor, options: Mapping) -> dict:
+    """What features of this model's towers and this processor are known by."""
+    return {
+        "format": FORMAT,
+        "model_type": towered(model).config.model_type,
+        "towers": tower_fingerprint(model),
+        "processor": processor_fingerprint(processor, options),
+        "options": {name: settled(value) for name, value in options.items()},
+    }
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file that is never seen half written."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+class _Writer:
+    """Rows -> Arrow files, each whole from the moment it is there."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows, self.bytes = [], 0
+
+    def add(self, key: str, made: Mapping, tensors: Mapping[str, torch.Tensor]) -> None:
+        about, parts, start = {}, [], 0
+        for name, tensor in tensors.items():
+            data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            about[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start, len(data))
+            # Numbers start where any dtype may.
+            padding = -len(data) % 16
+            parts += [data, bytes(padding)]
+            start += len(data) + padding
+        about = json.dumps({"clip": made["clip"], "places": made["places"], "tensors": about})
+        row = {"key": key, "stamps": json.dumps(made["stamps"]), "about": about, "data": b"".join(parts)}
+        self.rows.append(row)
+        self.bytes += start
+        if self.bytes >= SHARD_BYTES:
+            self.write()
+
+    def write(self) -> None:
+        from datasets import Features, Value
+        from datasets.arrow_writer import ArrowWriter
+
+        if not self.rows:
+            return
+        kinds = {"key": "string", "stamps": "string", "about": "string", "data": "large_binary"}
+        number = len(list(self.folder.glob("features-*.arrow")))
+        path = self.folder / f"features-{number:05d}.arrow"
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        with ArrowWriter(
+            path=str(partial), features=Features({name: Value(kind) for name, kind in kinds.items()})
+        ) as writer:
+            for row in self.rows:
+                writer.write(row)
+            writer.finalize()
+        os.replace(partial, path)
+        self.rows, self.bytes = [], 0
+
+
+def add_cache_parser(subparsers) -> argparse.ArgumentParser:
+    """Add `hf-emotion cache` to the command line; `args.func(args)` runs it and returns the exit code."""
+    parser = subparsers.add_parser(
+        "cache",
+        help="compute the frozen towers' outputs once; training then reads them",
+        description="An interrupted run continues. Give training the same data, frames and modalities.",
+    )
+    parser.add_argument("model", help="a model folder or Hub id")
+    parser.add_argument("--data", required=True, help="rows: what hf-emotion build or make_demo wrote")
+    parser.add_argument("--split", help="of the rows; needed where there are several")
+    parser.add_argument("--media-root", help="folder that the rows' media paths start from")
+    parser.add_argument("--output", required=True, type=Path, help="folder; new, or of an earlier run")
+    parser.add_argument("--num-frames", type=int, help="of each clip (default: the model's)")
+    parser.add_argument("--modalities", nargs="+", metavar="NAME", help="what to take of the clips (default: all)")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that decode (default 0: this one)")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="leave out clips that cannot be read; they count")
+    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--dtype", default="auto", help="of the towers, such as bfloat16 (default: the folder's)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the code of the model's repository")
+    parser.set_defaults(func=run_cache)
+    return parser
+
+
+def run_cache(args) -> int:
+    """`hf-emotion cache`."""
+    from ..inference import load
+    from .train import rows_of
+
+    rows = rows_of(args.data, args.split, args.media_root)
+    model, processor = load(args.model, device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
+    options = {"num_frames": args.num_frames, "modalities": args.modalities}
+    cache = FeatureCache.build(
+        args.output,
+        model,
+        processor,
+        rows,
+        num_workers=args.num_workers,
+        skip_bad_rows=args.skip_bad_rows,
+        progress=sys.stderr.isatty(),
+        **{name: value for name, value in options.items() if value is not None},
+    )
+    for reason in cache.skipped:
+        print(f"skipped {reason}", file=sys.stderr)
+    size = sum(path.stat().st_size for path in args.output.glob("features-*.arrow"))
+    print(f"{len(cache)} clips, {size / 2**20:.1f} MB, {len(cache.skipped)} skipped: {args.output}")
+    return 0
+
+
+__all__ = ["FeatureCache", "FeatureCacheError", "StaleFeaturesError", "processor_fingerprint", "tower_fingerprint"]
