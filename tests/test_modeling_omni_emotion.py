@@ -16,10 +16,15 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from hf_emotion.data.schema import make_row
+from hf_emotion.evaluation import load as load_metric
+from hf_emotion.evaluation.evaluate import LABEL_SETS
 from hf_emotion.inference import load
 from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForConditionalGeneration, clip_concat
 from hf_emotion.modeling.parts import PartsError
 from hf_emotion.sizes import build, omni_emotion_config
+from hf_emotion.training.recipe import read_recipe
+from hf_emotion.training.train import question_rows
 
 VOCAB = 300
 SUBSETS = [
@@ -284,6 +289,26 @@ def test_the_newline_is_frozen_unless_it_is_named():
     model = tiny().freeze()
     assert not model.model.image_newline.requires_grad
     assert tiny().freeze(("vision_tower",)).model.image_newline.requires_grad
+
+
+@pytest.mark.parametrize(("name", "count"), [("dfew", 7), ("mafw", 11)])
+def test_a_closed_set_is_asked_with_its_options_and_the_first_one_named_is_the_answer(name, count):
+    options = LABEL_SETS[name]
+    rows = [make_row(id=str(i), video=f"{i}.mp4", label=label) for i, label in enumerate(options)]
+    second = read_recipe("omni_emotion_2_face")
+    asked = question_rows(rows, second, options, seed=0)
+    listed = [sorted(options, key=question["question"].index) for question in asked]
+    assert len(options) == len(asked) == count
+    # A model must not learn the place of the answer.
+    assert len({tuple(order) for order in listed}) > 1
+    assert [question["answer"] for question in asked] == list(options)
+    replies = [f"It is {label}, hardly {options[i - 1]}." for i, label in enumerate(options)]
+    replies[0] = "A man in a car."
+    scores = load_metric("emotion_recognition").compute(
+        predictions=replies, references=[row["label"] for row in rows], labels=list(options)
+    )
+    assert scores["invalid_rate"] == pytest.approx(1 / count)
+    assert scores["uar"] == scores["war"] == pytest.approx(1 - 1 / count)
 
 
 # The processor

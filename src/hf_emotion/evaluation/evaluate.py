@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.recognition import DFEW_CLASSES, MAFW_CLASSES
 from . import classes, judge, sets, wheel
 from .grouping import Embeddings, LanguageModelGroups, named
 from .score_files import read_cells
@@ -25,12 +26,7 @@ from .words import emotion_words
 
 OK, SOME_FAILED = 0, 1
 SHUFFLES = 10
-DFEW_LABELS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
-MAFW_LABELS = (
-    "anger", "disgust", "fear", "happiness", "neutral", "sadness",
-    "surprise", "contempt", "anxiety", "helplessness", "disappointment",
-)  # fmt: skip
-LABEL_SETS = {"dfew": DFEW_LABELS, "mafw": MAFW_LABELS, "mer": classes.MER_LABELS}
+LABEL_SETS = {"dfew": DFEW_CLASSES, "mafw": MAFW_CLASSES, "mer": classes.MER_LABELS}
 
 
 class EvaluationError(ValueError):
