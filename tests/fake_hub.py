@@ -214,7 +214,7 @@ def requests_of(store: Store):
                 key = (asked.get("type") or "model", name)
                 if key in store.branches:
                     return self.send(409, {"error": "You already created this repo", "url": self.url(f"/{name}")})
-                store.private[key] = bool(asked.get("private"))
+                store.private[key] = asked.get("visibility") == "private" or bool(asked.get("private"))
                 store.commit(key, {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
                 return self.send(200, {"url": self.url(f"/{name}"), "name": name, "id": name})
             batch = re.fullmatch(r"/(?:(dataset|space)s/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path)
