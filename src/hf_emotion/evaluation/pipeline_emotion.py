@@ -222,7 +222,7 @@ class EmotionRecognitionPipeline(Pipeline):
         """
         listed = isinstance(inputs, (list, tuple))
         size = batch_size or self._batch_size or 1
-        clips = list(inputs) if listed else [inputs]
+        clips = list(enumerate(inputs if listed else [inputs]))
         # The base class would pad a batch of its own; here a batch is one input, which the processor pads.
         batches = [clips[first : first + size] for first in range(0, len(clips), size)]
         results = [result for batch in super().__call__(batches, batch_size=1, **options) for result in batch]
@@ -265,14 +265,14 @@ class EmotionRecognitionPipeline(Pipeline):
         timeout=TIMEOUT,
         allowed=None,
     ):
-        """A list of clips -> a result begun for each; of those that can be used, the clips and their batch."""
+        """A list of (place, clip) -> a result begun for each; of those that can be used, the clips and their batch."""
         results, clips, questions = [], [], []
-        for i, source in enumerate(inputs):
+        for place, source in inputs:
             own = {"utterances": utterances, "question": question}
             if isinstance(source, dict):
                 own |= {name: source[name] for name in own if source.get(name) is not None}
                 source = {name: value for name, value in source.items() if name not in own}
-            results.append({"clip": name_of(source, i)})
+            results.append({"clip": name_of(source, place)})
             try:
                 source = self.reach(source, max_bytes, timeout, allowed)
                 [clip] = self.processor.load_clips([source], utterances=[own["utterances"]], **(load_options or {}))

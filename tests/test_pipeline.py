@@ -1,0 +1,272 @@
+"""The pipeline: its scores and answers against the plain way to each of them, and everything a clip may come as."""
+
+import json
+from base64 import b64encode
+
+import pytest
+import torch
+from loopback_clips import serve_clips
+from test_cli import write_clip
+from transformers import pipeline
+
+from hf_emotion.evaluation.pipeline_emotion import (
+    ClipError,
+    EmotionRecognitionPipeline,
+    fetch,
+    question_about,
+)
+from hf_emotion.processing.media import MediaError
+from hf_emotion.sizes import PAPERS, build
+
+SPOKEN = [(0.1, 0.9, "well, yes"), (1.0, 1.7)]
+OPTIONS = {"max_new_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4")
+
+
+@pytest.fixture(scope="module")
+def server(clip):
+    server = serve_clips(clip.read_bytes())
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture(scope="module", params=PAPERS)
+def pipe(request):
+    model, processor = build(request.param)
+    return EmotionRecognitionPipeline(model=model, processor=processor, device=-1)
+
+
+@pytest.fixture(scope="module")
+def one_pipe():
+    model, processor = build("microemo")
+    return EmotionRecognitionPipeline(model=model, processor=processor, device=-1)
+
+
+def without_name(result):
+    return {name: value for name, value in result.items() if name != "clip"}
+
+
+@torch.no_grad()
+def plain_answer(pipe, clip, question, **options):
+    """Text and tokens by the processor and `generate` alone."""
+    batch = pipe.processor(videos=[str(clip)], utterances=[SPOKEN], text=[question], return_tensors="pt")
+    generated = pipe.model.generate(**batch, do_sample=False, **options)
+    tokens = generated[0, batch["input_ids"].shape[1] :]
+    return pipe.processor.decode(tokens, skip_special_tokens=True).strip(), batch, tokens
+
+
+@torch.no_grad()
+def log_probabilities(pipe, batch, tokens):
+    """Of tokens (S,) after the prompt of a batch of one clip, in one pass over both."""
+    ids = torch.cat([batch["input_ids"], tokens[None]], dim=1)
+    mask = torch.cat([batch["attention_mask"], torch.ones_like(tokens)[None]], dim=1)
+    logits = pipe.model(**{**batch, "input_ids": ids, "attention_mask": mask}).logits[0]
+    return logits[-len(tokens) - 1 : -1].log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+
+
+def test_description_and_utterances_are_what_the_plain_way_answers(pipe, clip):
+    result = pipe({"video": str(clip), "utterances": SPOKEN}, **OPTIONS)
+    text, _, _ = plain_answer(pipe, clip, pipe.processor.default_question, **OPTIONS)
+    assert result["description"] == text
+    assert [(u["start"], u["end"], u["text"]) for u in result["utterances"]] == [
+        (0.1, 0.9, "well, yes"),
+        (1.0, 1.7, None),
+    ]
+    for utterance in result["utterances"]:
+        told, _, _ = plain_answer(pipe, clip, question_about(utterance), **OPTIONS)
+        assert utterance["description"] == told
+    assert {"modalities", "frames", "duration", "notes", "labels"} <= set(result)
+    json.dumps(result)
+
+
+def test_the_score_of_a_word_is_the_geometric_mean_of_its_tokens_probabilities(one_pipe):
+    text = "Her voice is shaking: in the end she is very lonely, and not angry. She looks disappointed."
+    tokenizer = one_pipe.processor.tokenizer
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    tokens = torch.tensor([*encoded.input_ids, tokenizer.eos_token_id])
+    scores = torch.rand(len(tokens)).log()
+    found = {label["label"]: label["score"] for label in one_pipe.certainty(text, tokens, scores)}
+    assert set(found) == {"lonely", "disappointed"}
+    for word, score in found.items():
+        start = text.index(word)
+        inside = [i for i, (low, high) in enumerate(encoded.offset_mapping) if low < start + len(word) and high > start]
+        assert score == pytest.approx(float(scores[inside].mean().exp()), rel=1e-5)
+
+
+def test_scores_taken_while_writing_are_those_of_one_pass_over_the_finished_text(pipe, clip):
+    _, batch, tokens = plain_answer(pipe, clip, pipe.processor.default_question, max_new_tokens=24)
+    found = pipe.certainty(
+        pipe.processor.decode(tokens, skip_special_tokens=True), tokens, log_probabilities(pipe, batch, tokens)
+    )
+    result = pipe({"video": str(clip), "utterances": SPOKEN}, per_utterance=False, max_new_tokens=24)
+    expected = {label["label"]: label["score"] for label in found}
+    assert {label["label"]: label["score"] for label in result["labels"]} == pytest.approx(expected, rel=1e-3)
+    scores = [label["score"] for label in result["labels"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_closed_set_scores_are_the_likelihoods_of_the_labels_as_whole_answers(pipe, clip):
+    labels = ["happy", "very sad", "angry"]
+    result = pipe(str(clip), utterances=SPOKEN, candidate_labels=labels, per_utterance=False, max_new_tokens=1)
+    _, batch, _ = plain_answer(pipe, clip, pipe.processor.default_question, max_new_tokens=1)
+    tokenizer = pipe.processor.tokenizer
+    sums = []
+    for label in labels:
+        answer = [*tokenizer(label, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        sums.append(log_probabilities(pipe, batch, torch.tensor(answer)).sum())
+    expected = dict(zip(labels, torch.stack(sums).softmax(0).tolist(), strict=True))
+    scores = [entry["score"] for entry in result["labels"]]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1)
+    for entry in result["labels"]:
+        assert entry["score"] == pytest.approx(expected[entry["label"]], rel=1e-3, abs=1e-9)
+
+
+def test_the_stream_is_the_description_piece_by_piece_and_ends_with_the_result(pipe, clip):
+    pieces = []
+
+    def collect():
+        return (yield from pipe.stream(str(clip), utterances=SPOKEN, **OPTIONS))
+
+    stream = collect()
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            result = end.value
+            break
+    assert len(pieces) > 1
+    assert "".join(pieces).strip() == result["description"]
+    assert result == pipe(str(clip), utterances=SPOKEN, **OPTIONS)
+
+
+def test_a_list_is_answered_in_order_whatever_the_batch_size(pipe, clip, tmp_path):
+    silent = write_clip(tmp_path / "silent.mp4", sound=False)
+    clips = [{"video": str(clip), "utterances": SPOKEN}, str(silent), str(clip)]
+    one_by_one = pipe(clips, **OPTIONS)
+    together = pipe(clips, batch_size=3, **OPTIONS)
+    assert [result["clip"] for result in together] == [str(clip), str(silent), str(clip)]
+    for alone, batched in zip(one_by_one, together, strict=True):
+        assert alone["description"] == batched["description"]
+        assert alone["modalities"] == batched["modalities"]
+        assert [u.get("description") for u in alone["utterances"]] == [u["description"] for u in batched["utterances"]]
+    assert "audio" not in together[1]["modalities"]
+
+
+def test_paths_bytes_urls_and_dicts_give_the_same_answer(one_pipe, clip, server):
+    data = clip.read_bytes()
+    expected = without_name(one_pipe(str(clip), **OPTIONS))
+    sources = [clip, data, f"{server.url}/clip.mp4", f"data:video/mp4;base64,{b64encode(data).decode()}"]
+    sources += [{"video": data}, {"path": str(clip)}, {"video": f"{server.url}/to?/clip.mp4"}]
+    results = one_pipe(sources, **OPTIONS)
+    assert [without_name(result) for result in results] == [expected] * len(sources)
+    assert results[2]["clip"] == f"{server.url}/clip.mp4"
+    assert results[3]["clip"] == "clip 3"
+
+
+def test_one_bad_clip_raises_and_in_a_list_it_is_told_beside_the_others(one_pipe, clip, server, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(MediaError, match="no such file"):
+        one_pipe(str(tmp_path / "nothing.mp4"))
+    with pytest.raises(ClipError, match="404"):
+        one_pipe(f"{server.url}/missing")
+    with pytest.raises(MediaError, match="no such file"):
+        next(one_pipe.stream("nothing.mp4"))
+    bad = [str(tmp_path / "nothing.mp4"), str(tmp_path / "text.mp4"), "file:///etc/passwd", f"{server.url}/short"]
+    results = one_pipe([*bad, str(clip)], batch_size=5, **OPTIONS)
+    assert [set(result) == {"clip", "error"} for result in results] == [True] * 4 + [False]
+    assert "URL" in results[2]["error"]
+    assert "broke off" in results[3]["error"]
+    json.dumps(results)
+
+
+def test_questions_and_options_reach_the_model(one_pipe, clip):
+    asked = one_pipe({"video": str(clip), "question": "Why so sad?"}, **OPTIONS)
+    assert asked["description"] == one_pipe(str(clip), question="Why so sad?", **OPTIONS)["description"]
+    assert asked["description"] != one_pipe(str(clip), **OPTIONS)["description"]
+    assert len(one_pipe(str(clip), num_frames=2, **OPTIONS)["frames"]) == 2
+    assert one_pipe(str(clip), modalities=["video"], **OPTIONS)["modalities"] == ["video"]
+    assert one_pipe(str(clip), num_beams=2, **OPTIONS)["description"]
+    with pytest.raises(ValueError, match="no_such_option"):
+        one_pipe(str(clip), no_such_option=1)
+    with pytest.raises(MediaError, match="max_pixels"):
+        one_pipe(str(clip), max_pixels=100)
+
+
+def test_the_task_is_found_without_remote_code_where_the_package_is_installed(tmp_path, clip):
+    model, processor = build("microemo")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    pipe = pipeline("emotion-recognition", model=str(tmp_path), device=-1)
+    assert type(pipe) is EmotionRecognitionPipeline
+    again = tmp_path / "again"
+    pipe.save_pretrained(again)
+    assert {file.name for file in again.iterdir()} == {file.name for file in tmp_path.iterdir() if file != again}
+    assert "emotion-recognition" in json.loads((again / "config.json").read_text())["custom_pipelines"]
+    reloaded = pipeline("emotion-recognition", model=str(again), device=-1)
+    assert reloaded(str(clip), **OPTIONS) == pipe(str(clip), **OPTIONS)
+
+
+# Fetching
+
+
+def test_a_url_is_fetched_through_redirects(server, clip):
+    data = clip.read_bytes()
+    for path in ("/clip.mp4", "/to?/clip.mp4", f"/to?{server.url}/to?/clip.mp4", "/nolength"):
+        assert fetch(server.url + path) == data
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("/missing", 502, "status 404"),
+        ("/loop", 502, "redirects more than 5 times"),
+        ("/long", 413, "longer than the 1,000,000 bytes"),
+        ("/endless", 413, "longer than the 1,000,000 bytes"),
+        ("/short", 502, "broke off after"),
+        ("/slow", 504, "did not answer within 1 s"),
+        ("/drip", 504, "within 1 s"),
+        ("/to?file:///etc/passwd", 400, "http and https are accepted"),
+        ("/to?ftp://127.0.0.1/x", 400, "http and https are accepted"),
+        ("/to?http://127.0.0.1:1/", 502, "cannot be reached"),
+    ],
+)
+def test_trouble_behind_a_url_is_one_sentence_with_a_status(server, path, status, sentence):
+    with pytest.raises(ClipError, match=sentence) as refused:
+        fetch(server.url + path, max_bytes=1_000_000, timeout=1.0)
+    assert refused.value.status == status
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a/b", "http:///x", "gopher://a", "data:nothing"])
+def test_other_kinds_of_url_are_refused(url):
+    with pytest.raises(ClipError) as refused:
+        fetch(url)
+    assert refused.value.status == 400
+
+
+def test_every_address_on_the_way_must_be_allowed_and_no_other_is_connected_to(server):
+    asked = []
+
+    def only_one(address):
+        asked.append(str(address))
+        return str(address) == "127.0.0.1"
+
+    assert fetch(f"{server.url}/clip.mp4", allowed=only_one)
+    before = len(server.seen)
+    for target in (f"http://127.0.0.2:{server.server_port}/clip.mp4", "http://[::1]/x", "http://169.254.169.254/"):
+        with pytest.raises(ClipError, match="an address that clips are not fetched from") as refused:
+            fetch(f"{server.url}/to?{target}", allowed=only_one)
+        assert refused.value.status == 403
+    assert asked[-1] == "169.254.169.254"
+    assert len(server.seen) == before + 3  # the redirects themselves, and nothing behind them
+
+
+def test_messages_show_no_secrets_of_a_url(server):
+    with pytest.raises(ClipError) as refused:
+        fetch(f"http://user:password@127.0.0.1:{server.server_port}/missing?token=secret")
+    assert "password" not in str(refused.value)
+    assert "secret" not in str(refused.value)
