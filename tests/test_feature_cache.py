@@ -207,7 +207,7 @@ def test_the_command_writes_features_and_says_what_it_skipped(rows, tmp_path, ca
     assert main([*command, "--skip-bad-rows"]) == 0
     shown = capsys.readouterr()
     assert shown.out.startswith("1 clips, ")
-    assert shown.err.startswith("skipped torn: ")
+    assert "skipped torn: " in shown.err
     assert len(FeatureCache(tmp_path / "features")) == 1
     with pytest.raises(FeatureCacheError, match=r"holds no features\.json"):
         FeatureCache(tmp_path)

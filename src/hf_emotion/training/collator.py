@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 # What fills the places that a shorter sample leaves; every other tensor is filled with 0 (False).
-PADDING = {"labels": -100, "video_times": -1, "face_times": -1, "audio_times": -1, "utterance_spans": -1}
+PADDING = {
+    "labels": -100,
+    **dict.fromkeys(("emotion_ids", "video_times", "face_times", "audio_times", "audio_ends", "utterance_spans"), -1),
+}
 
 
 def conversation(row: Mapping) -> list[dict]:
@@ -21,22 +24,33 @@ def conversation(row: Mapping) -> list[dict]:
     return turns
 
 
-def encode(processor, rows: Sequence[Mapping], **options) -> dict[str, torch.Tensor]:
+def encode(
+    processor, rows: Sequence[Mapping], emotions: Sequence[str] | None = None, prompts: bool = False, **options
+) -> dict[str, torch.Tensor]:
     """Rows with answers -> the processor's batch with `labels` (B, S), -100 outside the answers.
 
     Args:
         processor: the model's.
         rows: data rows (`data.schema`).
+        emotions: classes; the batch then has `emotion_ids` (B,), the number of each row's `label` among them, -1 for
+            another.
+        prompts: leave the answers out, for `generate`; there are no labels then.
         options: for the processor (`num_frames`, `modalities`, ...).
     """
+    more = {"add_generation_prompt": True} if prompts else {"return_assistant_tokens_mask": True}
     batch = processor.apply_chat_template(
-        [conversation(row) for row in rows],
+        [conversation({**row, "answer": None} if prompts else row) for row in rows],
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        return_assistant_tokens_mask=True,
         processor_kwargs=options,
+        **more,
     )
+    if prompts:
+        return dict(batch)
+    if emotions is not None:
+        numbers = {emotion: i for i, emotion in enumerate(emotions)}
+        batch["emotion_ids"] = torch.tensor([numbers.get(row.get("label"), -1) for row in rows])
     answer = torch.as_tensor(batch.pop("assistant_masks")).bool()
     return {**batch, "labels": batch["input_ids"].masked_fill(~answer, -100)}
 
@@ -70,7 +84,7 @@ class EmotionCollator:
     Args:
         processor: the model's.
         features: a `FeatureCache` of the rows' clips, which are then not opened.
-        options: for the processor, as in `encode`.
+        options: as in `encode`.
     """
 
     def __init__(self, processor, features=None, **options):

@@ -6,7 +6,7 @@ that differ where a tiny model is trained on a CPU; no paper says anything about
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ..data.questions import TASKS
 RECIPES = files("hf_emotion.training") / "recipes"
 # What a recipe may ask beside the questions of `data.questions`: its own questions, answered by the description.
 CAPTION = "caption"
+LORA = {"r", "alpha", "dropout", "targets"}
 
 
 class RecipeError(ValueError):
@@ -37,11 +38,17 @@ class Recipe:
             description.
         modalities: what is taken from the clips, of the model's.
         epochs, batch_size, learning_rate: of the whole run; the batch is that of all devices together.
-        lr_scheduler, warmup: name of the schedule, and share of the steps that warm it up.
-        weight_decay, max_grad_norm: of AdamW.
+        lr_scheduler, warmup: name of the schedule, and share of the steps that warm it up, or their number.
+        weight_decay, max_grad_norm, betas: of AdamW.
         num_frames: of each clip.
         per_task: questions of each task about each clip.
         questions: of the task `"caption"`.
+        marks: what stands before the questions of a task, by task.
+        lora: `r`, `alpha`, `dropout` and `targets`, the language model's linear layers by name, for a language model
+            that is frozen and adapted; `trains` then goes into the adapter whole.
+        lr_scheduler_kwargs: of the schedule, such as `min_lr`.
+        max_steps: ends the run whatever `epochs` says.
+        fields: of the model's configuration, where the recipe is for an ablation of the paper.
     """
 
     name: str
@@ -60,6 +67,12 @@ class Recipe:
     num_frames: int
     per_task: int = 1
     questions: tuple[str, ...] = ()
+    marks: dict = field(default_factory=dict)
+    lora: dict | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    lr_scheduler_kwargs: dict = field(default_factory=dict)
+    max_steps: int | None = None
+    fields: dict = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("trains", "tasks", "modalities", "questions"):
@@ -78,8 +91,14 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
                 raise RecipeError(f"recipe {self.name}: {name} is {value!r}; a number above 0 is accepted")
-        if not self.trains:
+        if self.lora is None and not self.trains:
             raise RecipeError(f"recipe {self.name}: trains names no part of the model")
+        if self.lora is not None:
+            if set(self.lora) != LORA:
+                found = ", ".join(self.lora) or "nothing"
+                raise RecipeError(f"recipe {self.name}: lora holds {found}; {', '.join(sorted(LORA))} are needed")
+            if "language_model" in self.trains:
+                raise RecipeError(f"recipe {self.name}: language_model is in trains, and lora adapts a frozen one")
 
 
 def read_recipe(source: str | Path, size: str = "paper", **changes) -> Recipe:
@@ -104,7 +123,7 @@ def read_recipe(source: str | Path, size: str = "paper", **changes) -> Recipe:
         raise RecipeError(f"{path} holds a {type(content).__name__}; a mapping of fields is accepted")
     tiny = content.pop("tiny", None) or {}
     content = {**content, **(tiny if size == "tiny" else {}), **changes, "name": path.stem}
-    accepted = {field.name for field in fields(Recipe)}
+    accepted = {item.name for item in fields(Recipe)}
     unknown = sorted(set(content) - accepted)
     if unknown:
         raise RecipeError(f"{path}: {unknown[0]!r} is no field of a recipe; accepted are {', '.join(sorted(accepted))}")
@@ -120,13 +139,13 @@ def recipe_names(model: str | None = None) -> list[str]:
     return [name for name in names if model is None or name.startswith(f"{model}_")]
 
 
-def recipes_of(model: str, size: str = "paper") -> list[Recipe]:
-    """The shipped recipes of a paper, phase by phase.
+def recipes_of(model: str, size: str = "paper", **changes) -> list[Recipe]:
+    """The shipped recipes whose names begin alike, phase by phase: a paper's, or those of a published ablation of it.
 
     Raises:
         RecipeError: there is none.
     """
-    found = [read_recipe(name, size) for name in recipe_names(model)]
+    found = [read_recipe(name, size, **changes) for name in recipe_names(model)]
     if not found:
         raise RecipeError(f"no recipe is shipped for {model!r}; there are {', '.join(recipe_names())}")
     return sorted(found, key=lambda recipe: recipe.phase)
@@ -135,7 +154,7 @@ def recipes_of(model: str, size: str = "paper") -> list[Recipe]:
 def limited_to(recipe: Recipe, parts: Sequence[str]) -> Recipe | None:
     """The recipe for a model that lacks some parts (an ablation); `None` if nothing is left to train."""
     kept = tuple(part for part in recipe.trains if part in parts)
-    return replace(recipe, trains=kept) if kept else None
+    return replace(recipe, trains=kept) if kept or recipe.lora else None
 
 
 __all__ = ["Recipe", "RecipeError", "limited_to", "read_recipe", "recipe_names", "recipes_of"]

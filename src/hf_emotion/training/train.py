@@ -3,19 +3,25 @@
     hf-emotion train omni_emotion --size tiny --data DEMO --output runs/omni
 
 A phase is a `Trainer` run over the rows' questions with only the parts moving that its recipe names; its folder holds
-the model, the processor and `phase.json`, what was trained and how the loss went.
+the model or the adapter, the processor and `phase.json`, what was trained and how the loss went. A run that was killed
+continues from its last checkpoint with `--resume`, and ends with the weights that it would have had.
+
+On many devices: `torchrun --nproc_per_node N -m hf_emotion.training.train train ...`, or
+`accelerate launch --config_file CONFIG -m hf_emotion.training.train train ...` with one of the files in `accelerate/`.
 """
 
 import argparse
+import inspect
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
-from .recipe import CAPTION, Recipe, RecipeError, limited_to, read_recipe, recipes_of
+from .recipe import CAPTION, Recipe, RecipeError, limited_to, read_recipe, recipe_names, recipes_of
 
 REPORT = "phase.json"
 
@@ -34,25 +40,35 @@ def question_rows(rows: Sequence[Mapping], recipe: Recipe, options: Sequence[str
     Raises:
         TrainingError: no row answers any of the tasks.
     """
-    from ..data.questions import instruction_rows
-    from ..data.schema import FIELDS
-
-    options = options or sorted({row["label"] for row in rows if row.get("label")})
-    asked = []
-    for row in rows:
-        row = {name: row.get(name) for name in FIELDS}
-        tasks = [task for task in recipe.tasks if task != CAPTION]
-        asked += instruction_rows(row, tasks, per_task=recipe.per_task, seed=seed, options=options)
-        if CAPTION in recipe.tasks and row["description"]:
-            draw = random.Random(f"{seed}/{CAPTION}/{row['id']}")
-            for number, question in enumerate(
-                draw.sample(recipe.questions, min(recipe.per_task, len(recipe.questions)))
-            ):
-                name = f"{row['id']}#{CAPTION}-{number}"
-                asked.append({**row, "id": name, "question": question, "answer": row["description"]})
+    asked = [question for row in rows for question in questions_of(row, recipe, options or labels_of(rows), seed)]
     if not asked:
         raise TrainingError(f"none of the {len(rows)} rows answers {' or '.join(recipe.tasks)} ({recipe.name})")
     return asked
+
+
+def labels_of(rows: Sequence[Mapping]) -> list[str]:
+    """The labels that occur, sorted."""
+    return sorted({row["label"] for row in rows if row.get("label")})
+
+
+def questions_of(row: Mapping, recipe: Recipe, options: Sequence[str], seed: int) -> list[dict]:
+    """The recipe's questions about one row."""
+    from ..data.questions import instruction_rows
+    from ..data.schema import FIELDS
+
+    row = {name: row.get(name) for name in FIELDS}
+    asked = []
+    for task in recipe.tasks:
+        if task != CAPTION:
+            made = instruction_rows(row, [task], per_task=recipe.per_task, seed=seed, options=options)
+            mark = f"{recipe.marks[task]} " if task in recipe.marks else ""
+            asked += [{**item, "question": mark + item["question"]} for item in made]
+    if CAPTION in recipe.tasks and row["description"]:
+        draw = random.Random(f"{seed}/{CAPTION}/{row['id']}")
+        for number, question in enumerate(draw.sample(recipe.questions, min(recipe.per_task, len(recipe.questions)))):
+            name = f"{row['id']}#{CAPTION}-{number}"
+            asked.append({**row, "id": name, "question": question, "answer": row["description"]})
+    return [question for question in asked if question["answer"].strip()]
 
 
 class Samples:
@@ -62,14 +78,16 @@ class Samples:
         rows: from `question_rows`.
         processor: the model's.
         remember: keep what was made, for the next epoch.
-        options: for the processor.
+        features: a `FeatureCache` of the clips, which are then not opened, and nothing is remembered.
+        options: as for `collator.encode`.
     """
 
-    def __init__(self, rows, processor, remember=True, **options):
+    def __init__(self, rows, processor, remember=True, features=None, **options):
         self.rows = list(rows)
         self.processor = processor
+        self.features = features
         self.options = options
-        self.made = {} if remember else None
+        self.made = {} if remember and features is None else None
 
     def __len__(self):
         return len(self.rows)
@@ -79,27 +97,85 @@ class Samples:
 
         if self.made is not None and index in self.made:
             return self.made[index]
+        if self.features is not None:
+            return self.features.encode(self.processor, self.rows[index], **self.options)
         sample = encode(self.processor, [self.rows[index]], **self.options)
         if self.made is not None:
             self.made[index] = sample
         return sample
 
 
-def select(model, recipe: Recipe) -> list[str]:
-    """Freeze all but the recipe's parts; the names of the parameters that train.
+def select(model, recipe: Recipe):
+    """The model with the recipe's parts trained and all others frozen; with LoRA beside them where it is asked for.
 
     Raises:
-        TrainingError: the model lacks a part, or has none of them.
+        TrainingError: the model lacks a part, or has other adapters than the recipe asks for.
     """
-    parts = {name for name, _ in model.base_model.named_children()}
+    adapted = hasattr(model, "peft_config")
+    base = model.get_base_model() if adapted else model
+    parts = {name for name, _ in base.base_model.named_children()}
     unknown = sorted(set(recipe.trains) - parts)
     if unknown:
         raise TrainingError(
             f"{recipe.name} trains {unknown[0]!r}, which the model lacks; it has {', '.join(sorted(parts))}"
         )
+    if recipe.lora is not None:
+        return resumed_adapter(model, recipe) if adapted else with_lora(model, recipe)
+    if adapted:
+        raise TrainingError(f"{recipe.name} trains no adapter, and the model has one; merge it first")
     bare = {name for name, _ in model.base_model.named_parameters(recurse=False)}
     model.freeze(tuple(sorted((parts | bare) - set(recipe.trains))))
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return model
+
+
+def lora_config(recipe: Recipe):
+    """PEFT's configuration of a recipe: LoRA in the language model alone, the trained parts whole in the adapter."""
+    from peft import LoraConfig
+
+    # Towers own layers of the same names, so these are told by their place.
+    targets = "|".join(recipe.lora["targets"])
+    return LoraConfig(
+        r=recipe.lora["r"],
+        lora_alpha=recipe.lora["alpha"],
+        lora_dropout=recipe.lora["dropout"],
+        target_modules=rf"model\.language_model\..*\.({targets})",
+        modules_to_save=list(recipe.trains) or None,
+        # Without it, PEFT's automatic classes do not know the adapter again.
+        task_type="CAUSAL_LM",
+    )
+
+
+def with_lora(model, recipe: Recipe):
+    from peft import get_peft_model
+
+    return get_peft_model(model, lora_config(recipe))
+
+
+def resumed_adapter(model, recipe: Recipe):
+    """A model whose adapter an earlier phase trained, to train it on."""
+    [found], wanted = model.peft_config.values(), lora_config(recipe)
+    differing = [
+        name
+        for name in ("r", "lora_alpha", "target_modules", "modules_to_save")
+        if set_of(getattr(found, name)) != set_of(getattr(wanted, name))
+    ]
+    if differing:
+        name = differing[0]
+        raise TrainingError(
+            f"{recipe.name} asks for an adapter with {name} {getattr(wanted, name)!r}; the one of the phase before has "
+            f"{getattr(found, name)!r}"
+        )
+    return model
+
+
+def set_of(value):
+    return set(value) if isinstance(value, (list, tuple, set)) else value
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint in a folder; `trainer_state.json` is written last."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
 
 
 def run_phase(
@@ -113,6 +189,12 @@ def run_phase(
     seed: int = 0,
     per_device_batch_size: int | None = None,
     remember: bool = True,
+    features=None,
+    eval_rows: Sequence[Mapping] | None = None,
+    early_stopping: int | None = None,
+    skip_bad_rows: bool = False,
+    resume: bool = False,
+    base_id: str | None = None,
     **arguments,
 ) -> dict:
     """Train one phase and write its folder.
@@ -125,62 +207,131 @@ def run_phase(
         options: the closed set of `"recognition"`.
         per_device_batch_size: of one device; gradients are accumulated to the recipe's batch. By default the whole.
         remember: keep the processed clips in memory.
+        features: folder of a feature cache; towers then do not run.
+        eval_rows: rows to evaluate on after each epoch: the loss, and the answers' emotion words (`eval_f`).
+        early_stopping: end after so many evaluations without a better `eval_f`, and keep the best weights.
+        skip_bad_rows: leave out rows that cannot be used, and count them; by default they are an error before training.
+        resume: continue from the newest checkpoint in `output`, if there is one.
+        base_id: Hub id that an adapter shall name as its base; by default where the base was loaded from.
         arguments: more of `TrainingArguments`.
 
     Returns:
-        what `phase.json` holds: the recipe, the names of the tensors that trained, `loss` step by step, `seconds`.
-    """
-    from transformers import Trainer, TrainingArguments
+        what `phase.json` holds: the recipe, the names of the tensors that trained, `loss` step by step, `seconds`,
+        `skipped` rows with their reasons.
 
-    from .collator import EmotionCollator
+    Raises:
+        BadRowsError, StaleFeaturesError, TrainingError: before anything is trained.
+    """
+    from transformers import EarlyStoppingCallback, TrainingArguments
+
+    from .cache import FeatureCache
+    from .collator import EmotionCollator, encode, stack
+    from .trainer import EmotionTrainer
+    from .validation import usable
 
     output = Path(output)
-    trained = select(model, recipe)
     chosen = {"num_frames": recipe.num_frames, "modalities": available(recipe, processor)}
-    samples = Samples(question_rows(rows, recipe, options, seed), processor, remember, **chosen)
-    each = per_device_batch_size or recipe.batch_size
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(
-            **{
-                "output_dir": str(output),
-                "num_train_epochs": recipe.epochs,
-                "per_device_train_batch_size": each,
-                "gradient_accumulation_steps": max(1, recipe.batch_size // each),
-                "learning_rate": recipe.learning_rate,
-                "lr_scheduler_type": recipe.lr_scheduler,
-                "warmup_steps": recipe.warmup,
-                "weight_decay": recipe.weight_decay,
-                "max_grad_norm": recipe.max_grad_norm,
-                "logging_steps": 1,
-                "save_strategy": "no",
-                "report_to": "none",
-                "disable_tqdm": True,
-                "remove_unused_columns": False,
-                "label_names": ["labels"],
-                "dataloader_pin_memory": False,
-                "seed": seed,
-                **arguments,
-            }
-        ),
-        train_dataset=samples,
-        data_collator=EmotionCollator(processor, **chosen),
-        processing_class=processor,
+    if features is not None:
+        features = FeatureCache(features)
+        features.check(model, processor, **chosen)
+    classes = options or labels_of(rows)
+    # Features are of clips that could be read; whether they still are those clips, `verify` says.
+    good, skipped = usable(
+        rows,
+        None if features is not None else processor,
+        skip=skip_bad_rows,
+        asked=lambda row: questions_of(row, recipe, classes, seed),
+        progress=sys.stderr.isatty(),
     )
-    result = trainer.train()
+    if features is not None:
+        features.verify(good)
+    questions = question_rows(good, recipe, classes, seed)
+    model = select(model, recipe)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if base_id is not None and inner is not model:
+        model.peft_config["default"].base_model_name_or_path = base_id
+    # Only a loss that compares clips by their emotion asks for it.
+    emotions = {"emotions": classes} if "emotion_ids" in inspect.signature(inner.forward).parameters else {}
+    samples = Samples(questions, processor, remember, features, **chosen, **emotions)
+    asked_back = None
+    if eval_rows:
+        asked_back = question_rows(eval_rows, recipe, classes, seed)
+        if features is not None:
+            features.verify(eval_rows)
+
+    def encode_prompts(batch):
+        if features is None:
+            return encode(processor, batch, prompts=True, **chosen)
+        made = [features.encode(processor, row, prompts=True, **chosen) for row in batch]
+        return stack(made, processor.tokenizer.pad_token_id)
+
+    each = per_device_batch_size or max(1, recipe.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    together = each * int(os.environ.get("WORLD_SIZE", "1"))
+    by_epoch = "epoch" if eval_rows else "no"
+    settings = {
+        "output_dir": str(output),
+        "num_train_epochs": recipe.epochs,
+        "max_steps": recipe.max_steps or -1,
+        "per_device_train_batch_size": each,
+        "per_device_eval_batch_size": each,
+        "gradient_accumulation_steps": max(1, recipe.batch_size // together),
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.lr_scheduler,
+        "lr_scheduler_kwargs": dict(recipe.lr_scheduler_kwargs),
+        "warmup_steps": recipe.warmup,
+        "weight_decay": recipe.weight_decay,
+        "adam_beta1": recipe.betas[0],
+        "adam_beta2": recipe.betas[1],
+        "max_grad_norm": recipe.max_grad_norm,
+        "logging_steps": 1,
+        "include_num_input_tokens_seen": "non_padding",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "eval_strategy": by_epoch,
+        "report_to": "none",
+        "disable_tqdm": not sys.stderr.isatty(),
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "dataloader_pin_memory": False,
+        "seed": seed,
+    }
+    callbacks = []
+    if early_stopping is not None:
+        if not eval_rows:
+            raise TrainingError("early stopping needs rows to evaluate on")
+        callbacks.append(EarlyStoppingCallback(early_stopping))
+        settings |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_f", "greater_is_better": True}
+    trainer = EmotionTrainer(
+        model=model,
+        args=TrainingArguments(**{**settings, **arguments}),
+        train_dataset=samples,
+        eval_dataset=Samples(asked_back, processor, remember, features, **chosen, **emotions) if eval_rows else None,
+        data_collator=EmotionCollator(processor),
+        processing_class=processor,
+        callbacks=callbacks,
+        answer_rows=asked_back,
+        encode_prompts=encode_prompts,
+    )
+    result = trainer.train(resume_from_checkpoint=last_checkpoint(output) if resume else None)
+    history = trainer.state.log_history
     report = {
         "recipe": {name: getattr(recipe, name) for name in recipe.__dataclass_fields__},
         "questions": len(samples),
+        "skipped": skipped,
         "trained": trained,
-        "loss": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+        "loss": [entry["loss"] for entry in history if "loss" in entry],
+        "evaluations": [entry for entry in history if "eval_loss" in entry],
         "seconds": round(result.metrics["train_runtime"], 2),
     }
-    model.eval()
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    partial = output / f".{REPORT}.{os.getpid()}"
-    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, output / REPORT)
+    trainer.save_model(str(output))
+    if trainer.is_world_process_zero():
+        # A pickle of this run's arguments, which nobody who loads the folder should have to trust.
+        (output / "training_args.bin").unlink(missing_ok=True)
+        partial = output / f".{REPORT}.{os.getpid()}"
+        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, output / REPORT)
+    inner.eval()
     return report
 
 
@@ -196,8 +347,28 @@ def available(recipe: Recipe, processor) -> list[str]:
     return found
 
 
+def load_trainable(folder: str | Path, device=None):
+    """The model and processor in a folder; an adapter's comes with its base, to be trained on."""
+    from peft import PeftConfig, PeftModel
+    from transformers import AutoProcessor
+
+    from ..inference import load
+
+    if not (Path(folder) / "adapter_config.json").is_file():
+        return load(folder, device=device)
+    base, _ = load(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, device=device)
+    model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
+    return model, AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
+
+
 def run_phases(
-    start: str | Path, rows: Sequence[Mapping], recipes: Sequence[Recipe], output: str | Path, **options
+    start: str | Path,
+    rows: Sequence[Mapping],
+    recipes: Sequence[Recipe],
+    output: str | Path,
+    *,
+    resume: bool = False,
+    **options,
 ) -> list[dict]:
     """Train the phases of a paper one after the other; each loads the folder of the one before it.
 
@@ -207,21 +378,26 @@ def run_phases(
         recipes: in their order. Parts that the model lacks (an ablation) are left out of them, and a phase without any
             part is skipped.
         output: folder; each phase writes `phase_<n>` in it.
+        resume: phases that were completed are left as they are, and the one that was interrupted continues.
         options: for `run_phase`.
 
     Returns:
         the phases' reports, each with its `folder`.
     """
-    from ..inference import load
-
     folder, reports = Path(start), []
     for recipe in recipes:
-        model, processor = load(folder, device="cpu" if options.get("use_cpu") else None)
-        recipe = limited_to(recipe, [name for name, _ in model.base_model.named_children()])
+        done = Path(output) / f"phase_{recipe.phase}"
+        if resume and (done / REPORT).is_file():
+            folder = done
+            reports.append({**json.loads((done / REPORT).read_text(encoding="utf-8")), "folder": str(done)})
+            continue
+        model, processor = load_trainable(folder, device="cpu" if options.get("use_cpu") else None)
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        recipe = limited_to(recipe, [name for name, _ in inner.base_model.named_children()])
         if recipe is None:
             continue
-        folder = Path(output) / f"phase_{recipe.phase}"
-        report = run_phase(model, processor, rows, recipe, folder, **options)
+        report = run_phase(model, processor, rows, recipe, done, resume=resume, **options)
+        folder = done
         reports.append({**report, "folder": str(folder)})
     if not reports:
         raise TrainingError(f"the model in {start} has no part that these recipes train")
@@ -235,15 +411,30 @@ def add_train_parser(subparsers) -> argparse.ArgumentParser:
         help="train a paper's phases one after the other, by its recipes",
         description="Each phase starts from the folder that the one before it wrote: OUTPUT/phase_1, phase_2, ...",
     )
-    parser.add_argument("recipe", nargs="+", help="a paper (omni_emotion: all its phases), or recipes by name or file")
+    parser.add_argument(
+        "recipe", nargs="+", help="a paper (omni_emotion, emotion_llama: all its phases), or recipes by name or file"
+    )
     parser.add_argument("--data", required=True, help="rows: what hf-emotion build or make_demo wrote")
     parser.add_argument("--split", help="of the rows; needed where there are several (default for the demo: train)")
+    parser.add_argument("--eval-split", help="rows to evaluate on after each epoch, by loss and by generated answers")
     parser.add_argument("--media-root", help="folder that the rows' media paths start from")
     parser.add_argument("--output", required=True, type=Path, help="folder for the phases; must be new or empty")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was interrupted, in its --output")
     parser.add_argument("--start", help="folder or Hub id to start from (default: random weights, tiny size only)")
     parser.add_argument("--size", default="paper", choices=("tiny", "paper"), help="whose values of a recipe to use")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a field of the recipes (epochs=1), or of transformers' TrainingArguments (bf16=true, save_steps=100)",
+    )
     parser.add_argument("--tasks", nargs="+", help="ask these instead of the recipe's (recognition, clues, ...)")
     parser.add_argument("--options", nargs="+", metavar="LABEL", help="closed set of recognition (default: the labels)")
+    parser.add_argument("--features", help="folder that hf-emotion cache wrote: towers do not run")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that cannot be used; they count")
+    parser.add_argument("--early-stopping", type=int, metavar="N", help="end after N evaluations without improvement")
+    parser.add_argument("--base-id", metavar="REPO", help="Hub id that an adapter names as its base")
     parser.add_argument("--per-device-batch-size", type=int, help="gradients are accumulated to the recipe's batch")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(func=run_train)
@@ -260,22 +451,55 @@ def rows_of(data: str | Path, split: str | None = None, media_root: str | Path |
     return read_rows(data, split, media_root)
 
 
+def settings_of(pairs: Sequence[str]) -> tuple[dict, dict]:
+    """`["epochs=1", "bf16=true"]` -> changes of the recipe, and of `TrainingArguments`.
+
+    Raises:
+        TrainingError: no `=`, or a name that neither has.
+    """
+    from transformers import TrainingArguments
+
+    changes, arguments = {}, {}
+    of_recipe = {item.name for item in fields(Recipe)} - {"name", "model", "phase"}
+    of_trainer = {item.name for item in fields(TrainingArguments) if item.init}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or name not in of_recipe | of_trainer:
+            raise TrainingError(
+                f"--set {pair}: KEY=VALUE is accepted, with a field of TrainingArguments or one of "
+                f"{', '.join(sorted(of_recipe))}"
+            )
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        (changes if name in of_recipe else arguments)[name] = value
+    return changes, arguments
+
+
 def run_train(args) -> int:
     """`hf-emotion train`."""
-    from ..sizes import PAPERS, build
+    from ..sizes import build
 
+    changes, arguments = settings_of(args.set)
     recipes = []
     for name in args.recipe:
-        recipes += recipes_of(name, args.size) if name in PAPERS else [read_recipe(name, args.size)]
+        several = recipe_names(name)
+        recipes += recipes_of(name, args.size, **changes) if several else [read_recipe(name, args.size, **changes)]
     if args.tasks:
         # Only what is tuned last is asked otherwise; what is aligned before keeps its own questions.
         recipes[-1] = replace(recipes[-1], tasks=args.tasks)
     models = {recipe.model for recipe in recipes}
     if len(models) > 1:
         raise RecipeError(f"the recipes are for {' and '.join(sorted(models))}; those of one model are accepted")
-    if args.output.exists() and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise TrainingError(f"--output {args.output} exists and is not empty; a new or empty folder is accepted")
+    main_process = os.environ.get("RANK", "0") == "0"
+    taken = main_process and not args.resume and args.output.exists()
+    if taken and (not args.output.is_dir() or any(args.output.iterdir())):
+        raise TrainingError(
+            f"--output {args.output} exists and is not empty; a new or empty folder is accepted, or --resume"
+        )
     rows = rows_of(args.data, args.split, args.media_root)
+    eval_rows = rows_of(args.data, args.eval_split, args.media_root) if args.eval_split else None
     start = args.start
     if start is None:
         if args.size != "tiny":
@@ -283,24 +507,40 @@ def run_train(args) -> int:
                 "at paper size give --start: a folder that from_pretrained_parts and save_pretrained made"
             )
         start = args.output / "start"
-        model, processor = build(models.pop(), "tiny", seed=args.seed)
-        model.save_pretrained(start)
-        processor.save_pretrained(start)
+        if not (start / "processor_config.json").is_file():
+            # Each process makes the same one, and only whole folders are seen.
+            model, processor = build(models.pop(), "tiny", seed=args.seed, **recipes[0].fields)
+            unfinished = start.with_name(f".start.{os.getpid()}")
+            model.save_pretrained(unfinished)
+            processor.save_pretrained(unfinished)
+            try:
+                os.replace(unfinished, start)
+            except OSError:
+                shutil.rmtree(unfinished)
     reports = run_phases(
         start,
         rows,
         recipes,
         args.output,
+        resume=args.resume,
         options=args.options,
         seed=args.seed,
         per_device_batch_size=args.per_device_batch_size,
         remember=args.size == "tiny",
+        features=args.features,
+        eval_rows=eval_rows,
+        early_stopping=args.early_stopping,
+        skip_bad_rows=args.skip_bad_rows,
+        base_id=args.base_id,
+        **arguments,
     )
-    for report in reports:
+    for report in reports if main_process else []:
         loss = report["loss"]
+        for reason in report["skipped"]:
+            print(f"skipped {reason}", file=sys.stderr)
         print(
-            f"{report['recipe']['name']}: {report['questions']} questions, {len(loss)} steps, loss {loss[0]:.3f} -> "
-            f"{loss[-1]:.3f}, {report['seconds']:.0f} s, {report['folder']}"
+            f"{report['recipe']['name']}: {report['questions']} questions, {len(report['skipped'])} rows skipped, "
+            f"{len(loss)} steps, loss {loss[0]:.3f} -> {loss[-1]:.3f}, {report['seconds']:.0f} s, {report['folder']}"
         )
     return 0
 
