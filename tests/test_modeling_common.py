@@ -509,6 +509,24 @@ def test_generate_encodes_each_clip_once(case, search):
     assert rows == case.towers
 
 
+def test_a_placeholder_within_the_vocabulary_is_never_written(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    for i, name in enumerate(model.model.media_names):
+        # The ids move into the vocabulary, which the prompt must follow, and their rows win every step.
+        outside, inside = getattr(model.config, f"{name}_token_id"), 7 + i
+        batch["input_ids"][batch["input_ids"] == inside] = 200
+        batch["input_ids"][batch["input_ids"] == outside] = inside
+        setattr(model.config, f"{name}_token_id", inside)
+    wins = torch.zeros_like(model.lm_head(torch.zeros(1, model.config.text_config.hidden_size)))
+    wins[..., 7 : 7 + len(model.model.media_names)] = 1e4
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + wins)
+    prompt = batch["input_ids"].shape[1]
+    for search in ({}, {"num_beams": 2}):
+        written = model.generate(**batch, max_new_tokens=4, do_sample=False, **search)[:, prompt:]
+        assert not torch.isin(written, torch.arange(7, 7 + len(model.model.media_names))).any()
+
+
 def test_generate_returns_the_prompt_with_its_placeholders(case):
     model = case.model()
     batch = case.batch(model.config)

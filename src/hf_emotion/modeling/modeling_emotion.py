@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import AutoModel
 from transformers import initialization as init
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
@@ -432,8 +432,18 @@ class MediaGenerationMixin(GenerationMixin):
         return self.base_model.encode_media(**{name: inputs.get(name) for name in self.media_inputs})
 
     def generate(self, inputs=None, *, input_ids=None, media=None, **kwargs):
-        """As transformers' `generate`; `media` takes what `encode_media` returned in place of pixels and sound."""
+        """As transformers' `generate`; `media` takes what `encode_media` returned in place of pixels and sound.
+
+        A placeholder is never written: one whose id lies within the vocabulary stands for media in the next step.
+        """
         input_ids = inputs if input_ids is None else input_ids
+        rows = self.config.get_text_config().vocab_size
+        placeholders = [getattr(self.config, f"{name}_token_id") for name in self.base_model.media_names]
+        placeholders = [token_id for token_id in placeholders if token_id < rows]
+        if placeholders:
+            suppressor = SuppressTokensLogitsProcessor(placeholders, device=self.device)
+            own = kwargs.get("logits_processor") or []
+            kwargs["logits_processor"] = LogitsProcessorList([*own, suppressor])
         given = {name: kwargs[name] for name in self.media_inputs if kwargs.get(name) is not None}
         use_cache = kwargs.get("use_cache", getattr(kwargs.get("generation_config"), "use_cache", None))
         # Without a cache the prompt is read again at each step, and transformers takes embeddings for the first only.

@@ -1,0 +1,337 @@
+"""The handler for Inference Endpoints: what widgets send is answered in the task's schema, and what costs too much or
+reaches too far is refused with a status, over HTTP, too."""
+
+import http.client
+import importlib.util
+import io
+import json
+import socket
+import threading
+from base64 import b64encode
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from loopback_clips import serve_clips
+from PIL import Image
+from test_cli import write_clip
+
+from hf_emotion.data.build import card_template
+from hf_emotion.sizes import build
+
+OPTIONS = {"max_new_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def module():
+    # As the container of Inference Endpoints loads it.
+    spec = importlib.util.spec_from_file_location("handler", card_template("handler.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def handler(module, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("endpoint")
+    model, processor = build("microemo")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return module.EndpointHandler(str(folder), allowed_networks=["127.0.0.1/32"])
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clips") / "clip.mp4").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def clips(clip):
+    server = serve_clips(clip)
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def endpoint(module, handler):
+    server = module.serve(handler, port=0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+def text_of(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+def still_film(count: int, size=(64, 64), rate=30) -> bytes:
+    """A small file of many frames: one picture, and then packets that say "the same again", without encoding them."""
+    packets = []
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height = size
+    encoder.pix_fmt, encoder.time_base, encoder.framerate = "yuv420p", Fraction(1, rate), Fraction(rate)
+    encoder.options = {"tune": "zerolatency", "preset": "ultrafast", "x264-params": "keyint=infinite"}
+    picture = av.VideoFrame.from_ndarray(np.zeros((size[1], size[0], 3), dtype=np.uint8))
+    for i in range(2):
+        picture.pts, picture.time_base = i, Fraction(1, rate)
+        packets += encoder.encode(picture)
+    first, again = (bytes(packet) for packet in packets[:2])
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        stream = container.add_stream_from_template(av_template(encoder, first))
+        for i in range(count):
+            packet = av.Packet(first if i == 0 else again)
+            packet.stream, packet.time_base = stream, Fraction(1, rate)
+            packet.pts = packet.dts = i
+            packet.is_keyframe = i == 0
+            container.mux(packet)
+    return file.getvalue()
+
+
+def av_template(encoder, first: bytes):
+    """A stream like that of `encoder`, read back from a file of its first picture."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="h264") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = encoder.width, encoder.height, "yuv420p"
+        packet = av.Packet(first)
+        packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1, 30)
+        container.mux(packet)
+    file.seek(0)
+    return av.open(file, format="h264").streams.video[0]
+
+
+# What widgets send
+
+
+def test_a_real_clip_from_a_widget_is_answered_in_the_tasks_schema(handler, shared_data):
+    data = (shared_data / "face_clips" / "single_face.mp4").read_bytes()
+    [answer] = handler({"inputs": text_of(data), "parameters": OPTIONS})
+    assert isinstance(answer["generated_text"], str)
+    assert answer["generated_text"]
+    assert set(answer) == {"generated_text", "labels", "utterances", "modalities", "duration", "notes"}
+    assert {"video", "audio"} <= set(answer["modalities"])
+    assert answer["duration"] == pytest.approx(2.4, abs=0.1)
+    # As a video classification widget sends it: the body is the file.
+    labels = handler({"inputs": data, "parameters": {"candidate_labels": ["happy", "sad", "angry"], "top_k": 2}})
+    assert len(labels) == 2
+    assert {"label", "score"} == set(labels[0])
+    assert labels[0]["score"] >= labels[1]["score"]
+
+
+def test_every_form_of_a_clip_gives_the_same_answer(handler, clip, clips):
+    forms = [
+        text_of(clip),
+        f"data:video/mp4;base64,{text_of(clip)}",
+        f"{clips.url}/clip.mp4",
+        {"video": text_of(clip)},
+        {"video": f"{clips.url}/to?/clip.mp4", "text": handler.pipe.processor.default_question},
+    ]
+    answers = [handler({"inputs": form, "parameters": OPTIONS}) for form in forms]
+    assert answers == [answers[0]] * len(forms)
+    rows = [{"start": 0.2, "end": 0.9, "text": "well"}]
+    for request in (
+        {"inputs": {"video": text_of(clip), "utterances": rows}, "parameters": OPTIONS},
+        {"inputs": text_of(clip), "parameters": {**OPTIONS, "utterances": rows}},
+    ):
+        [answer] = handler(request)
+        assert answer["utterances"][0]["description"]
+        assert answer["utterances"][0]["text"] == "well"
+
+
+def test_a_body_of_bytes_is_answered_with_labels_alone(handler, clip):
+    labels = handler({"inputs": clip})
+    assert isinstance(labels, list)
+    assert all({"label", "score"} == set(label) for label in labels)
+    # The container decodes pictures itself.
+    picture = Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8))
+    [answer] = handler({"inputs": picture, "parameters": OPTIONS})
+    assert answer["modalities"] == ["video"]
+
+
+# What is refused
+
+
+def refused(module, handler, request) -> tuple[int, str]:
+    with pytest.raises(module.RequestError) as error:
+        handler(request)
+    assert str(error.value).startswith(f"{error.value.status}: ")
+    assert "Traceback" not in str(error.value)
+    return error.value.status, str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "sentence"),
+    [
+        ({}, 400, "inputs"),
+        ({"inputs": 3}, 400, "base64, a URL or bytes"),
+        ({"inputs": {}}, 400, "video"),
+        ({"inputs": "not base64!"}, 400, "neither a URL nor base64"),
+        ({"inputs": text_of(b"just a text, and no clip at all")}, 415, "no video or sound"),
+        ({"inputs": text_of(b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n")}, 415, "no video or sound"),
+        ({"inputs": text_of(b"ffconcat version 1.0\nfile /etc/passwd\n")}, 415, "no video or sound"),
+        ({"inputs": b""}, 415, "no video or sound"),
+        ({"inputs": "x", "parameters": []}, 400, "parameters"),
+        ({"inputs": "x", "parameters": {"max_new_tokens": 10**6}}, 422, "max_new_tokens"),
+        ({"inputs": "x", "parameters": {"max_new_tokens": True}}, 422, "int is accepted"),
+        ({"inputs": "x", "parameters": {"num_beams": "4"}}, 422, "num_beams"),
+        ({"inputs": "x", "parameters": {"trust_remote_code": True}}, 422, "not known"),
+        ({"inputs": "x", "parameters": {"utterances": "/etc/passwd"}}, 422, "list is accepted"),
+        ({"inputs": "x", "parameters": {"utterances": [[0, 1]] * 101}}, 422, "0 to 100"),
+        ({"inputs": "x", "parameters": {"temperature": 0}}, 422, "temperature"),
+    ],
+)
+def test_a_request_of_another_form_is_refused_with_a_status_and_the_reason(module, handler, request_, status, sentence):
+    found, message = refused(module, handler, request_)
+    assert found == status
+    assert sentence in message
+
+
+def test_utterances_that_are_paths_or_no_times_are_refused(module, handler, clip):
+    assert refused(module, handler, {"inputs": clip, "parameters": {"utterances": ["/etc/passwd"]}})[0] == 422
+    status, message = refused(module, handler, {"inputs": clip, "parameters": {"utterances": [{"start": "x"}]}})
+    assert status == 422
+    assert "start" in message
+
+
+def test_more_bytes_than_allowed_are_refused_in_every_form(module, handler, clip, clips):
+    small = module.EndpointHandler.__new__(module.EndpointHandler)
+    small.__dict__.update(handler.__dict__, max_body=len(clip) - 1)
+    for inputs in (
+        clip,
+        text_of(clip * 3),
+        {"video": clip},
+        f"data:video/mp4;base64,{text_of(clip * 3)}",
+        f"{clips.url}/clip.mp4",
+        f"{clips.url}/nolength",
+        f"{clips.url}/endless",
+        f"{clips.url}/long",
+    ):
+        assert refused(module, small, {"inputs": inputs})[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("bomb", "sentence"),
+    [
+        (lambda: still_film(18_100, rate=100), "18,000 frames"),
+        (lambda: still_film(3_700, size=(4096, 2304)), "pixels in all"),
+        (lambda: still_film(2, size=(4352, 2304)), "4352 x 2304 pixels"),
+        (lambda: still_film(10_000, rate=30), "300 s"),
+    ],
+    ids=["frames", "pixels of all frames", "pixels of a frame", "seconds"],
+)
+def test_a_small_file_that_would_be_large_decoded_is_refused(module, handler, bomb, sentence, monkeypatch):
+    data = bomb()
+    assert len(data) < 2**20
+    decoded = []
+    monkeypatch.setattr(handler.pipe.processor, "load_clips", lambda *args, **options: decoded.append(args))
+    status, message = refused(module, handler, {"inputs": data})
+    assert status == 413
+    assert sentence in message
+    assert decoded == []
+
+
+def test_a_long_film_of_still_pictures_within_the_bounds_is_answered(handler):
+    [answer] = handler({"inputs": text_of(still_film(900, size=(128, 96))), "parameters": OPTIONS})
+    assert answer["duration"] == pytest.approx(30, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("file:///etc/passwd", 400),
+        ("ftp://example.org/clip.mp4", 400),
+        ("http://127.0.0.1:1/clip.mp4", 502),
+        ("http://127.0.0.2/clip.mp4", 403),
+        ("http://localhost.localdomain.invalid/clip.mp4", 502),
+        ("http://10.0.0.1/clip.mp4", 403),
+        ("http://192.168.1.1/clip.mp4", 403),
+        ("http://169.254.169.254/latest/meta-data/", 403),
+        ("http://100.64.0.1/", 403),
+        ("http://0.0.0.0/", 403),
+        ("http://[::1]/clip.mp4", 403),
+        ("http://[::ffff:10.0.0.1]/clip.mp4", 403),
+        ("http://[fe80::1]/clip.mp4", 403),
+        ("http://167772161/clip.mp4", 403),
+        ("http://0x0a000001/clip.mp4", 403),
+        ("http://224.0.0.1/", 403),
+    ],
+)
+def test_urls_that_reach_too_far_or_nowhere_are_refused(module, handler, url, status):
+    for inputs in (url, {"video": url}, {"audio": url}):
+        assert refused(module, handler, {"inputs": inputs})[0] == status
+
+
+def test_a_redirect_to_a_private_address_is_not_followed(module, handler, clips):
+    for target in (f"http://127.0.0.2:{clips.server_port}/clip.mp4", "http://10.0.0.1/", "file:///etc/passwd"):
+        before = len(clips.seen)
+        status, _ = refused(module, handler, {"inputs": f"{clips.url}/to?{target}"})
+        assert status == (400 if target.startswith("file") else 403)
+        assert len(clips.seen) == before + 1
+
+
+def test_by_default_no_private_network_is_allowed(module, handler, monkeypatch):
+    strict = module.EndpointHandler.__new__(module.EndpointHandler)
+    strict.__dict__.update(handler.__dict__, networks=[])
+    assert refused(module, strict, {"inputs": "http://127.0.0.1/clip.mp4"})[0] == 403
+    assert refused(module, strict, {"inputs": "http://localhost/clip.mp4"})[0] == 403
+
+
+def test_a_folder_with_pickles_is_no_endpoint(module, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    model, processor = build("microemo")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"can run code of whoever wrote it.*convert_pickle_to_safetensors"):
+        module.EndpointHandler(str(tmp_path))
+
+
+# Over HTTP
+
+
+def ask(port: int, body: bytes, kind: str, **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/", body=body, headers={"Content-Type": kind, **headers})
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    return response.status, answer
+
+
+def test_json_and_bare_bytes_are_answered_over_http(endpoint, clip):
+    body = json.dumps({"inputs": text_of(clip), "parameters": OPTIONS}).encode()
+    status, [answer] = ask(endpoint, body, "application/json; charset=utf-8")
+    assert status == 200
+    assert answer["generated_text"]
+    for kind in ("video/mp4", "application/octet-stream", "audio/mpeg"):
+        status, labels = ask(endpoint, clip, kind)
+        assert status == 200
+        assert isinstance(labels, list)
+
+
+def test_a_body_of_a_gigabyte_is_refused_before_it_is_read(endpoint):
+    with socket.create_connection(("127.0.0.1", endpoint), timeout=20) as connection:
+        head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nContent-Length: {2**30}\r\n\r\n"
+        connection.sendall(head.encode())  # and not one byte of the body
+        answer = b""
+        while block := connection.recv(65536):
+            answer += block
+    assert answer.startswith(b"HTTP/1.0 413 ")
+    assert b"1,073,741,824 bytes" in answer
+
+
+def test_errors_have_their_status_over_http(endpoint, clip):
+    assert ask(endpoint, b"{", "application/json")[0] == 400
+    assert ask(endpoint, json.dumps({"inputs": "file:///etc/passwd"}).encode(), "application/json")[0] == 400
+    assert ask(endpoint, json.dumps({"inputs": "http://10.0.0.1/x"}).encode(), "application/json")[0] == 403
+    assert ask(endpoint, b"no clip", "video/mp4")[0] == 415
+    with socket.create_connection(("127.0.0.1", endpoint), timeout=20) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.0 411 ")
+    # After all that it still answers.
+    assert ask(endpoint, clip, "video/mp4")[0] == 200
