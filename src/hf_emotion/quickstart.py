@@ -32,7 +32,6 @@ from transformers import Trainer, TrainingArguments
 from .data.demo import VOICES, make_demo, movement_sizes, render_clips
 from .evaluation.words import emotion_words
 from .inference import describe
-from .modeling.modeling_emotion import encode_sound
 from .processing.faces import draw_regions
 from .sizes import build
 from .training.collator import EmotionCollator, encode
@@ -249,19 +248,9 @@ def with_features(model, samples) -> list[dict]:
     """The samples with the frozen towers' outputs in place of pixels and sound."""
     cached = []
     for sample in tqdm(samples, desc="towers", unit="clip", delay=2):
-        sample = {name: x for name, x in sample.items() if name not in ("movements", "voice")}
-        if "pixel_values_videos" in sample:
-            states = model.model.vision_tower(sample.pop("pixel_values_videos")[0]).last_hidden_state
-            sample["video_features"] = states[None]
-        if "input_features" in sample:
-            _, states, mask = encode_sound(
-                model.model.audio_tower,
-                model.config.audio_feature,
-                input_features=sample.pop("input_features"),
-                audio_attention_mask=sample["audio_attention_mask"],
-            )
-            sample |= {"audio_features": states, "audio_attention_mask": mask}
-        cached.append(sample)
+        text = {name: sample[name] for name in ("input_ids", "attention_mask", "labels")}
+        media = {name: x for name, x in sample.items() if name in model.media_inputs}
+        cached.append(text | model.model.tower_features(**media))
     return cached
 
 
