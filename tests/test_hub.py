@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -485,6 +487,17 @@ def test_a_file_that_holds_no_scores_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(hub.HubError, match=r"scores\.json"):
         hub.read_results(path)
+
+
+def test_every_template_goes_into_the_wheel():
+    top = Path(__file__).parents[1]
+    rules = tomllib.loads((top / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
+    templates = [file for file in (top / "hub_cards").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    assert len(templates) > 8
+    for file in templates:
+        # Python files are the package's own; the rest goes by pattern.
+        assert file.suffix == ".py" or any(file.match(rule) for rule in rules), file
+        assert (top / "src" / "hf_emotion" / "hub_cards" / file.relative_to(top / "hub_cards")).samefile(file)
 
 
 def test_space_folders_are_written_whole_or_not_at_all(tmp_path, capsys):
