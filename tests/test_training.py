@@ -2,24 +2,36 @@
 
 import argparse
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from hf_emotion.cli import main
 from hf_emotion.data.demo import make_demo
 from hf_emotion.inference import load
 from hf_emotion.sizes import build
+from hf_emotion.training.cache import FeatureCache
 from hf_emotion.training.recipe import RECIPES, RecipeError, limited_to, read_recipe, recipe_names, recipes_of
 from hf_emotion.training.train import (
     REPORT,
     Samples,
     TrainingError,
     add_train_parser,
+    last_checkpoint,
     question_rows,
+    run_phase,
     run_phases,
     select,
+    settings_of,
 )
+from hf_emotion.training.validation import BadRowsError, usable
 
 PHASES = {
     1: {"audio_projector"},
@@ -126,11 +138,23 @@ def test_questions_follow_the_recipe_and_answers_the_annotation(demo):
     rows = demo[1]
     caption, recognition, _ = recipes_of("omni_emotion", "tiny")
     for asked, row in zip(question_rows(rows, caption, None, 0), rows, strict=True):
-        assert asked["question"] in caption.questions
+        assert asked["question"] in caption.questions["caption"]
         assert asked["answer"] == row["description"]
     for asked, row in zip(question_rows(rows, recognition, ("angry", "sad", "happy"), 0), rows, strict=True):
         assert asked["answer"] == row["label"]
         assert all(option in asked["question"] for option in ("angry", "sad", "happy"))
+
+
+def test_sound_is_captioned_and_written_down_where_the_row_says_what_there_is(demo):
+    first = read_recipe("omni_emotion_1_audio")
+    speech = {**demo[1][0], "id": "speech", "description": None, "subtitle": "Well then."}
+    noise = {**demo[1][0], "id": "noise", "description": "Rain on a roof.", "subtitle": None}
+    asked = {item["id"]: item for item in question_rows([speech, noise], first, None, 0)}
+    assert {name: item["answer"] for name, item in asked.items()} == {
+        "speech#transcript-0": "Well then.",
+        "noise#caption-0": "Rain on a roof.",
+    }
+    assert asked["speech#transcript-0"]["question"] in first.questions["transcript"]
 
 
 def test_a_phase_takes_only_its_modalities(demo):
@@ -163,7 +187,8 @@ def test_a_recipe_that_is_none_is_refused(tmp_path, text, message):
         ({"epochs": 0}, "epochs is 0"),
         ({"trains": "audio_projector"}, "a list of texts"),
         ({"tasks": ["juggling"]}, "tasks are"),
-        ({"questions": []}, "needs questions"),
+        ({"questions": {"caption": ["What is heard?"]}}, "'transcript' needs questions"),
+        ({"questions": ["What is heard?"]}, "lists of texts by task"),
         ({"trains": []}, "no part"),
     ],
 )
@@ -183,7 +208,7 @@ def test_unknown_recipes_and_parts_are_refused():
 
 
 def test_rows_that_answer_nothing_are_refused(demo):
-    silent = [{**row, "description": None} for row in demo[1]]
+    silent = [{**row, "description": None, "subtitle": None} for row in demo[1]]
     with pytest.raises(TrainingError, match="none of the 6 rows"):
         question_rows(silent, recipes_of("omni_emotion")[0], None, 0)
 
@@ -203,3 +228,244 @@ def test_the_command_runs_the_phases_one_after_the_other(demo, tmp_path, capsys)
     assert all((tmp_path / "out" / f"phase_{n}" / REPORT).is_file() for n in (1, 2, 3))
     with pytest.raises(TrainingError, match="exists and is not empty"):
         args.func(args)
+
+
+ONE_PHASE = ("microemo_1_instruction", "acoustemo_1_instruction", "emotion_llama_1_emotion", "esva_1_emotion")
+# Published ablations and zero-initialised gates aside: what no loss depends on. Of the Q-Former that reads timestamps,
+# the last layer's feed-forward of the text; of a softmax over one scale or a bias of all keys alike, nothing.
+WITHOUT_EFFECT = {"microemo": r"image_qformer\..*\.encoder\.layer\.1\.(intermediate|output)\.dense|\.key\.bias$"}
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    """Clips large enough for a face to be found."""
+    folder = tmp_path_factory.mktemp("faces")
+    return make_demo(
+        folder,
+        4,
+        cues=("face",),
+        emotions=("angry", "sad"),
+        controls=0.0,
+        size=128,
+        fps=4,
+        num_workers=0,
+        progress=False,
+    )
+
+
+@pytest.mark.parametrize("name", ONE_PHASE)
+def test_a_recipe_with_lora_moves_its_parts_tensor_by_tensor_and_nothing_else(name, faces, tmp_path, caplog):
+    recipe = read_recipe(
+        name, "tiny", epochs=4, batch_size=4, num_frames=2, learning_rate=1e-2, warmup=0, weight_decay=0
+    )
+    fields = {"local_gate_init": 1.0} if recipe.model == "microemo" else recipe.fields
+    model, processor = build(recipe.model, **fields)
+    recipe = limited_to(recipe, [part for part, _ in model.model.named_children()])
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    report = run_phase(model, processor, faces, recipe, tmp_path, use_cpu=True, save_strategy="no")
+    after = {key.replace(".base_layer", ""): tensor for key, tensor in model.state_dict().items()}
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    still = []
+    for key, tensor in before.items():
+        part = "lm_head" if key.startswith("lm_head") else key.split(".")[1]
+        if part in recipe.trains:
+            own = key.replace(f"model.{part}", f"model.{part}.modules_to_save.default")
+            assert torch.equal(after[key.replace(f"model.{part}", f"model.{part}.original_module")], tensor), key
+            assert torch.equal(saved[f"base_model.model.{key}"], after[own]), key
+            if own in dict(model.named_parameters()) and torch.equal(after[own], tensor):
+                still.append(key)
+        else:
+            assert torch.equal(after[key], tensor), key
+    allowed = WITHOUT_EFFECT.get(recipe.model, r"$^")
+    assert [key for key in still if not re.search(allowed, key)] == []
+    trained = {key for key in report["trained"] if "lora_" in key}
+    assert all(".language_model.layers." in key for key in trained)
+    layers = {key.split(".lora_")[0].rsplit(".", 1)[1] for key in trained}
+    assert layers == set(recipe.lora["targets"])
+    assert all(after[key.removeprefix("base_model.model.")].abs().sum() > 0 for key in trained)
+    assert sum(report["loss"][-2:]) < sum(report["loss"][:2])
+    assert "new PAD/BOS/EOS" not in caplog.text
+    logged = report["log"][0]
+    assert logged["train_tokens_per_second"] > 0
+    terms = {key for key in logged if key.startswith("loss_")}
+    assert terms >= ({"loss_emotion", "loss_contrast", "loss_align"} if name.startswith("esva") else set())
+
+
+def command(folder, *more):
+    """`hf-emotion train` of MicroEmo with a checkpoint after each of eight steps, two epochs."""
+    settings = {"use_cpu": True, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 8, "batch_size": 1}
+    settings |= {"epochs": 2, "num_frames": 2, "warmup": 0}
+    pairs = [text for key, value in settings.items() for text in ("--set", f"{key}={json.dumps(value)}")]
+    return ["train", "microemo", "--size", "tiny", "--output", str(folder), *pairs, *more]
+
+
+def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_weights_of_an_uninterrupted_one(faces, tmp_path):
+    data = os.path.dirname(os.path.dirname(faces[0]["video"]))
+    kept = {row["id"] for row in faces}
+    assert len(kept) == 4
+    arguments = [*command(tmp_path / "killed", "--data", data)]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "hf_emotion.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    phase = tmp_path / "killed" / "phase_1"
+    deadline = time.monotonic() + 300
+    while not (phase / "checkpoint-2" / "trainer_state.json").is_file():
+        assert child.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    state = json.loads((open(f"{last_checkpoint(phase)}/trainer_state.json")).read())
+    assert not (phase / REPORT).exists()
+    assert state["epoch"] % 1 != 0
+    assert main(arguments) == 2  # not without being told to continue
+    assert main([*arguments, "--resume"]) == 0
+    assert main(command(tmp_path / "whole", "--data", data)) == 0
+    whole, resumed = (
+        load_file(tmp_path / name / "phase_1" / "adapter_model.safetensors") for name in ("whole", "killed")
+    )
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    losses = [json.loads((tmp_path / name / "phase_1" / REPORT).read_text())["loss"] for name in ("whole", "killed")]
+    assert losses[0] == losses[1]
+    # A run that is complete is left as it is.
+    written = (phase / REPORT).stat().st_mtime_ns
+    assert main([*arguments, "--resume"]) == 0
+    assert (phase / REPORT).stat().st_mtime_ns == written
+
+
+def test_training_from_cached_features_has_the_losses_of_training_from_clips(demo, tmp_path):
+    recipe = read_recipe("acoustemo_1_instruction", "tiny", epochs=2, batch_size=3, num_frames=2)
+    chosen = {"num_frames": 2, "modalities": ["video", "audio"]}
+    losses = {}
+    for kind in ("clips", "features"):
+        model, processor = build("acoustemo")
+        features = None
+        if kind == "features":
+            FeatureCache.build(tmp_path / "features", model, processor, demo[1], **chosen)
+            features = tmp_path / "features"
+        report = run_phase(
+            model, processor, demo[1], recipe, tmp_path / kind, features=features, use_cpu=True, save_strategy="no"
+        )
+        losses[kind] = report["loss"]
+    assert len(losses["clips"]) == 4
+    assert max(abs(a - b) for a, b in zip(*losses.values(), strict=True)) < 1e-5
+
+
+def test_activation_checkpointing_changes_no_loss_and_bf16_trains(demo, tmp_path):
+    recipe = read_recipe("microemo_1_instruction", "tiny", epochs=1, batch_size=3, num_frames=2)
+    recipe.lora["dropout"] = 0.0
+    losses = {}
+    for kind, more in {"plain": {}, "checkpointed": {"activation_checkpointing": True}, "bf16": {"bf16": True}}.items():
+        model, processor = build("microemo")
+        limited = limited_to(recipe, [part for part, _ in model.model.named_children()])
+        report = run_phase(
+            model, processor, demo[1], limited, tmp_path / kind, use_cpu=True, save_strategy="no", **more
+        )
+        losses[kind] = torch.tensor(report["loss"])
+    torch.testing.assert_close(losses["checkpointed"], losses["plain"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(losses["bf16"], losses["plain"], rtol=0, atol=0.1)
+    assert not torch.equal(losses["bf16"], losses["plain"])
+
+
+def test_answers_are_generated_in_the_loop_and_their_score_ends_training(demo, tmp_path):
+    recipe = read_recipe(
+        "acoustemo_1_instruction", "tiny", epochs=5, batch_size=3, num_frames=2, tasks=["open_vocabulary"]
+    )
+    model, processor = build("acoustemo")
+    report = run_phase(
+        model,
+        processor,
+        demo[1][:3],
+        recipe,
+        tmp_path,
+        eval_rows=demo[1][3:],
+        early_stopping=1,
+        use_cpu=True,
+        learning_rate=1e-6,
+    )
+    evaluations = [entry for entry in report["log"] if "eval_f" in entry]
+    # Nothing is learned at such a rate: the second evaluation is no better than the first, and no third is made.
+    assert len(evaluations) == 2
+    assert evaluations[0].keys() >= {"eval_loss", "eval_f", "eval_precision", "eval_recall"}
+    with pytest.raises(TrainingError, match="needs rows to evaluate on"):
+        run_phase(model, processor, demo[1], recipe, tmp_path, early_stopping=1, use_cpu=True)
+
+
+def test_generated_answers_are_scored_by_their_words():
+    from hf_emotion.training.trainer import word_scores
+
+    rows = [{"id": "a", "labels": ["angry"]}, {"id": "b", "label": "sad"}]
+    assert word_scores(rows, ["angry", "sad"])["f"] == 1.0
+    assert word_scores(rows, ["sad", "angry"])["f"] == 0.0
+    with pytest.raises(ValueError, match="row c has neither labels nor a label"):
+        word_scores([*rows, {"id": "c"}], ["angry", "sad", "happy"])
+
+
+@pytest.fixture
+def broken(demo, tmp_path):
+    """A good row and one of each kind of bad ones, with what is said of each."""
+    good = demo[1][0]
+    (tmp_path / "torn.mp4").write_bytes(b"no film")
+    late = [{"start": 60.0, "end": 61.0, "text": "late", "speaker": None}]
+    backwards = [{"start": 2.0, "end": 1.0, "text": "no", "speaker": None}]
+    bad = {
+        "gone": ({"video": str(tmp_path / "gone.mp4")}, "gone.mp4"),
+        "torn": ({"video": str(tmp_path / "torn.mp4")}, "not a video or sound file"),
+        "none": ({"video": None}, "neither video nor audio"),
+        "late": ({"utterances": late}, "an utterance begins at 60.0 s"),
+        "backwards": ({"utterances": backwards}, "from 2.0 s to 1.0 s"),
+        "blank": ({"answer": " "}, "the answer is empty"),
+        "silent": ({"description": None}, "no answer to any question"),
+        "white": ({"description": "  "}, "no answer to any question"),
+    }
+    return [good, *({**good, "id": name, **fields} for name, (fields, _) in bad.items())], bad
+
+
+def test_every_bad_row_is_named_before_anything_is_trained(broken, tmp_path):
+    rows, bad = broken
+    model, processor = build("acoustemo")
+    recipe = read_recipe("acoustemo_1_instruction", "tiny", num_frames=2)
+    with pytest.raises(BadRowsError) as error:
+        run_phase(model, processor, rows, recipe, tmp_path / "out", use_cpu=True)
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith(f"{len(bad)} of {len(rows)} rows cannot be used; repair them, or leave them out")
+    assert len(lines) == 1 + len(bad)
+    for line, (name, (_, reason)) in zip(lines[1:], bad.items(), strict=True):
+        assert line.startswith(f"  {name}: ")
+        assert reason in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_rows_are_skipped_and_counted_if_so_asked(broken, tmp_path):
+    rows, bad = broken
+    model, processor = build("acoustemo")
+    recipe = read_recipe("acoustemo_1_instruction", "tiny", num_frames=2, epochs=1)
+    report = run_phase(model, processor, rows, recipe, tmp_path, skip_bad_rows=True, use_cpu=True, save_strategy="no")
+    assert report["questions"] == 1
+    assert [reason.split(":")[0] for reason in report["skipped"]] == list(bad)
+    with pytest.raises(BadRowsError, match="8 of 8 rows cannot be used"):
+        usable(rows[1:], processor, skip=True, asked=lambda row: (row["description"] or "").strip())
+
+
+def test_settings_of_the_command_line_go_to_the_recipe_or_to_the_trainer():
+    changes, arguments = settings_of(["epochs=2", "bf16=true", "lr_scheduler=linear", "save_steps=5"])
+    assert changes == {"epochs": 2, "lr_scheduler": "linear"}
+    assert arguments == {"bf16": True, "save_steps": 5}
+    for pair in ("colour=blue", "epochs"):
+        with pytest.raises(TrainingError, match=f"--set {pair}: KEY=VALUE is accepted"):
+            settings_of([pair])
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [({"r": 4}, "lora holds r; alpha, dropout, r, targets are needed"), (None, "names no part of the model")],
+)
+def test_an_adapter_needs_its_settings_and_a_recipe_without_one_needs_parts(lora, message):
+    with pytest.raises(RecipeError, match=message):
+        read_recipe("microemo_1_instruction", trains=[], lora=lora)
+    with pytest.raises(RecipeError, match="lora adapts a frozen one"):
+        read_recipe("microemo_1_instruction", trains=["language_model"])

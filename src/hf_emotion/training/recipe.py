@@ -5,7 +5,7 @@ phases has one recipe for each, named `<model>_<phase>_<what>.yaml`. The section
 that differ where a tiny model is trained on a CPU; no paper says anything about those.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +15,8 @@ import yaml
 from ..data.questions import TASKS
 
 RECIPES = files("hf_emotion.training") / "recipes"
-# What a recipe may ask beside the questions of `data.questions`: its own questions, answered by the description.
-CAPTION = "caption"
+# What a recipe may ask beside the questions of `data.questions`, in its own words -> the row's field that answers.
+OWN_TASKS = {"caption": "description", "transcript": "subtitle"}
 LORA = {"r", "alpha", "dropout", "targets"}
 
 
@@ -34,15 +34,15 @@ class Recipe:
         phase: 1 for the first.
         trains: parts of the model that move, children of its base model; `language_model` takes the head along, and
             every other part is frozen.
-        tasks: what is asked: of `data.questions.TASKS`, or `"caption"`: one of `questions`, answered by the row's
-            description.
+        tasks: what is asked: of `data.questions.TASKS`; or, in the recipe's own words, `"caption"`, answered by the
+            row's description, and `"transcript"`, answered by its subtitle.
         modalities: what is taken from the clips, of the model's.
         epochs, batch_size, learning_rate: of the whole run; the batch is that of all devices together.
         lr_scheduler, warmup: name of the schedule, and share of the steps that warm it up, or their number.
         weight_decay, max_grad_norm, betas: of AdamW.
         num_frames: of each clip.
         per_task: questions of each task about each clip.
-        questions: of the task `"caption"`.
+        questions: of the tasks in the recipe's own words, by task.
         marks: what stands before the questions of a task, by task.
         lora: `r`, `alpha`, `dropout` and `targets`, the language model's linear layers by name, for a language model
             that is frozen and adapted; `trains` then goes into the adapter whole.
@@ -66,7 +66,7 @@ class Recipe:
     max_grad_norm: float
     num_frames: int
     per_task: int = 1
-    questions: tuple[str, ...] = ()
+    questions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     marks: dict = field(default_factory=dict)
     lora: dict | None = None
     betas: tuple[float, float] = (0.9, 0.999)
@@ -75,18 +75,27 @@ class Recipe:
     fields: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("trains", "tasks", "modalities", "questions"):
+        for name in ("trains", "tasks", "modalities"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(item, str) for item in value):
                 raise RecipeError(f"recipe {self.name}: {name} is {value!r}; a list of texts is accepted")
             object.__setattr__(self, name, tuple(value))
-        unknown = sorted(set(self.tasks) - {*TASKS, CAPTION})
+        unknown = sorted(set(self.tasks) - {*TASKS, *OWN_TASKS})
         if unknown or not self.tasks:
             raise RecipeError(
-                f"recipe {self.name}: tasks are {self.tasks}; accepted are {', '.join((*TASKS, CAPTION))}"
+                f"recipe {self.name}: tasks are {self.tasks}; accepted are {', '.join((*TASKS, *OWN_TASKS))}"
             )
-        if CAPTION in self.tasks and not self.questions:
-            raise RecipeError(f"recipe {self.name}: the task 'caption' needs questions, and there are none")
+        if not isinstance(self.questions, Mapping) or not all(
+            isinstance(asked, (list, tuple)) and all(isinstance(question, str) for question in asked)
+            for asked in self.questions.values()
+        ):
+            raise RecipeError(
+                f"recipe {self.name}: questions are {self.questions!r}; lists of texts by task are accepted"
+            )
+        object.__setattr__(self, "questions", {task: tuple(asked) for task, asked in self.questions.items()})
+        for task in OWN_TASKS:
+            if task in self.tasks and not self.questions.get(task):
+                raise RecipeError(f"recipe {self.name}: the task {task!r} needs questions, and there are none")
         for name in ("epochs", "batch_size", "learning_rate", "num_frames", "per_task", "phase"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from .recipe import CAPTION, Recipe, RecipeError, limited_to, read_recipe, recipe_names, recipes_of
+from .recipe import OWN_TASKS, Recipe, RecipeError, limited_to, read_recipe, recipe_names, recipes_of
 
 REPORT = "phase.json"
 
@@ -59,15 +59,17 @@ def questions_of(row: Mapping, recipe: Recipe, options: Sequence[str], seed: int
     row = {name: row.get(name) for name in FIELDS}
     asked = []
     for task in recipe.tasks:
-        if task != CAPTION:
+        if task in OWN_TASKS:
+            answer, questions = row[OWN_TASKS[task]], recipe.questions[task]
+            chosen = random.Random(f"{seed}/{task}/{row['id']}").sample(questions, min(recipe.per_task, len(questions)))
+            made = [
+                {**row, "id": f"{row['id']}#{task}-{number}", "question": question, "answer": answer}
+                for number, question in enumerate(chosen if answer else ())
+            ]
+        else:
             made = instruction_rows(row, [task], per_task=recipe.per_task, seed=seed, options=options)
-            mark = f"{recipe.marks[task]} " if task in recipe.marks else ""
-            asked += [{**item, "question": mark + item["question"]} for item in made]
-    if CAPTION in recipe.tasks and row["description"]:
-        draw = random.Random(f"{seed}/{CAPTION}/{row['id']}")
-        for number, question in enumerate(draw.sample(recipe.questions, min(recipe.per_task, len(recipe.questions)))):
-            name = f"{row['id']}#{CAPTION}-{number}"
-            asked.append({**row, "id": name, "question": question, "answer": row["description"]})
+        mark = f"{recipe.marks[task]} " if task in recipe.marks else ""
+        asked += [{**item, "question": mark + item["question"]} for item in made]
     return [question for question in asked if question["answer"].strip()]
 
 
@@ -216,8 +218,8 @@ def run_phase(
         arguments: more of `TrainingArguments`.
 
     Returns:
-        what `phase.json` holds: the recipe, the names of the tensors that trained, `loss` step by step, `seconds`,
-        `skipped` rows with their reasons.
+        what `phase.json` holds: the recipe, the names of the tensors that trained, `loss` step by step, `log` with all
+        that was logged, `seconds`, and `skipped` rows with their reasons.
 
     Raises:
         BadRowsError, StaleFeaturesError, TrainingError: before anything is trained.
@@ -321,7 +323,7 @@ def run_phase(
         "skipped": skipped,
         "trained": trained,
         "loss": [entry["loss"] for entry in history if "loss" in entry],
-        "evaluations": [entry for entry in history if "eval_loss" in entry],
+        "log": history,
         "seconds": round(result.metrics["train_runtime"], 2),
     }
     trainer.save_model(str(output))
