@@ -129,6 +129,9 @@ refuse("card", lambda: hub.push(work / first, "me/bad", readme=work / "bad.md"))
 refuse("name", lambda: hub.push(work / first, "a/b/c"))
 hub.push_space("me/bound", "me/space")
 refuse("space of nothing", lambda: hub.push_space("me/nothing", "me/space2"))
+import runpy
+sys.argv = ["03_publish.py", str(work / first), "me/example", clip, str(work / "scores.json")]
+runpy.run_path(str(Path(hub.__file__).parents[2] / "examples" / "03_publish.py"), run_name="__main__")
 (work / "refused.json").write_text(json.dumps(refused))
 """
 )
@@ -290,6 +293,12 @@ def test_what_the_hub_would_refuse_is_refused_before_anything_is_sent(published)
     assert "a/b/c" in refused["name"]
     assert "a folder, which nobody else has" in refused["adapter of a folder"]
     assert "me/nothing is no model that can be read" in refused["space of nothing"]
+
+
+def test_the_example_publishes_and_writes_a_space(published):
+    work, store = published
+    assert "0.5173" in files_of(store, "me/example")["README.md"].decode()
+    assert {file.name for file in (work / "example_space").iterdir()} == {"app.py", "requirements.txt", "README.md"}
 
 
 def test_a_branch_can_be_published_to(published):
