@@ -13,6 +13,7 @@ import torch
 from transformers import AutoProcessor, HubertConfig, Wav2Vec2FeatureExtractor, WhisperConfig, WhisperFeatureExtractor
 
 from hf_emotion.cli import main
+from hf_emotion.inference import describe
 from hf_emotion.processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from hf_emotion.processing.image_processing_emotion import EmotionImageProcessor
 from hf_emotion.processing.media import load_clip
@@ -242,6 +243,13 @@ def test_twenty_minutes_are_heard_to_their_end_or_refused_in_one_sentence():
     waves = make(feature_extractor=Wav2Vec2FeatureExtractor(return_attention_mask=True))
     with pytest.raises(ValueError, match=r"a sound of 1200\.0 s came .* up to 120 s is accepted"):
         waves(videos=long, return_tensors="pt")
+
+
+def test_a_sound_too_long_for_its_tower_does_not_stop_the_clips_beside_it():
+    model, processor = build("acoustemo", audio_config=HUBERT)
+    found = describe([sound(1), sound(121), sound(1)], model, processor, max_new_tokens=2)
+    assert ["error" in result for result in found] == [False, True, False]
+    assert "a sound of 121.0 s came" in found[1]["error"]
 
 
 def test_settings_that_contradict_each_other_are_refused():

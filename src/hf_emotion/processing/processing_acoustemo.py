@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from .processing_emotion import EmotionProcessor
-from .sound_chunks import whole_sound_features
+from .sound_chunks import check_length, whole_sound_features
 from .utterances import fixed_windows
 
 CHAT_TEMPLATE = """\
@@ -199,7 +199,12 @@ class AcoustEmoProcessor(EmotionProcessor):
 
     def _load_clip(self, video, sound, utterances, settings):
         clip = super()._load_clip(video, sound, utterances, settings)
-        return None if clip is None else self.fit(clip)
+        if clip is None:
+            return None
+        if clip.waveform is not None:
+            # Here and not with the batch, so that one long clip does not stop those beside it.
+            check_length(self.feature_extractor, clip.waveform, self.max_waveform_seconds, clip.source)
+        return self.fit(clip)
 
     # The prompt
 

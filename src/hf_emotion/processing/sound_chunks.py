@@ -45,6 +45,21 @@ def chunked_features(feature_extractor, waveforms) -> dict[str, np.ndarray]:
     return {"input_features": inputs, "attention_mask": mask, "audio_times": times}
 
 
+def check_length(feature_extractor, waveform, longest_seconds, source="the input") -> None:
+    """Refuse a sound that is too long for a tower that attends to a whole waveform; other towers take any length.
+
+    Raises:
+        ValueError: it is longer than `longest_seconds`; the message names `source`.
+    """
+    seconds = len(waveform) / feature_extractor.sampling_rate
+    if "input_values" in feature_extractor.model_input_names and seconds > longest_seconds:
+        raise ValueError(
+            f"{source}: a sound of {seconds:.1f} s came for an audio tower that attends to whole waveforms; up to "
+            f"{longest_seconds:g} s is accepted (max_waveform_seconds), and towers that take chunks (ImageBind, "
+            f"Whisper) have no such limit."
+        )
+
+
 def waveform_features(feature_extractor, waveforms, longest_seconds) -> dict[str, np.ndarray]:
     """Padded waveforms, for a tower that attends to a whole sound at once.
 
@@ -60,13 +75,7 @@ def waveform_features(feature_extractor, waveforms, longest_seconds) -> dict[str
         ValueError: a sound longer than `longest_seconds`.
     """
     rate = feature_extractor.sampling_rate
-    longest = max(map(len, waveforms)) / rate
-    if longest > longest_seconds:
-        raise ValueError(
-            f"a sound of {longest:.1f} s came for an audio tower that attends to whole waveforms; up to "
-            f"{longest_seconds:g} s is accepted (max_waveform_seconds), and towers that take chunks (ImageBind, "
-            f"Whisper) have no such limit."
-        )
+    check_length(feature_extractor, max(waveforms, key=len), longest_seconds)
     shortest = round(SHORTEST_SECONDS * rate)
     waveforms = [np.pad(w, (0, max(0, shortest - len(w)))) for w in waveforms]
     features = feature_extractor(
@@ -87,4 +96,4 @@ def whole_sound_features(feature_extractor, waveforms, longest_seconds) -> dict[
     )
 
 
-__all__ = ["chunked_features", "waveform_features", "whole_sound_features"]
+__all__ = ["check_length", "chunked_features", "waveform_features", "whole_sound_features"]
