@@ -37,10 +37,11 @@ class AlignmentOutput(ModelOutput):
     """What the alignment found in the clips of a batch. A clip that cannot be aligned has offset and losses of zero.
 
     Args:
-        offset: (B,) int64 ms, tau*: the sound at t goes with the picture at t + tau*.
+        offset: (B,) int64 ms, tau*: the sound at t goes with the picture at t + tau*. Zero while training on clips that
+            are taken to be in step (`training_offset="zero"`).
         aligned: (B,) bool, both streams are there, with some offset at which they overlap enough.
-        loss: (B,), L_align at tau* (Eq. 8), with its gradient; with `offset_selection="softmin"` its soft minimum.
-        distance, correlation: (B,), D and C at tau*.
+        loss: (B,), L_align at that offset (Eq. 8), with its gradient; with `selection="softmin"` its soft minimum.
+        distance, correlation: (B,), D and C at that offset.
         offsets: (O,) int64 ms, the range searched.
         losses, distances, correlations: (B, O), L, D and C over that range; infinite, infinite and minus infinite at
             offsets that are not searched because the overlap is too short.
@@ -176,16 +177,16 @@ def fft_products(audio, video, max_offset, window):
     picture = torch.fft.rfft(video, dim=3).permute(0, 3, 2, 1)  # (B, frequencies, E, N + 1)
     met = (sound @ picture).permute(0, 2, 3, 1)
     lags = torch.fft.irfft(met, 2 * window, dim=-1)[..., :window].flatten(2)  # (B, N, (N + 1) * window)
-    # Window i meets block j at offsets (j - 1 - i) * window and on: each row starts one window before the row above.
-    beside = (windows - 1) * window
+    # Window i meets block j at offsets (j - 1 - i) * window and on: each row starts one window before the row above, so
+    # rows shorter than the range by one window, laid end to end, fall into their places.
     columns = 2 * windows * window
-    rows = functional.pad(lags, (beside, beside)).flatten(1)
-    length = lags.shape[-1] + 2 * beside + window
-    rows = functional.pad(rows, (0, windows * window)).unflatten(1, (windows, length))[..., :columns]
+    if windows > 1:
+        rows = functional.pad(lags, (0, columns - window - lags.shape[-1])).flatten(1)
+        lags = functional.pad(rows, ((windows - 1) * window, window)).unflatten(1, (windows, columns))
     spare = windows * window - max_offset
     if spare > 0:
-        return rows[..., spare : spare + 2 * max_offset + 1]
-    return functional.pad(rows, (-spare, 1 - spare))
+        return lags[..., spare : spare + 2 * max_offset + 1]
+    return functional.pad(lags, (-spare, 1 - spare))
 
 
 FORMS = {"direct": direct_products, "banded": banded_products, "fft": fft_products}
@@ -195,14 +196,15 @@ def fastest_form(steps, max_offset, window):
     """The name of the form that is fastest for a range of offsets, by the multiplications of each.
 
     A band costs window + 2 max_offset products for each step; a transform costs, for each step, one product of complex
-    numbers with every block, which is as much as about `COMPLEX_COST` products of a band.
+    numbers with every block, and what it always costs, which is as much as `FIXED_BLOCKS` more.
     """
-    blocks = math.ceil(steps / window) + 1
+    blocks = math.ceil(steps / window) + FIXED_BLOCKS
     return "banded" if window + 2 * max_offset <= COMPLEX_COST * blocks else "fft"
 
 
-# `benchmarks/esva_offset.py` measures where the two forms cost the same.
-COMPLEX_COST = 8
+# Products of a band that cost as much as one complex product: `benchmarks/esva_offset.py` measures both forms.
+COMPLEX_COST = 6
+FIXED_BLOCKS = 10
 
 
 @dataclass
@@ -357,6 +359,9 @@ class AudioVideoAlignment(nn.Module):
         search: `"combined"` is Eq. 9, `"global"` Eq. 6.
         selection: `"argmin"`, or `"softmin"`: the loss is the mean over offsets by softmax(-L / temperature).
         temperature: of the soft minimum.
+        training_offset: `"zero"`: while training, sound and picture are taken to be in step and the loss is L_align(0);
+            `"search"`: the loss is L_align(tau*), Eq. 9 by the letter. A search while the projections are still
+            learning has no hold: any offset, common to all clips, makes as small a loss as the true one.
         controller: `None`, `"fuzzy"`, `"neural"` or `"backstepping"`.
     """
 
@@ -375,6 +380,7 @@ class AudioVideoAlignment(nn.Module):
         search="combined",
         selection="argmin",
         temperature=0.1,
+        training_offset="zero",
         controller=None,
     ):
         super().__init__()
@@ -386,6 +392,7 @@ class AudioVideoAlignment(nn.Module):
         self.search = search
         self.selection = selection
         self.temperature = temperature
+        self.training_offset = training_offset
         self.controller = controller
         self.audio_projection = nn.Linear(audio_size, size)
         self.face_projection = None if face_size is None else nn.Linear(face_size, size)
@@ -425,14 +432,15 @@ class AudioVideoAlignment(nn.Module):
         """Align the clips of a batch; arguments as for `streams`, and `form` as for `window_sums`."""
         audio, video, heard, seen = self.streams(audio, audio_times, face, face_times, motion, motion_times)
         moving = audio.any(-1).any(-1) & video.any(-1).any(-1)
-        soft, trains = self.selection == "softmin", torch.is_grad_enabled()
+        in_step = self.training and self.training_offset == "zero"
+        soft, trains = self.selection == "softmin" and not in_step, torch.is_grad_enabled()
         with torch.set_grad_enabled(soft and trains):
             sums = window_sums(audio, video, heard, seen, self.max_steps, self.window, form)
             overlap = sums.frames.sum(1)  # (B, O)
             shorter = torch.minimum(heard.sum(-1), seen.sum(-1)).unsqueeze(-1)
             # One step has no course in time to compare.
             searched = (overlap >= self.min_overlap * shorter) & (overlap >= 2) & moving.unsqueeze(-1)
-            aligned = searched.any(-1)
+            aligned = searched[:, self.max_steps] if in_step else searched.any(-1)
             distances, correlations = sums.distances(), sums.correlation()
             gains, controller_loss = None, None
             alpha, beta = self.gains
@@ -449,7 +457,7 @@ class AudioVideoAlignment(nn.Module):
             judged = -correlations if self.search == "global" else losses
             best = judged.detach().masked_fill(~searched, torch.inf).argmin(-1)  # (B,)
         steps = torch.arange(-self.max_steps, self.max_steps + 1, device=audio.device)
-        offset = steps[best] * aligned
+        offset = steps[best] * (aligned & (not in_step))
         if soft:
             share = (-losses / self.temperature).masked_fill(~searched, -torch.inf)
             share = share.masked_fill(~aligned.unsqueeze(-1), 0).softmax(-1)

@@ -66,6 +66,10 @@ class ESVAConfig(EmotionConfig):
         alignment_search: `"combined"` is Eq. 9; `"global"` is Eq. 6, the greatest correlation.
         alignment_selection: `"argmin"` is Eq. 9; `"softmin"` takes the mean of the loss over all offsets by
             softmax(-L / `alignment_temperature`), which has a gradient everywhere.
+        alignment_training: `"zero"`: in training sound and picture are taken to be in step, as "strictly aligned" data
+            are (4.1.1), and L_align is that of tau = 0; tau* is what the trained model searches for. `"search"` takes
+            L_align(tau*) also in training, which is Eq. 9 by the letter; nothing in it tells the true offset from any
+            other that all clips could share (`benchmarks/esva_demo.py` measures both).
         apply_offset: the sound is moved by tau* before it is pooled into tokens: "ensures precise alignment [...]
             laying the foundation for subsequent multimodal fusion" (3.4). What is moved out of the clip is left out.
         controller: 4.4, "dynamically adjusts ESVA's cross-modal alignment parameters based on the temporal drift":
@@ -113,6 +117,7 @@ class ESVAConfig(EmotionConfig):
     alignment_search: Literal["combined", "global"] = "combined"
     alignment_selection: Literal["argmin", "softmin"] = "argmin"
     alignment_temperature: float = 0.1
+    alignment_training: Literal["zero", "search"] = "zero"
     apply_offset: bool = True
     controller: Literal["fuzzy", "neural", "backstepping"] | None = None
     emotion_weight: float | int = 1.0

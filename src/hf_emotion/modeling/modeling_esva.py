@@ -37,6 +37,7 @@ from .modeling_emotion import (
     idle,
     sound_frames,
 )
+from .parts_esva import assemble_esva
 
 
 @dataclass
@@ -300,6 +301,7 @@ class ESVAModel(ESVAPreTrainedModel):
                 search=config.alignment_search,
                 selection=config.alignment_selection,
                 temperature=config.alignment_temperature,
+                training_offset=config.alignment_training,
                 controller=config.controller,
             )
         self.language_model = AutoModel.from_config(config.text_config)
@@ -737,6 +739,29 @@ class ESVAForConditionalGeneration(ESVAPreTrainedModel, MediaGenerationMixin):
         self.model = ESVAModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+
+    @classmethod
+    def from_pretrained_parts(
+        cls, vision=None, face=None, motion=None, audio=None, text=None, **options
+    ) -> "ESVAForConditionalGeneration":
+        """ESVA from published checkpoints of its parts; what the paper trains is new.
+
+        Args:
+            vision, face, motion, audio, text: Hub ids or local folders of EVA, MAE, VideoMAE, HuBERT and LLaMA-2; see
+                `parts_esva.assemble_esva` for what each accepts. Parts not given are new.
+            options: `image_size`, `config`, `dtype`, `cache_dir`, `token`, `local_files_only`, and fields of the
+                configuration.
+
+        Returns:
+            the model, in eval mode. Its `parts_report` says what was loaded, what is new and what was ignored, and
+            why; print it.
+
+        Raises:
+            PartsError: no part given, a part cannot be read, or two parts do not fit.
+        """
+        model, report = assemble_esva(cls, vision=vision, face=face, motion=motion, audio=audio, text=text, **options)
+        model.parts_report = report
+        return model
 
     def get_output_embeddings(self):
         return self.lm_head

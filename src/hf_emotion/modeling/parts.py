@@ -178,6 +178,13 @@ def read_config(source: str, **hub) -> dict:
     return config
 
 
+def check_type(part, source, accepted, **hub):
+    """Refuse a checkpoint of another kind than `accepted`."""
+    found = read_config(source, **hub).get("model_type")
+    if found != accepted:
+        raise PartsError(f"{source!r} is a {found!r} checkpoint; accepted for {part} is a {accepted!r} one")
+
+
 def checked(source) -> str:
     """`source` as a string; a pickle file is refused here."""
     source = os.fspath(source)
@@ -526,4 +533,4 @@ def assemble(
     return model.eval(), report
 
 
-__all__ = ["PartsError", "PartsReport", "assemble", "load_language_model", "load_part", "load_tower"]
+__all__ = ["PartsError", "PartsReport", "assemble", "check_type", "load_language_model", "load_part", "load_tower"]

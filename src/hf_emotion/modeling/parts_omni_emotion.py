@@ -16,6 +16,7 @@ from .parts import (
     PartsError,
     PartsReport,
     audio_config_of,
+    check_type,
     checked,
     load_tower,
     read_config,
@@ -138,13 +139,6 @@ def assemble_omni_emotion(
     report.parameters.update({name: expected[name].numel() for name in report.new})
     model.config.parts = report.origins(**hub)
     return model.eval(), report
-
-
-def check_type(part, source, accepted, **hub):
-    """Refuse a checkpoint of another kind than `accepted`."""
-    found = read_config(source, **hub).get("model_type")
-    if found != accepted:
-        raise PartsError(f"{source!r} is a {found!r} checkpoint; accepted for {part} is a {accepted!r} one")
 
 
 __all__ = ["assemble_omni_emotion"]

@@ -1,0 +1,154 @@
+"""ESVA from published checkpoints of its four encoders and its language model (3.1, 3.2).
+
+What differs from the other papers' assembly: EVA was trained on 224 pixels and sees 448 here, so its positions are
+interpolated, as Emotion-LLaMA does when it loads them.
+"""
+
+import torch
+from torch.nn import functional
+from transformers import AutoConfig, InstructBlipVisionConfig, ViTMAEModel
+
+from .parts import (
+    AUDIO_PREFIXES,
+    VISION_PREFIXES,
+    PartsError,
+    PartsReport,
+    audio_config_of,
+    check_type,
+    load_language_model,
+    load_tower,
+    vision_config_of,
+)
+
+POSITIONS = "model.vision_tower.embeddings.position_embedding"
+
+
+def interpolate_positions(positions, side):
+    """Learned positions for a square of another size: (1, 1 + P, D) -> (1, 1 + side ** 2, D), bicubic; the class
+    token's own stays."""
+    own = round((positions.shape[1] - 1) ** 0.5)
+    grid = positions[:, 1:].unflatten(1, (own, own)).permute(0, 3, 1, 2)
+    grid = functional.interpolate(grid.float(), size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)], dim=1)
+
+
+def assemble_esva(
+    cls,
+    vision: str | None = None,
+    face: str | None = None,
+    motion: str | None = None,
+    audio: str | None = None,
+    text: str | None = None,
+    image_size: int = 448,
+    config=None,
+    dtype: torch.dtype | None = None,
+    cache_dir: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    **overrides,
+):
+    """ESVA from checkpoints of its parts, before any training: its projectors, MSFE, alignment and contrast are new.
+
+    Args:
+        cls: the generating class.
+        vision: EVA ViT-g: an InstructBLIP or BLIP-2 checkpoint, or a folder of `convert_eva_vit_to_hf`; or any vision
+            model of transformers whose first token is a class token, at its own size.
+        face: an MAE checkpoint (`vit_mae`), with or without its decoder.
+        motion: a VideoMAE checkpoint.
+        audio: any audio encoder of transformers; the paper's is a HuBERT-large.
+        text: any causal language model of transformers.
+        image_size: pixels that EVA sees: "448", as in Emotion-LLaMA.
+        config: the model's configuration where no part decides it; the paper's by default.
+        dtype: of the whole model; by default the language model's, without one float32.
+        cache_dir, token, local_files_only: as everywhere in huggingface_hub.
+        overrides: fields of the configuration, such as `face_config=None`.
+
+    Returns:
+        the model, in eval mode, and its `PartsReport`. Parts not given are new.
+
+    Raises:
+        PartsError: no part given, a part cannot be read or is of another kind, or two parts do not fit.
+    """
+    given = {"vision": vision, "face": face, "motion": motion, "audio": audio, "text": text}
+    if all(source is None for source in given.values()):
+        raise PartsError(f"no part is given; accepted are {', '.join(given)}")
+    unknown = sorted(set(overrides) - set(cls.config_class.__dataclass_fields__))
+    if unknown:
+        raise PartsError(f"{unknown[0]!r} is no field of {cls.config_class.__name__}")
+    hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+
+    fields = {} if config is None else config.to_dict()
+    if vision is not None:
+        fields["vision_config"] = vision_config_of(vision, **hub).to_dict()
+        if fields["vision_config"]["model_type"] == InstructBlipVisionConfig.model_type:
+            fields["vision_config"]["image_size"] = image_size
+        else:
+            fields["vision_post_layernorm_eps"] = None
+    for name, source, accepted in (("face", face, "vit_mae"), ("motion", motion, "videomae")):
+        if source is not None:
+            check_type(name, source, accepted, **hub)
+            own = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+            fields[f"{name}_config"] = own.to_dict()
+    if audio is not None:
+        fields["audio_config"] = audio_config_of(audio, **hub).to_dict()
+        # The tower's own rate.
+        fields.pop("audio_frame_rate", None)
+    if text is not None:
+        text_config = AutoConfig.from_pretrained(text, trust_remote_code=False, **hub).get_text_config()
+        fields["text_config"] = text_config.to_dict()
+        # Placeholders beyond the vocabulary are never looked up, whatever the language model.
+        fields["video_token_id"], fields["audio_token_id"] = text_config.vocab_size, text_config.vocab_size + 1
+    config = cls.config_class.from_dict({**fields, **overrides})
+
+    with torch.device("meta"):
+        skeleton = cls(config)
+    expected = skeleton.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    report = PartsReport()
+
+    def take(part, source, found, part_report):
+        for name, tensor in found.items():
+            if name == POSITIONS and name in expected and tensor.shape != expected[name].shape:
+                own = config.vision_config
+                tensor = interpolate_positions(tensor, own.image_size // own.patch_size)
+                part_report.notes.append(
+                    f"the positions of the vision tower are interpolated to {own.image_size} pixels, bicubic"
+                )
+            if name not in expected:
+                part_report.ignored[f"{name} ({source})"] = "the assembled configuration has no place for it"
+                del part_report.loaded[name]
+            elif tensor.shape != expected[name].shape:
+                raise PartsError(
+                    f"{name} has shape {tuple(tensor.shape)} in {source!r} ({part}) and {tuple(expected[name].shape)} "
+                    f"in the assembled model; the parts do not fit each other"
+                )
+            else:
+                tensors[name] = tensor
+        report.update(part_report)
+
+    for part, source, known in (
+        ("vision", vision, VISION_PREFIXES),
+        ("face", face, {}),
+        ("motion", motion, {}),
+        ("audio", audio, AUDIO_PREFIXES),
+    ):
+        own = getattr(config, f"{part}_config")
+        if source is not None and own is not None:
+            # MAE by its own class: transformers knows by it that published names are older than those in memory.
+            tower = ViTMAEModel if part == "face" else type(getattr(skeleton.model, f"{part}_tower"))
+            take(part, source, *load_tower(tower, source, own, f"model.{part}_tower.", known, **hub))
+    if text is not None:
+        found, text_report, text_dtype = load_language_model(text, dtype, **hub)
+        take("text", text, found, text_report)
+        dtype = dtype or text_dtype
+
+    model, info = cls.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=dtype or torch.float32, output_loading_info=True
+    )
+    report.new = sorted(info["missing_keys"])
+    report.parameters.update({name: expected[name].numel() for name in report.new})
+    model.config.parts = report.origins(**hub)
+    return model.eval(), report
+
+
+__all__ = ["assemble_esva"]
