@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -233,7 +234,7 @@ def test_the_command_runs_the_phases_one_after_the_other(demo, tmp_path, capsys)
 ONE_PHASE = ("microemo_1_instruction", "acoustemo_1_instruction", "emotion_llama_1_emotion", "esva_1_emotion")
 # Published ablations and zero-initialised gates aside: what no loss depends on. Of the Q-Former that reads timestamps,
 # the last layer's feed-forward of the text; of a softmax over one scale or a bias of all keys alike, nothing.
-WITHOUT_EFFECT = {"microemo": r"image_qformer\..*\.encoder\.layer\.1\.(intermediate|output)\.dense|\.key\.bias$"}
+WITHOUT_EFFECT = {"microemo": r"image_qformer\..*\.encoder\.layer\.1\.(intermediate|output)\.|\.key\.bias$"}
 
 
 @pytest.fixture(scope="module")
@@ -292,18 +293,16 @@ def test_a_recipe_with_lora_moves_its_parts_tensor_by_tensor_and_nothing_else(na
 
 
 def command(folder, *more):
-    """`hf-emotion train` of MicroEmo with a checkpoint after each of eight steps, two epochs."""
-    settings = {"use_cpu": True, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 8, "batch_size": 1}
+    """`hf-emotion train` of MicroEmo with a checkpoint after each of twelve steps, two epochs."""
+    settings = {"use_cpu": True, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 12, "batch_size": 1}
     settings |= {"epochs": 2, "num_frames": 2, "warmup": 0}
     pairs = [text for key, value in settings.items() for text in ("--set", f"{key}={json.dumps(value)}")]
     return ["train", "microemo", "--size", "tiny", "--output", str(folder), *pairs, *more]
 
 
-def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_weights_of_an_uninterrupted_one(faces, tmp_path):
-    data = os.path.dirname(os.path.dirname(faces[0]["video"]))
-    kept = {row["id"] for row in faces}
-    assert len(kept) == 4
-    arguments = [*command(tmp_path / "killed", "--data", data)]
+def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_weights_of_an_uninterrupted_one(demo, tmp_path):
+    data = str(demo[0])
+    arguments = command(tmp_path / "killed", "--data", data)
     child = subprocess.Popen(
         [sys.executable, "-m", "hf_emotion.cli", *arguments],
         stdout=subprocess.DEVNULL,
@@ -312,13 +311,13 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_weights_of_an_unint
     )
     phase = tmp_path / "killed" / "phase_1"
     deadline = time.monotonic() + 300
-    while not (phase / "checkpoint-2" / "trainer_state.json").is_file():
+    while not (phase / "checkpoint-7" / "trainer_state.json").is_file():
         assert child.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    state = json.loads((open(f"{last_checkpoint(phase)}/trainer_state.json")).read())
+    state = json.loads(Path(last_checkpoint(phase), "trainer_state.json").read_text())
     assert not (phase / REPORT).exists()
     assert state["epoch"] % 1 != 0
     assert main(arguments) == 2  # not without being told to continue

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModelForMultimodalLM, AutoProcessor, logging
 
 from .evaluation.words import emotion_words
 from .processing.faces import FaceError
@@ -19,7 +20,8 @@ def load(source, *, device=None, dtype="auto", trust_remote_code=False, local_fi
     """A model and its processor, from a folder or a Hub repository.
 
     Args:
-        source: a folder that `hf-emotion init`, `save_pretrained` or `Trainer` wrote, or a repository id.
+        source: a folder that `hf-emotion init`, `save_pretrained` or `Trainer` wrote, or a repository id; of a model,
+            or of an adapter, which names its base itself.
         device: as for `torch.device`; `None` takes a GPU where there is one.
         dtype: as for `from_pretrained`; `"auto"` keeps the checkpoint's.
         trust_remote_code: run the folder's own code. Not needed for this package's models.
@@ -32,18 +34,23 @@ def load(source, *, device=None, dtype="auto", trust_remote_code=False, local_fi
         ModelFolderError: no model is there, or its weights do not fit its configuration.
     """
     folder = Path(source)
-    if folder.exists() and not (folder / "config.json").is_file():
+    if folder.exists() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ModelFolderError(f"{source} holds no config.json; a folder written by save_pretrained is accepted")
     if not folder.exists() and str(source).count("/") != 1:
         raise ModelFolderError(f"{source} is neither a folder nor a repository id such as 'name/model'")
+    device = usable_device(device)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": local_files_only}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # weights that do not fit are told below, in a sentence in place of a table
     try:
         model, report = AutoModelForMultimodalLM.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, **options
+            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
         processor = AutoProcessor.from_pretrained(source, **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelFolderError(f"{source} cannot be loaded: {' '.join(str(error).split())[:400]}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     for kind, verb in (("missing_keys", "lack"), ("unexpected_keys", "hold more than")):
         names = sorted(report[kind])
         if names:
@@ -51,9 +58,30 @@ def load(source, *, device=None, dtype="auto", trust_remote_code=False, local_fi
                 f"the weights in {source} {verb} what its config.json describes: {len(names)} tensors, among them "
                 f"{', '.join(names[:3])}"
             )
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    for name, found, wanted in sorted(report["mismatched_keys"])[:1]:
+        raise ModelFolderError(
+            f"the weights in {source} differ in shape from what its config.json describes: "
+            f"{len(report['mismatched_keys'])} tensors, among them {name}, {tuple(found)} in place of {tuple(wanted)}"
+        )
     return model.to(device).eval(), processor
+
+
+def usable_device(name=None) -> torch.device:
+    """The device of that name; `None` is a GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: this machine, or this build of torch, has no such device.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0][:150]}); try cpu"
+        ) from error
+    return device
 
 
 def describe(

@@ -485,7 +485,10 @@ def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=No
     processor = paper.processor(config, **tokenizers)
     torch.manual_seed(seed)
     model = paper.model(config).eval()
-    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    model.generation_config.bos_token_id = processor.tokenizer.bos_token_id
-    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    for kind in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        token = getattr(processor.tokenizer, kind)
+        setattr(model.generation_config, kind, token)
+        # `Trainer` compares these too. A padding token beyond the embedding table would not load again.
+        if token is not None and token < config.text_config.vocab_size:
+            setattr(config.text_config, kind, token)
     return model, processor

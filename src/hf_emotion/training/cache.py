@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import PeftModel
 from tqdm import tqdm
 
 from ..processing.faces import FaceError
@@ -46,8 +47,7 @@ class StaleFeaturesError(FeatureCacheError):
 
 def towered(model):
     """The part of a model, or of a model with adapters, that holds the towers."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return model.base_model
+    return (model.get_base_model() if isinstance(model, PeftModel) else model).base_model
 
 
 def settled(value):

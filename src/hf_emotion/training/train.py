@@ -113,8 +113,8 @@ def select(model, recipe: Recipe):
     Raises:
         TrainingError: the model lacks a part, or has other adapters than the recipe asks for.
     """
-    adapted = hasattr(model, "peft_config")
-    base = model.get_base_model() if adapted else model
+    base = without_adapter(model)
+    adapted = base is not model
     parts = {name for name, _ in base.base_model.named_children()}
     unknown = sorted(set(recipe.trains) - parts)
     if unknown:
@@ -128,6 +128,13 @@ def select(model, recipe: Recipe):
     bare = {name for name, _ in model.base_model.named_parameters(recurse=False)}
     model.freeze(tuple(sorted((parts | bare) - set(recipe.trains))))
     return model
+
+
+def without_adapter(model):
+    """The model that an adapter was put around, or the model itself."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def lora_config(recipe: Recipe):
@@ -224,13 +231,15 @@ def run_phase(
     Raises:
         BadRowsError, StaleFeaturesError, TrainingError: before anything is trained.
     """
-    from transformers import EarlyStoppingCallback, TrainingArguments
+    from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
     from .cache import FeatureCache
     from .collator import EmotionCollator, encode, stack
     from .trainer import EmotionTrainer
     from .validation import usable
 
+    if early_stopping is not None and not eval_rows:
+        raise TrainingError("early stopping needs rows to evaluate on")
     output = Path(output)
     chosen = {"num_frames": recipe.num_frames, "modalities": available(recipe, processor)}
     if features is not None:
@@ -248,8 +257,10 @@ def run_phase(
     if features is not None:
         features.verify(good)
     questions = question_rows(good, recipe, classes, seed)
+    # What an adapter starts from depends on the seed alone, and not on what was drawn before.
+    set_seed(seed)
     model = select(model, recipe)
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = without_adapter(model)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if base_id is not None and inner is not model:
         model.peft_config["default"].base_model_name_or_path = base_id
@@ -300,8 +311,6 @@ def run_phase(
     }
     callbacks = []
     if early_stopping is not None:
-        if not eval_rows:
-            raise TrainingError("early stopping needs rows to evaluate on")
         callbacks.append(EarlyStoppingCallback(early_stopping))
         settings |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_f", "greater_is_better": True}
     trainer = EmotionTrainer(
@@ -394,8 +403,8 @@ def run_phases(
             reports.append({**json.loads((done / REPORT).read_text(encoding="utf-8")), "folder": str(done)})
             continue
         model, processor = load_trainable(folder, device="cpu" if options.get("use_cpu") else None)
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        recipe = limited_to(recipe, [name for name, _ in inner.base_model.named_children()])
+        parts = [name for name, _ in without_adapter(model).base_model.named_children()]
+        recipe = limited_to(recipe, parts)
         if recipe is None:
             continue
         report = run_phase(model, processor, rows, recipe, done, resume=resume, **options)
@@ -422,7 +431,8 @@ def add_train_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--media-root", help="folder that the rows' media paths start from")
     parser.add_argument("--output", required=True, type=Path, help="folder for the phases; must be new or empty")
     parser.add_argument("--resume", action="store_true", help="continue a run that was interrupted, in its --output")
-    parser.add_argument("--start", help="folder or Hub id to start from (default: random weights, tiny size only)")
+    # Not --start, which torchrun would take for its own --start-method.
+    parser.add_argument("--start-from", help="folder or Hub id to start from (default: random weights, tiny size only)")
     parser.add_argument("--size", default="paper", choices=("tiny", "paper"), help="whose values of a recipe to use")
     parser.add_argument(
         "--set",
@@ -502,11 +512,11 @@ def run_train(args) -> int:
         )
     rows = rows_of(args.data, args.split, args.media_root)
     eval_rows = rows_of(args.data, args.eval_split, args.media_root) if args.eval_split else None
-    start = args.start
+    start = args.start_from
     if start is None:
         if args.size != "tiny":
             raise TrainingError(
-                "at paper size give --start: a folder that from_pretrained_parts and save_pretrained made"
+                "at paper size give --start-from: a folder that from_pretrained_parts and save_pretrained made"
             )
         start = args.output / "start"
         if not (start / "processor_config.json").is_file():

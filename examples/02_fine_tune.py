@@ -1,0 +1,81 @@
+"""Fine-tune a model on your clips with LoRA, with nothing but transformers, peft and this package's collator.
+
+    python examples/02_fine_tune.py --model MODEL --data rows.jsonl --output_dir out --num_train_epochs 3 --bf16
+
+MODEL is a folder or a Hub id (`hf-emotion init microemo --output MODEL` writes a tiny one with random weights). Each
+row of the table names a clip and what the model shall answer: {"id": "a", "video": "a.mp4", "question": "How does she
+feel?", "answer": "Relieved: she smiles and her voice is soft.", "utterances": [{"start": 0.2, "end": 1.1, "text":
+"There you are."}]}. Everything that `TrainingArguments` knows is an option. Many GPUs: `torchrun --nproc_per_node N` in
+place of `python`. The adapter and the processor are written to --output_dir.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForMultimodalLM, AutoProcessor, HfArgumentParser, Trainer, TrainingArguments
+
+import hf_emotion  # noqa: F401  (registers the models)
+from hf_emotion.training.collator import EmotionCollator
+from hf_emotion.training.train import rows_of
+from hf_emotion.training.validation import usable
+
+
+@dataclass
+class Choices:
+    """What to train, and on what."""
+
+    model: str = field(metadata={"help": "folder or Hub id of the base model"})
+    data: str = field(metadata={"help": "table of rows: jsonl, json or csv, or a folder that datasets saved"})
+    num_frames: int = field(default=8, metadata={"help": "frames of each clip"})
+    rank: int = field(default=16, metadata={"help": "of LoRA"})
+    dropout: float = field(default=0.05, metadata={"help": "of LoRA"})
+    skip_bad_rows: bool = field(default=False, metadata={"help": "leave out rows that cannot be used"})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    choices, settings = HfArgumentParser((Choices, TrainingArguments)).parse_args_into_dataclasses(arguments)
+    # The rows are of this table's own kind, and the model names its own inputs.
+    settings.remove_unused_columns = False
+    settings.label_names = ["labels"]
+
+    processor = AutoProcessor.from_pretrained(choices.model, trust_remote_code=False)
+    model = AutoModelForMultimodalLM.from_pretrained(choices.model, trust_remote_code=False)
+
+    # Every bad row is named before anything is trained; none is ever replaced by another.
+    rows, skipped = usable(rows_of(choices.data), processor, skip=choices.skip_bad_rows, asked=has_both)
+    for reason in skipped:
+        print(f"skipped {reason}", file=sys.stderr)
+
+    # LoRA in the language model alone, told by its place, since towers have layers of the same names; projectors and
+    # Q-Formers are trained whole and go into the adapter with it.
+    trained = [name for name, _ in model.base_model.named_children() if name not in model.frozen_parts]
+    adapter = LoraConfig(
+        r=choices.rank,
+        lora_alpha=2 * choices.rank,
+        lora_dropout=choices.dropout,
+        target_modules=r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj)",
+        modules_to_save=[name for name in trained if name != "language_model"],
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(model, adapter)
+    model.print_trainable_parameters()
+
+    trainer = Trainer(
+        model=model,
+        args=settings,
+        train_dataset=rows,
+        data_collator=EmotionCollator(processor, num_frames=choices.num_frames),
+        processing_class=processor,
+    )
+    trainer.train(resume_from_checkpoint=settings.resume_from_checkpoint)
+    trainer.save_model()
+
+
+def has_both(row: dict) -> bool:
+    """Whether the row says what to ask and what to answer."""
+    return bool(row["question"] and row["answer"])
+
+
+if __name__ == "__main__":
+    main()
