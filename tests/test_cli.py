@@ -80,20 +80,48 @@ def test_predict_reads_utterances_and_names_the_line_of_a_malformed_subtitle(mod
     assert "1 files for 2 clips" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("change", "word"), [("missing", "lack"), ("extra", "hold more than")])
-def test_a_model_folder_with_other_weights_than_its_config_is_refused(model_folder, tmp_path, capsys, change, word):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("missing", "lack what its config.json describes: 1 tensors, among them model.video_projector.weight"),
+        ("extra", "hold more than what its config.json describes: 1 tensors, among them model.nowhere.weight"),
+        ("shape", "differ in shape from what its config.json describes: 1 tensors, among them model.video_projector"),
+        ("torn", "cannot be loaded: Error while deserializing header"),
+    ],
+)
+def test_a_model_folder_with_other_weights_than_its_config_is_refused(model_folder, tmp_path, capfd, change, words):
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
-    weights = load_file(folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    weights = load_file(path)
     if change == "missing":
         weights.pop("model.video_projector.weight")
+    elif change == "shape":
+        weights["model.video_projector.weight"] = np.zeros((2, 3), dtype=np.float32)
     else:
         weights["model.nowhere.weight"] = np.zeros(3, dtype=np.float32)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, path, metadata={"format": "pt"})
+    if change == "torn":
+        path.write_bytes(path.read_bytes()[:10_000])
     assert main(["predict", "x.mp4", "--model", str(folder)]) == 2
-    message = capsys.readouterr().err
-    assert word in message
-    assert ("model.video_projector.weight" if change == "missing" else "model.nowhere.weight") in message
+    message = [line for line in capfd.readouterr().err.splitlines() if "Loading weights" not in line]
+    assert len(message) == 1, message
+    assert words in message[0]
+
+
+def test_a_device_that_is_not_there_is_refused_in_one_sentence(model_folder, capsys):
+    for device in ("foo", "meta:x", "xpu"):
+        assert main(["predict", "x.mp4", "--model", str(model_folder), "--device", device]) == 2
+        assert f"device {device!r} cannot be used here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--num-frames", "--num-beams", "--batch-size", "--max-new-tokens"])
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_a_count_below_one_is_refused_before_anything_is_loaded(option, value, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "x.mp4", "--model", "nowhere", option, value])
+    assert stop.value.code == 2
+    assert f"{value!r} was found, a whole number from 1 is accepted" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, capsys):

@@ -9,6 +9,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import hf_emotion
 from hf_emotion.auto import MAPPINGS, MODEL_TYPES
+from hf_emotion.cli import parser
 from hf_emotion.sizes import PAPERS, build
 
 HEAVY = ("accelerate", "av", "cv2", "datasets", "evaluate", "mediapipe", "numpy", "peft", "torch", "transformers")
@@ -29,7 +30,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert "hf_emotion.registration" not in loaded
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["predict"], ["dance"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["predict"], ["dance"], []])
 def test_help_and_wrong_arguments_need_neither_torch_nor_transformers(arguments):
     loaded = run_python(
         "from hf_emotion.cli import main",
@@ -38,7 +39,15 @@ def test_help_and_wrong_arguments_need_neither_torch_nor_transformers(arguments)
         "except SystemExit:",
         "    found = sorted(sys.modules)",
     )
-    assert [name for name in HEAVY if name in loaded and name != "numpy"] == []
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_the_summaries_of_all_commands_are_those_of_their_own_parsers():
+    def summaries(root):
+        [commands] = [action for action in root._actions if action.dest == "command"]
+        return {choice.dest: choice.help for choice in commands._choices_actions}
+
+    assert summaries(parser("")) == summaries(parser())
 
 
 def test_every_public_name_is_found_and_a_wrong_one_is_an_attribute_error():

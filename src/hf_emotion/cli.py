@@ -7,13 +7,46 @@ import argparse
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 OK, SOME_FAILED, FAILED = 0, 1, 2
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; each command names its function in `func`."""
+# Commands whose options stand beside their code: module, function, and what `hf-emotion --help` says of them.
+ELSEWHERE = {
+    "build": (
+        ".data.build",
+        "add_build_parser",
+        "read a dataset into rows, check it, make questions, save or publish it",
+    ),
+    "review": (
+        ".evaluation.reviewers",
+        "add_review_parser",
+        "describe labelled clips, score the descriptions, have people check them (Omni-Emotion's data)",
+    ),
+    "cache": (
+        ".training.cache",
+        "add_cache_parser",
+        "compute the frozen towers' outputs once; training then reads them",
+    ),
+    "train": (".training.train", "add_train_parser", "train a paper's phases one after the other, by its recipes"),
+    "evaluate": (".evaluation.evaluate", "add_evaluate_parser", "run a model on a data set and score its answers"),
+    "score": (
+        ".evaluation.evaluate",
+        "add_score_parser",
+        "score a file of predictions against a file of references",
+    ),
+}
+
+
+def parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """The command line; each command names its function in `func`.
+
+    Args:
+        asked: the one command that is wanted: of the others in `ELSEWHERE` only the name is given, since their options
+            need modules that take a while to import. None: all.
+    """
     root = argparse.ArgumentParser(prog="hf-emotion", description=__doc__.splitlines()[0])
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -46,14 +79,16 @@ def parser() -> argparse.ArgumentParser:
         help="subtitles of the clips, in their order: srt, vtt, whisper json or TextGrid; '-' for a clip without",
     )
     predict.add_argument("--question", help="what to ask (default: the model's own question)")
-    predict.add_argument("--num-frames", type=int, help="frames to look at (default: the model's)")
+    predict.add_argument("--num-frames", type=count_of, help="frames to look at (default: the model's)")
     predict.add_argument("--sampling", help="uniform, fps, middle, first or peak (default: the model's)")
     predict.add_argument("--fps", type=float, help="frames per second, with --sampling fps")
     predict.add_argument("--max-duration", type=float, metavar="SECONDS", help="longest clip taken")
     predict.add_argument("--modalities", nargs="+", metavar="NAME", help="what to use: video, audio (default: all)")
-    predict.add_argument("--max-new-tokens", type=int, default=128, help="length limit of an answer (default 128)")
-    predict.add_argument("--num-beams", type=int, default=1, help="beam search with that many beams (default greedy)")
-    predict.add_argument("--batch-size", type=int, default=4, help="clips generated together (default 4)")
+    predict.add_argument("--max-new-tokens", type=count_of, default=128, help="length limit of an answer (default 128)")
+    predict.add_argument(
+        "--num-beams", type=count_of, default=1, help="beam search with that many beams (default greedy)"
+    )
+    predict.add_argument("--batch-size", type=count_of, default=4, help="clips generated together (default 4)")
     predict.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
     predict.add_argument("--trust-remote-code", action="store_true", help="run the code of the model's repository")
     predict.add_argument("--json", action="store_true", help="print a JSON list, one object per clip")
@@ -95,19 +130,19 @@ def parser() -> argparse.ArgumentParser:
     space.add_argument("--title", help="of the page")
     space.set_defaults(func=run_space)
 
-    from .data.build import add_build_parser
-    from .evaluation.evaluate import add_evaluate_parser, add_score_parser
-    from .evaluation.reviewers import add_review_parser
-    from .training.cache import add_cache_parser
-    from .training.train import add_train_parser
-
-    add_build_parser(commands)
-    add_review_parser(commands)
-    add_cache_parser(commands)
-    add_train_parser(commands)
-    add_evaluate_parser(commands)
-    add_score_parser(commands)
+    for name, (module, add, summary) in ELSEWHERE.items():
+        if asked in (None, name):
+            getattr(import_module(module, __package__), add)(commands)
+        else:
+            commands.add_parser(name, help=summary)
     return root
+
+
+def count_of(text: str) -> int:
+    """A whole number from 1, from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} was found, a whole number from 1 is accepted")
+    return int(text)
 
 
 def fields_of(pairs: list[str]) -> dict:
@@ -341,7 +376,11 @@ def run_quickstart(args) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; an error is one sentence on standard error, never a traceback."""
-    args = parser().parse_args(argv)
+    if not sys.stderr.isatty():
+        # Bars of loading and saving are for people; in a script, standard error holds what went wrong.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser(argv[0] if argv else "").parse_args(argv)
     try:
         return args.func(args)
     except KeyboardInterrupt:
