@@ -547,6 +547,61 @@ def test_a_real_pipeline_of_a_tiny_language_model_answers(tmp_path):
         read_score(first)
 
 
+def test_real_pipelines_look_and_listen():
+    import torch
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        Wav2Vec2Config,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2ForSequenceClassification,
+        pipeline,
+    )
+
+    from hf_emotion.sizes import tiny_llama, tiny_tokenizer
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ears = Wav2Vec2Config(
+        conv_dim=(16, 16),
+        conv_stride=(5, 4),
+        conv_kernel=(10, 4),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        classifier_proj_size=8,
+        id2label={0: "sad", 1: "happy"},
+        **small,
+    )
+    listen = pipeline(
+        "audio-classification",
+        model=Wav2Vec2ForSequenceClassification(ears),
+        feature_extractor=Wav2Vec2FeatureExtractor(),
+    )
+    heard = Pipeline(listen, name="ears")(Request("voice", "", sound=np.zeros(RATE, np.float32)))
+    assert {word.split()[0] for word in heard.split(", ")} == {"sad", "happy"}
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    eyes = CLIPVisionConfig(image_size=28, patch_size=14, **(small | {"num_hidden_layers": 2}))
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template="{% for part in messages[0]['content'] %}{{ part['text'] or '<image>' }}{% endfor %}",
+    )
+    place = tokenizer.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(vision_config=eyes, text_config=tiny_llama(len(tokenizer)), image_token_index=place)
+    look = pipeline("image-text-to-text", model=LlavaForConditionalGeneration(config), processor=processor)
+    model, frames = Pipeline(look, name="eyes", max_new_tokens=4), np.zeros((2, 40, 40, 3), np.uint8)
+    assert isinstance(model(Request("scene", "What is there?", frames=frames)), str)
+    assert model.roles == ("describe", "person", "judge")
+
+
 class Chat(BaseHTTPRequestHandler):
     """A chat server on this machine that keeps what it is sent."""
 

@@ -166,7 +166,8 @@ class Pipeline:
     Args:
         pipeline: the pipeline. Tasks: "text-generation" (judges), "image-text-to-text", "any-to-any",
             "image-classification" (look), "automatic-speech-recognition", "audio-classification" (listen).
-        name: who answers, with revision.
+        name: who answers, with revision. By default the pipeline's own model at its commit; a local folder is known by
+            its path alone, so what another model in it says needs another name (or folder) to be asked for.
         generate: arguments of `generate`, for the tasks that write.
     """
 
