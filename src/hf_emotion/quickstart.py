@@ -464,11 +464,16 @@ def write_report(path: Path, processor, row: dict, text: str, result: dict) -> N
     """One clip as the model sees it, and the scores, as a page without outside files."""
     [clip] = processor.load_clips([row["video"]], utterances=[row["utterances"]])
     [track] = processor.find_faces([clip])
+    drawn = [draw_regions(clip.frames[t], track, t, processor.face_finder) for t in range(len(clip.frames))]
+    # The names of the regions stand beneath each picture; small as they are here, once and large is enough.
+    height = drawn[0].shape[1] * clip.frames.shape[1] // clip.frames.shape[2]
     frames = "".join(
-        f'<figure><img src="{picture(draw_regions(clip.frames[t], track, t, processor.face_finder))}">'
-        f"<figcaption>{clip.frame_times[t] / 1000:.2f} s</figcaption></figure>"
-        for t in range(len(clip.frames))
+        f'<figure><img src="{picture(shown[:height])}" alt="frame at {time / 1000:.2f} s with facial regions">'
+        f"<figcaption>{time / 1000:.2f} s</figcaption></figure>"
+        for shown, time in zip(drawn, clip.frame_times.tolist(), strict=True)
     )
+    legend = f'<img class="legend" src="{picture(drawn[0][height:])}" alt="colours of the facial regions">'
+    film = f"data:video/mp4;base64,{b64encode(Path(row['video']).read_bytes()).decode()}"
     wave = np.abs(clip.waveform).reshape(-1)
     bars = [float(part.max()) for part in np.array_split(wave, 300)]
     top = max(max(bars), 1e-6)
@@ -495,27 +500,29 @@ def write_report(path: Path, processor, row: dict, text: str, result: dict) -> N
         f"<td>{found['shuffled']:.0%}</td></tr>"
         for name, found in result["scores"].items()
     )
-    own = "".join(
-        f"<li>{html.escape(str(clip['clip']))}: {html.escape(clip.get('description', clip.get('error', '')))}</li>"
-        for clip in result["own_clips"]
-    )
+    # An error names its clip itself.
+    told = [found.get("error") or f"{found['clip']}: {found['description']}" for found in result["own_clips"]]
+    own = "".join(f"<li>{html.escape(line)}</li>" for line in told)
     page = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>hf_emotion quickstart</title>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>hf_emotion quickstart</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-figure {{ display: inline-block; margin: 0 .5rem .5rem 0; width: 14.5rem }} figure img {{ width: 100% }}
+figure {{ display: inline-block; margin: 0 .5rem .5rem 0; width: calc(25% - .8rem); min-width: 9.5rem }} figure img {{ width: 100% }}
 figcaption {{ color: #666; font-size: .85rem }} table {{ border-collapse: collapse }}
 td, th {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left }}
 svg {{ width: 100%; background: #fafafa }} svg rect {{ fill: #56718a }} svg .spoken {{ fill: #e69f00 }}
-svg line {{ stroke: #c33; stroke-width: 1 }} blockquote {{ background: #f2f6fa; padding: .6rem 1rem; margin: 0 }}
-.note {{ color: #666 }}
+svg line {{ stroke: #c33; stroke-width: 1 }} blockquote {{ background: #f2f6fa; padding: .6rem 1rem; margin: 0; overflow: hidden }}
+.note {{ color: #666 }} .legend {{ width: 100%; max-width: 40rem; display: block }}
+video {{ float: right; width: 14.5rem; margin: 0 0 1rem 1rem }} h2 {{ clear: both }}
 </style>
 <h1>A clip the model never saw</h1>
 <p class="note">This small model shows the machinery and is no emotion expert. One photograph, warped, and a synthetic
 voice; random weights {result["seconds"]} seconds before this page was written.</p>
+<video controls src="{film}"></video>
 <p><b>Question.</b> {html.escape(row["question"])}</p><blockquote>{html.escape(text)}</blockquote>
 <p>Planted in the clip: {html.escape(row["answer"])}</p>
-<h2>Frames and facial regions</h2>{frames}
+<h2>Frames and facial regions</h2>{frames}{legend}
 <h2>Sound, frames (red) and utterances (orange)</h2>
 <svg viewBox="0 0 600 110">{sound}{marks}{spoken}</svg><ol>{lines}</ol>
 <h2>Held-out clips whose emotion was named</h2>
