@@ -508,11 +508,13 @@ def write_report(path: Path, processor, row: dict, text: str, result: dict) -> N
 <title>hf_emotion quickstart</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-figure {{ display: inline-block; margin: 0 .5rem .5rem 0; width: calc(25% - .8rem); min-width: 9.5rem }} figure img {{ width: 100% }}
+figure {{ display: inline-block; margin: 0 .5rem .5rem 0; width: calc(25% - .8rem); min-width: 9.5rem }}
+figure img {{ width: 100% }}
 figcaption {{ color: #666; font-size: .85rem }} table {{ border-collapse: collapse }}
 td, th {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left }}
 svg {{ width: 100%; background: #fafafa }} svg rect {{ fill: #56718a }} svg .spoken {{ fill: #e69f00 }}
-svg line {{ stroke: #c33; stroke-width: 1 }} blockquote {{ background: #f2f6fa; padding: .6rem 1rem; margin: 0; overflow: hidden }}
+svg line {{ stroke: #c33; stroke-width: 1 }}
+blockquote {{ background: #f2f6fa; padding: .6rem 1rem; margin: 0; overflow: hidden }}
 .note {{ color: #666 }} .legend {{ width: 100%; max-width: 40rem; display: block }}
 video {{ float: right; width: 14.5rem; margin: 0 0 1rem 1rem }} h2 {{ clear: both }}
 </style>
