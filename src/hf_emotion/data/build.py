@@ -244,7 +244,7 @@ def build(
     if entry.licence and licence:
         raise ValueError(f"the licence of {source} is its own ({entry.licence}); 'licence' is for your own data")
     if output is not None:
-        _check_output(output, overwrite)
+        check_output(output, overwrite)
     if media is None and entry.by_name:
         media = annotations
     folder = MediaFolder(media)
@@ -290,7 +290,7 @@ def build(
         dataset, problems = _hear(dataset, utterances, missing, num_proc)
         notes += [f"the sound of {len(problems)} clips cannot be read: {' '.join(problems)}"] if problems else []
     notes += _shared_clips(dataset, against)
-    clips = {name: _numbers(split) for name, split in dataset.items()}
+    clips = {name: numbers_of(split) for name, split in dataset.items()}
     classes = entry.classes or tuple(sorted({label for split in dataset.values() for label in split["label"] if label}))
     if tasks:
         dataset = _ask(dataset, tasks, per_task, seed, classes, reading.utterance_labels, num_proc, notes)
@@ -314,7 +314,7 @@ def build(
         "seconds": round(time.perf_counter() - began, 2),
     }
     if output is not None:
-        _save(dataset, report, output)
+        save_built(dataset, report, output)
     return dataset, report
 
 
@@ -440,7 +440,7 @@ def _ask(dataset, tasks, per_task, seed, classes, felt, num_proc, notes):
     return asked
 
 
-def _numbers(split) -> dict:
+def numbers_of(split) -> dict:
     """The numbers of one split of clips, for the report and the card."""
     spans = [row for row in split["utterances"] if row is not None]
     lengths = [span["end"] - span["start"] for row in spans for span in row]
@@ -484,7 +484,7 @@ def _shared_clips(dataset, against: Sequence) -> list[str]:
     return notes
 
 
-def _check_output(output, overwrite: bool) -> None:
+def check_output(output, overwrite: bool) -> None:
     path = Path(output)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         ours = path.is_dir() and (path / REPORT).is_file()
@@ -497,7 +497,7 @@ def _check_output(output, overwrite: bool) -> None:
             raise ValueError(f"{path} exists and is not empty; {hint}")
 
 
-def _save(dataset, report: dict, output) -> None:
+def save_built(dataset, report: dict, output) -> None:
     """Save under a temporary name beside `output`, then move it there: an interrupted build leaves no half dataset."""
     path = Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -741,7 +741,7 @@ def _make_demo(args: argparse.Namespace) -> Path:
 
     if not args.output:
         raise ValueError("--output is needed, the folder for the dataset; its clips go to --media, or OUTPUT_media")
-    _check_output(args.output, args.overwrite)
+    check_output(args.output, args.overwrite)
     output = Path(args.output)
     folder = Path(args.media) if args.media else output.with_name(output.name + "_media")
     make_demo(folder, num_clips=args.clips, seed=args.seed, cues=args.cues or CUES, num_workers=args.num_proc)

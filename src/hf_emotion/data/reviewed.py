@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from .build import REPORT, _check_output, _numbers, _save
+from .build import REPORT, check_output, numbers_of, save_built
 from .files import DataError, read_csv, read_json
 from .questions import instruction_rows
 from .review import INTENSITIES, ReviewError, draw, read_summary, reviewed_row, write
@@ -357,12 +357,12 @@ def make_dataset(
     if not splits:
         raise ReviewError(f"{folder} has no clip that was kept or accepted")
     if output is not None:
-        _check_output(output, overwrite=True)
+        check_output(output, overwrite=True)
     classes = sorted({row["label"] for rows in splits.values() for row in rows if row["label"]})
     features = FEATURES.copy() | {"score": Value("float64"), "intensity": Value("string"), "review": Value("string")}
     clips, asked = {}, {}
     for name, rows in splits.items():
-        clips[name] = _numbers(Dataset.from_list(rows, features=type(FEATURES)(features)))
+        clips[name] = numbers_of(Dataset.from_list(rows, features=type(FEATURES)(features)))
         asked[name] = [
             {**question, **{extra: row[extra] for extra in ("score", "intensity", "review")}}
             for row in rows
@@ -406,7 +406,7 @@ def make_dataset(
         "notes": notes,
     }
     if output is not None:
-        _save(dataset, report, output)
+        save_built(dataset, report, output)
     return dataset, report
 
 
