@@ -126,7 +126,7 @@ def train_alignment(model, samples, steps, bar):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(terms["align"]))
+        losses.append(float(terms["align"].detach()))
         bar.update()
     model.eval()
     return losses
@@ -336,7 +336,7 @@ def train_whole(model, samples, epochs, seed, bar):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             for name, term in {**output.loss_terms, "loss": output.loss.detach()}.items():
-                seen.setdefault(name, []).append(float(term))
+                seen.setdefault(name, []).append(float(term.detach()))
             bar.update()
         for name, values in seen.items():
             course.setdefault(name, []).append(statistics.mean(values))
