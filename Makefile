@@ -4,18 +4,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+TRANSFORMERS := transformers-$(shell sed -n 's/^transformers==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format clean
+.PHONY: help quickstart test test-transformers check format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 quickstart: $(VENV)/.run ## install, train a tiny model on a small corpus made here, describe a clip (CLIP=path for your own)
 	$(BIN)/hf-emotion quickstart $(CLIP)
 
 test: $(VENV)/.dev ## install and run the tests
 	$(BIN)/python -m pytest
+
+test-transformers: $(VENV)/.dev $(VENV)/$(TRANSFORMERS)/tests ## run transformers' own model tests on the models (not part of test; fetches them)
+	TRANSFORMERS_SOURCES=$(VENV)/$(TRANSFORMERS) $(BIN)/python -m pytest -o addopts=-q conformance
 
 check: $(VENV)/.dev ## lint and format check
 	$(BIN)/ruff check .
@@ -45,3 +49,10 @@ $(VENV)/.run: pyproject.toml $(VENV)/.torch
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(PIP) --editable ".[dev]"
 	@touch $@ $(VENV)/.run
+
+# The wheel of transformers leaves its tests out; its source distribution holds the mixins, and nothing of it is built.
+$(VENV)/$(TRANSFORMERS)/tests: | $(VENV)/.dev
+	$(PIP) parameterized
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary transformers \
+		--dest $(VENV) $(subst -,==,$(TRANSFORMERS))
+	tar -xzf $(VENV)/$(TRANSFORMERS).tar.gz -C $(VENV)

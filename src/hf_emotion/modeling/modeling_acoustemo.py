@@ -120,6 +120,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
         audio_times=None,
         audio_ends=None,
         audio_features=None,
+        **kwargs,
     ):
         """F_A of 3.2, from one pass of the tower over the clips.
 
@@ -140,6 +141,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
             audio_features,
             self.config.audio_layers,
             self.config.audio_layer_reduction,
+            **kwargs,
         )
         states = states.to(self.audio_projector.weight.dtype)
         if self.config.num_audio_positions:
@@ -187,7 +189,7 @@ class AcoustEmoModel(AcoustEmoPreTrainedModel):
             no sound.
         """
         output, states, times = self.acoustic_frames(
-            input_features, input_values, audio_attention_mask, audio_times, audio_ends, audio_features
+            input_features, input_values, audio_attention_mask, audio_times, audio_ends, audio_features, **kwargs
         )
         tokens, counts = self.audio_qformer(states.unsqueeze(2), times, self.window_spans(utterance_spans))
         output.pooler_output = list(self.audio_projector(tokens).split(counts))

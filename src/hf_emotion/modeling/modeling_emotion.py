@@ -296,6 +296,7 @@ def encode_sound(
     audio_attention_mask=None,
     layers=None,
     layer_reduction="mean",
+    **kwargs,
 ):
     """Run an audio tower over a padded batch.
 
@@ -309,13 +310,14 @@ def encode_sound(
         layers: indices into the tower's hidden states (0 is the embedding, -1 the last layer) that make the frames;
             `None` takes the tower's output.
         layer_reduction: `"mean"` or `"sum"` over `layers`.
+        kwargs: of the tower, such as `output_attentions`.
 
     Returns:
         the tower's own output over the real chunks or clips, the states (B, L, D), zero where padded, and their mask
         (B, L) bool.
     """
     audio_attention_mask = audio_attention_mask.bool()
-    more = {} if layers is None else {"output_hidden_states": True}
+    more = kwargs if layers is None else {**kwargs, "output_hidden_states": True}
     real = audio_attention_mask if input_features is not None else audio_attention_mask.any(-1)
     real = real.any(-1) if real.dim() == 3 else real  # (B, C) chunks or (B,) clips
     if input_features is not None:
@@ -377,11 +379,12 @@ def sound_frames(
     audio_features=None,
     layers=None,
     layer_reduction="mean",
+    **kwargs,
 ):
     """Every frame of a batch's sound with its time, from one pass of an audio tower or from its cached output.
 
     Args:
-        tower: as for `encode_sound`, as are `layers` and `layer_reduction`.
+        tower: as for `encode_sound`, as are `layers`, `layer_reduction` and `kwargs`.
         frame_rate: as for `sound_times`.
         input_features: (B, C, mel, frames), chunks of sound, or
         input_values: (B, samples), a waveform.
@@ -395,7 +398,7 @@ def sound_frames(
     """
     if audio_features is None:
         output, states, mask = encode_sound(
-            tower, "frames", input_features, input_values, audio_attention_mask, layers, layer_reduction
+            tower, "frames", input_features, input_values, audio_attention_mask, layers, layer_reduction, **kwargs
         )
     else:
         output, states = BaseModelOutputWithPooling(), audio_features

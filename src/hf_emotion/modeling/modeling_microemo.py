@@ -354,7 +354,12 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
         """
         if audio_features is None:
             output, states, mask = encode_sound(
-                self.audio_tower, self.config.audio_feature, input_features, input_values, audio_attention_mask
+                self.audio_tower,
+                self.config.audio_feature,
+                input_features,
+                input_values,
+                audio_attention_mask,
+                **kwargs,
             )
         else:
             output, states, mask = BaseModelOutputWithPooling(), audio_features, audio_attention_mask.bool()

@@ -304,7 +304,7 @@ class OmniEmotionModel(OmniEmotionPreTrainedModel):
         mask = audio_attention_mask.bool()
         heard = mask.any(-1) if mask.dim() == 3 else mask  # (B, C)
         if audio_features is None:
-            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, heard)
+            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, heard, **kwargs)
         else:
             output, states = BaseModelOutput(), audio_features
         states = states.unflatten(1, (heard.shape[1], -1))[heard].to(self.image_newline.dtype)  # (chunks, l, D)
