@@ -131,7 +131,9 @@ with gr.Blocks(title=TITLE) as page:
                 limit = gr.Slider(16, 512, value=128, step=16, label="Length limit of the answer, tokens")
             run = gr.Button("Describe", variant="primary", elem_id="run")
         with gr.Column():
-            labels = gr.Label(label="Labels, and how sure the model was of each word", elem_id="labels")
+            labels = gr.Label(
+                label="Labels, and how sure the model was of each word", num_top_classes=6, elem_id="labels"
+            )
             description = gr.Textbox(label="Description", lines=4, elem_id="description")
             notes = gr.Markdown(elem_id="notes")
     chart = gr.HTML(label="Timeline", elem_id="timeline")
