@@ -885,13 +885,14 @@ class _Canvas:
 
 def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
     """Turn or mirror a picture (H, W, 3) by the frame's display matrix, to the nearest quarter turn."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            # Column-major 3 x 3 in the machine's byte order: x' = a x + c y, y' = b x + d y.
-            a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
-            if abs(b) > abs(a):
-                rgb, across, down = rgb.transpose(1, 0, 2), c, b
-            else:
-                across, down = a, d
-            rgb = rgb[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+    # Asked for by name: before PyAV 19 iterating over side data gives its values, since then its keys.
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        # Column-major 3 x 3 in the machine's byte order: x' = a x + c y, y' = b x + d y.
+        a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+        if abs(b) > abs(a):
+            rgb, across, down = rgb.transpose(1, 0, 2), c, b
+        else:
+            across, down = a, d
+        rgb = rgb[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
     return rgb
