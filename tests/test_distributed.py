@@ -48,8 +48,9 @@ mesh = init_device_mesh("cpu", (2,))
 wrapped = []
 for module in reversed(list(model.modules())):
     if module is not model and chosen(module):
+        name = type(module).__name__  # sharding gives it another
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
-        wrapped.append(type(module).__name__)
+        wrapped.append(name)
 fully_shard(model, mesh=mesh)
 batch = torch.load(sample)
 optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)

@@ -2,20 +2,24 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from transformers.utils import is_bitsandbytes_available
 
 from hf_emotion.data.demo import make_demo
 from hf_emotion.inference import load
 from hf_emotion.sizes import build
 from hf_emotion.training.collator import encode
 from hf_emotion.training.recipe import limited_to, read_recipe
-from hf_emotion.training.train import TrainingError, run_phases, select
+from hf_emotion.training.train import TrainingError, four_bit, run_phases, select, unquantized
+from hf_emotion.training.validation import BadRowsError
 
 # Runs where hf_emotion cannot be imported: code and processor come with the base's folder.
 CHILD = """
@@ -175,3 +179,40 @@ def test_the_next_phase_trains_the_same_adapter_on_and_refuses_another(demo, tmp
     other = read_recipe("esva_2_reason", "tiny", **options, lora={**first.lora, "r": 2})
     with pytest.raises(TrainingError, match="adapter with r 2; the one of the phase before has 4"):
         run_phases(tmp_path / "out" / "phase_1", demo, [other], tmp_path / "again", use_cpu=True)
+
+
+def test_only_the_language_model_is_held_in_four_bits(trained):
+    base, *_ = trained
+    model, _ = load(base, device="cpu")
+    kept = unquantized(model)
+    skipped = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and any(name == part or name.startswith(f"{part}.") for part in kept)
+    }
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {name.split(".")[1] for name in linear - skipped} == {"language_model"}
+    if not is_bitsandbytes_available():
+        with pytest.raises(TrainingError, match="needs bitsandbytes"):
+            four_bit(str(base))
+    with pytest.raises(TrainingError, match="omni_emotion_1_audio trains without LoRA"):
+        run_phases(base, [], [read_recipe("omni_emotion_1_audio", "tiny")], base, quantize=True)
+
+
+def test_the_example_fine_tunes_with_transformers_and_peft_alone(trained, demo, tmp_path, capsys):
+    base, *_ = trained
+    script = Path(__file__).parents[1] / "examples" / "02_fine_tune.py"
+    assert len(script.read_text(encoding="utf-8").splitlines()) < 120
+    example = runpy.run_path(str(script))
+    with open(tmp_path / "rows.jsonl", "w", encoding="utf-8") as file:
+        for row in (*demo[:2], {**demo[0], "id": "mute", "answer": None}):
+            kept = ("id", "video", "utterances", "question", "answer")
+            file.write(json.dumps({name: row[name] for name in kept}) + "\n")
+    arguments = ["--model", str(base), "--data", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out")]
+    arguments += ["--num_frames", "2", "--max_steps", "1", "--use_cpu", "--report_to", "none", "--save_strategy", "no"]
+    with pytest.raises(BadRowsError, match="mute: it has no answer"):
+        example["main"](arguments)
+    example["main"]([*arguments, "--skip_bad_rows"])
+    assert "skipped mute" in capsys.readouterr().err
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "out" / "processor_config.json").is_file()

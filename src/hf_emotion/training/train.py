@@ -358,18 +358,57 @@ def available(recipe: Recipe, processor) -> list[str]:
     return found
 
 
-def load_trainable(folder: str | Path, device=None):
-    """The model and processor in a folder; an adapter's comes with its base, to be trained on."""
+def load_trainable(folder: str | Path, device=None, quantize: bool = False):
+    """The model and processor in a folder; an adapter's comes with its base, to be trained on.
+
+    Args:
+        device: as for `inference.load`.
+        quantize: hold the language model in four bits, for QLoRA; needs bitsandbytes.
+    """
     from peft import PeftConfig, PeftModel
-    from transformers import AutoProcessor
+    from transformers import AutoModelForMultimodalLM, AutoProcessor
 
     from ..inference import load
 
-    if not (Path(folder) / "adapter_config.json").is_file():
-        return load(folder, device=device)
-    base, _ = load(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, device=device)
-    model = PeftModel.from_pretrained(base, str(folder), is_trainable=True)
-    return model, AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
+    adapted = (Path(folder) / "adapter_config.json").is_file()
+    base_folder = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path if adapted else str(folder)
+    if quantize:
+        base = AutoModelForMultimodalLM.from_pretrained(
+            base_folder, quantization_config=four_bit(base_folder), device_map={"": 0}, trust_remote_code=False
+        )
+    else:
+        base, processor = load(base_folder, device=device)
+    if quantize or adapted:
+        processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False)
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=True) if adapted else base, processor
+
+
+def four_bit(source: str):
+    """The quantization of QLoRA (NF4, twice quantized) for the language model alone.
+
+    Raises:
+        TrainingError: bitsandbytes is not installed.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForMultimodalLM, BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise TrainingError("QLoRA needs bitsandbytes: pip install bitsandbytes")
+    with torch.device("meta"):
+        model = AutoModelForMultimodalLM.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=unquantized(model),
+    )
+
+
+def unquantized(model) -> list[str]:
+    """What stays as it is when the language model is quantized; names are matched from the root of the model."""
+    return [f"model.{name}" for name, _ in model.base_model.named_children() if name != "language_model"] + ["lm_head"]
 
 
 def run_phases(
@@ -379,6 +418,7 @@ def run_phases(
     output: str | Path,
     *,
     resume: bool = False,
+    quantize: bool = False,
     **options,
 ) -> list[dict]:
     """Train the phases of a paper one after the other; each loads the folder of the one before it.
@@ -390,11 +430,15 @@ def run_phases(
             part is skipped.
         output: folder; each phase writes `phase_<n>` in it.
         resume: phases that were completed are left as they are, and the one that was interrupted continues.
+        quantize: hold the language model in four bits (QLoRA), for recipes with LoRA.
         options: for `run_phase`.
 
     Returns:
         the phases' reports, each with its `folder`.
     """
+    if quantize and any(recipe.lora is None for recipe in recipes):
+        full = next(recipe.name for recipe in recipes if recipe.lora is None)
+        raise TrainingError(f"{full} trains without LoRA; only what is adapted can be held in four bits")
     folder, reports = Path(start), []
     for recipe in recipes:
         done = Path(output) / f"phase_{recipe.phase}"
@@ -402,7 +446,7 @@ def run_phases(
             folder = done
             reports.append({**json.loads((done / REPORT).read_text(encoding="utf-8")), "folder": str(done)})
             continue
-        model, processor = load_trainable(folder, device="cpu" if options.get("use_cpu") else None)
+        model, processor = load_trainable(folder, "cpu" if options.get("use_cpu") else None, quantize)
         parts = [name for name, _ in without_adapter(model).base_model.named_children()]
         recipe = limited_to(recipe, parts)
         if recipe is None:
@@ -446,6 +490,7 @@ def add_train_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--features", help="folder that hf-emotion cache wrote: towers do not run")
     parser.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that cannot be used; they count")
     parser.add_argument("--early-stopping", type=int, metavar="N", help="end after N evaluations without improvement")
+    parser.add_argument("--four-bit", action="store_true", help="QLoRA: the language model in four bits (bitsandbytes)")
     parser.add_argument("--base-id", metavar="REPO", help="Hub id that an adapter names as its base")
     parser.add_argument("--per-device-batch-size", type=int, help="gradients are accumulated to the recipe's batch")
     parser.add_argument("--seed", type=int, default=0)
@@ -535,6 +580,7 @@ def run_train(args) -> int:
         recipes,
         args.output,
         resume=args.resume,
+        quantize=args.four_bit,
         options=args.options,
         seed=args.seed,
         per_device_batch_size=args.per_device_batch_size,
