@@ -21,7 +21,7 @@ from PIL import Image
 
 from hf_emotion.cli import main
 from hf_emotion.data.build import LicenceError, check_licence
-from hf_emotion.data.clues import face_measures, movements, pitch, voice_measures
+from hf_emotion.data.clues import MOVEMENTS, face_measures, movements, pitch, voice_measures
 from hf_emotion.data.files import DataError
 from hf_emotion.data.review import (
     STAGES,
@@ -453,6 +453,27 @@ def test_offline_scores_by_group_then_by_family_and_not_what_it_does_not_know():
     assert score("sad", ["happy"]) == 0
     assert score("w7", ["w7"]) == 10
     assert score("w7", ["happy"]) is None
+
+
+@pytest.mark.parametrize(
+    ("moves", "words"),
+    [
+        ({}, ["neutral"]),
+        ({"mouth_corners": {"rest": 0.08}}, ["happiness"]),
+        ({"mouth_corners": {"high": 0.09}, "mouth_width": {"high": 0.08}}, ["happiness"]),
+        ({"mouth_corners": {"high": 0.09}}, ["neutral"]),
+        ({"mouth_corners": {"low": 0.05}}, ["sadness"]),
+        ({"brow_height": {"low": 0.05}}, ["anger"]),
+        ({"brow_height": {"high": 0.05}}, ["surprise"]),
+    ],
+)
+def test_offline_reads_a_face_by_its_movements(moves, words):
+    still = {"rest": 0.0, "low": 0.0, "low_at": 1.0, "high": 0.0, "high_at": 2.0}
+    facts = {"movements": {name: still | moves.get(name, {}) for name in MOVEMENTS}, "share": 1.0, "frames": 9}
+    told = Offline()(Request("movement", "", facts=facts))
+    assert ("At " in told) == any(set(move) - {"rest"} for move in moves.values())
+    found = read_synthesis(Offline()(Request("synthesis", "", facts={"clues": {"movement": told}})))
+    assert found.labels == words
 
 
 def test_offline_drops_what_is_uncertain_and_what_contradicts_the_others():
