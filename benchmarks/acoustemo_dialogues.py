@@ -751,13 +751,17 @@ def summarise(args):
             tower = json.loads((folder / "tower.json").read_text(encoding="utf-8"))
             del tower["settings"]
         if tower or parts:
-            seeds[folder.name] = {"tower": tower, "rows": {part.pop("row"): part for part in parts}}
+            source = f"seed_{tower_seed_of(args, int(folder.name[5:]))}"
+            seeds[folder.name] = {"tower_of": source, "tower": tower, "rows": {part.pop("row"): part for part in parts}}
             for part in parts:
                 del part["settings"]
     complete = {name: own for name, own in seeds.items() if set(own["rows"]) == set(ROWS)}
+    tower_cpu = {name: own["tower"]["cpu_seconds"] for name, own in seeds.items() if own["tower"]}
     for own in complete.values():
         for name, part in own["rows"].items():
             rows[name].append(part)
+        own["rows_cpu_minutes"] = round(sum(part["cpu_seconds"] for part in own["rows"].values()) / 60, 1)
+        own["cpu_minutes_with_tower"] = round(own["rows_cpu_minutes"] + tower_cpu[own["tower_of"]] / 60, 1)
     table = {}
     for name, parts in rows.items():
         if parts:
@@ -817,12 +821,12 @@ def plot(summary, path):
 
 
 def tower_time(args):
-    """Processor time of the whole acoustic branch at the paper's size over one minute of sound, by its utterances.
+    """Processor time of the whole acoustic branch at the paper's size over some seconds of sound, by its utterances.
 
     The numbers of utterances take turns within each repetition, and processor time leaves out what else the machine
     does meanwhile.
     """
-    seconds, repetitions, counts = 60, args.repetitions, (1, 8, 32)
+    seconds, repetitions, counts = args.seconds, args.repetitions, (1, 8, 32)
     torch.manual_seed(0)
     config = AcoustEmoConfig(
         vision_config=None,
@@ -890,6 +894,7 @@ def main():
     parser.add_argument("--tower-only", action="store_true", help="phase 1 alone")
     parser.add_argument("--tower-time", action="store_true", help="only time the acoustic branch by utterances")
     parser.add_argument("--repetitions", type=int, default=5, help="of --tower-time")
+    parser.add_argument("--seconds", type=int, default=20, help="of sound, an even number, in --tower-time")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
