@@ -104,7 +104,7 @@ def test_a_model_folder_with_other_weights_than_its_config_is_refused(model_fold
     if change == "torn":
         path.write_bytes(path.read_bytes()[:10_000])
     assert main(["predict", "x.mp4", "--model", str(folder)]) == 2
-    message = [line for line in capfd.readouterr().err.splitlines() if "Loading weights" not in line]
+    message = [line for line in capfd.readouterr().err.splitlines() if line and "Loading weights" not in line]
     assert len(message) == 1, message
     assert words in message[0]
 

@@ -149,7 +149,9 @@ def test_pictures_do_not_touch_each_other_and_an_empty_batch_is_served():
         alone = torch.cat([model(picture[None]).last_hidden_state for picture in pixels])
         assert model(pixels[:0]).last_hidden_state.shape == (0, 256, 24)
     assert together.shape == (3, 256, 24)
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        together, alone, rtol=1e-4, atol=5e-5
+    )  # float32, whose sums differ by the size of the batch
 
 
 def test_pictures_of_another_size_are_refused():
