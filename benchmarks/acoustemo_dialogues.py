@@ -422,7 +422,7 @@ def train_tower(train, held_out, seed, args):
 # Phase 2: the model
 
 
-# Less than half as long as the package's own: a language model that starts from nothing must learn to skip each word
+# Half as long as the package's own: a language model that starts from nothing must learn to skip each word
 # that says nothing.
 TEMPLATE = """\
 {%- for message in messages -%}
