@@ -7,13 +7,15 @@
    nothing is left), and tau* is compared with the plant: a hit is within one step of the 40-ms grid. Held out are the
    test clips of the same corpus, and the corpus "agreement", whose clips were rendered with sound or picture late.
    Beside it: Eq. 6, D alone, the controllers, and training by the letter of Eq. 9 (`alignment_training="search"`).
-2. The real clips of `--real`, moved in the same way, by the model that has seen drawn voices only.
+2. The real clips of `--real`, at 20 frames a second as the demo clips have them, moved in the same way, by the model
+   that has seen drawn voices only.
 3. The full loss. From several seeds, with contrast_weight 0.1 and 0: each term over the epochs, and how well five
    planted voices part in F_A'' of held-out clips: silhouette (cosine), and how often the nearest class mean of the
    training clips is a clip's own (chance 0.20).
 
 A random HuBERT starts with biases of zero, and its normalisations then take all loudness out of a sound; the biases of
-its convolutions are drawn at random here (0.3), as a trained one has them. Nothing else is done to the towers.
+its convolutions are drawn at random here (0.3), as a trained one has them. Nothing else is done to the towers. With
+`--part` only 1 and 2 (`offsets`) or 3 (`losses`) are run, and the rest keeps its last figures.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from matplotlib import pyplot
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import silhouette_score
 from tqdm import tqdm
@@ -149,8 +152,8 @@ def hits(offsets, cases):
     }
 
 
-def planted(args, report, figure):
-    """Part 1 and 2; returns nothing, fills `report` and draws on `figure`."""
+def planted(args, report):
+    """Parts 1 and 2, into `report`."""
     model, processor = tiny(0, controller="neural")
     rows, agreement = corpora(args.folder)
     samples = {}
@@ -204,24 +207,21 @@ def planted(args, report, figure):
     result["gains_of_one_clip"] = gains
     report["planted"] = result
 
-    axes = figure[0]
     clip, sound, plant = cases[0]
-    draw_loss(axes[0], model, media_only({**clip, **sound}), plant, "held-out demo clip")
-    axes[1].hist(result["held_out"]["errors_ms"], bins=np.arange(-1020, 1060, GRID), color="C0")
-    axes[1].set(title="held-out demo clips", xlabel="tau* + plant, ms", ylabel="cases")
+    report["course"] = {"held-out demo clip": course_of(model, media_only({**clip, **sound}), plant)}
     if args.real is not None:
-        report["real"] = real_clips(model, processor, args.real, axes[2])
+        report["real"] = real_clips(model, processor, args.real, report["course"])
 
 
-def real_clips(model, processor, folder, axis):
+def real_clips(model, processor, folder, courses):
     """tau* of real clips as they are and moved; the error against the plant, and against the clip as it is."""
-    found, drawn = {}, False
+    found = {}
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix in (".mp4", ".mov"))
     plants = [-600, -400, -200, 0, 200, 400, 600]
     for path in tqdm(paths, desc="Real clips", unit="clip"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            [clip] = processor.load_clips([str(path)])
+            [clip] = processor.load_clips([str(path)], sampling="fps", fps=20.0)
             batch = processor(videos=[clip], return_tensors="pt", return_metadata=True)
         metadata = batch.pop("video_metadata")[0]
         if "audio" not in metadata["modalities"] or "face" not in metadata["modalities"]:
@@ -242,24 +242,25 @@ def real_clips(model, processor, folder, axis):
                 abs(error - own) <= GRID for error, plant in zip(errors, plants, strict=True) if plant
             ),
         }
-        if not drawn:
-            drawn = True
-            draw_loss(axis, model, media_only({**sample, **cases[4][1]}), plants[4], path.name)
+        courses[path.name] = course_of(model, media_only({**sample, **cases[4][1]}), plants[4])
     return found
 
 
-def draw_loss(axis, model, batch, plant, title):
-    with torch.no_grad():
-        found = model.encode_media(**batch).alignment
-    axis.plot(found.offsets, found.losses[0].masked_fill(found.losses[0].isinf(), torch.nan), color="0.2")
-    axis.axvline(-plant, color="C3", linestyle="--", label="plant")
-    axis.axvline(int(found.offset), color="C0", label="tau*")
-    axis.set(title=title, xlabel="tau, ms", ylabel="L_align")
-    axis.legend()
+@torch.no_grad()
+def course_of(model, batch, plant):
+    """L_align over tau for one clip; offsets that are not searched are left out."""
+    found = model.encode_media(**batch).alignment
+    searched = found.losses[0].isfinite()
+    return {
+        "plant_ms": plant,
+        "found_ms": int(found.offset),
+        "offsets_ms": found.offsets[searched].tolist(),
+        "losses": [round(loss, 5) for loss in found.losses[0][searched].tolist()],
+    }
 
 
-def full_loss(args, report, figure):
-    """Part 3."""
+def full_loss(args, report):
+    """Part 3, into `report`."""
     base, processor = tiny(0)
     rows, _ = corpora(args.folder)
     samples = []
@@ -306,17 +307,6 @@ def full_loss(args, report, figure):
         ),
         "separation": table,
     }
-    axes = figure[1]
-    for name in ("emotion", "align", "contrast"):
-        axes[0].plot(range(1, args.epochs + 1), terms[name], "o-", label=name)
-    axes[0].set(title="loss terms, mean of seeds", xlabel="epoch")
-    axes[0].legend()
-    for axis, name in ((axes[1], "silhouette"), (axes[2], "nearest_mean")):
-        for place, weight in enumerate(("0.0", "0.1")):
-            values = table[weight][name]["each"]
-            axis.plot([place] * len(values), values, "o", color=f"C{place}")
-            axis.plot([place - 0.2, place + 0.2], [table[weight][name]["mean"]] * 2, color=f"C{place}")
-        axis.set(title=f"{name} of F_A'', each seed", xticks=(0, 1), xticklabels=("without", "with contrast"))
 
 
 def train_whole(model, samples, epochs, seed, bar):
@@ -375,46 +365,77 @@ def corpora(folder):
     return rows, make_demo(folder / "agreement", 40, seed=12, cues=("agreement",), progress=False, **common)
 
 
+def plot(report, path):
+    """L_align over tau, the errors, the losses and the separation, from the figures alone."""
+    figure, axes = pyplot.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    courses = list(report["course"].items())[:2]
+    for axis, (name, course) in zip((axes[0, 0], axes[0, 2]), courses, strict=False):
+        axis.plot(course["offsets_ms"], course["losses"], color="0.2")
+        axis.axvline(-course["plant_ms"], color="C3", linestyle="--", label="plant")
+        axis.axvline(course["found_ms"], color="C0", label="tau*")
+        axis.set(title=name, xlabel="tau, ms", ylabel="L_align")
+        axis.legend()
+    axes[0, 1].hist(report["planted"]["held_out"]["errors_ms"], bins=np.arange(-1020, 1060, GRID), color="C0")
+    axes[0, 1].set(title="held-out demo clips", xlabel="tau* + plant, ms", ylabel="cases")
+    terms, table = report["full"]["terms_by_epoch"], report["full"]["separation"]
+    for name in ("emotion", "align", "contrast"):
+        axes[1, 0].plot(range(1, len(terms[name]) + 1), terms[name], "o-", label=name)
+    axes[1, 0].set(title="loss terms, mean of seeds", xlabel="epoch")
+    axes[1, 0].legend()
+    for axis, name in ((axes[1, 1], "silhouette"), (axes[1, 2], "nearest_mean")):
+        for place, weight in enumerate(("0.0", "0.1")):
+            values = table[weight][name]["each"]
+            axis.plot([place] * len(values), values, "o", color=f"C{place}")
+            axis.plot([place - 0.2, place + 0.2], [table[weight][name]["mean"]] * 2, color=f"C{place}")
+        axis.set(title=f"{name} of F_A'', each seed", xticks=(0, 1), xticklabels=("without", "with contrast"))
+    save(path, lambda unfinished: figure.savefig(unfinished, dpi=120))
+
+
+def save(path, write):
+    """Write a file under another name, then move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    write(unfinished)
+    os.replace(unfinished, path)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="for the demo clips and what is made of them")
     parser.add_argument("--real", type=Path, help="folder of real clips")
+    parser.add_argument("--part", choices=("offsets", "losses"), help="run this part alone (default: both)")
     parser.add_argument("--steps", type=int, default=200, help="of the alignment's training (default 200)")
     parser.add_argument("--seeds", type=int, default=5, help="of the whole models (default 5)")
     parser.add_argument("--epochs", type=int, default=10, help="of the whole models (default 10)")
     parser.add_argument("--output", type=Path, default=RESULTS / "esva_demo.json")
     args = parser.parse_args()
-    from matplotlib import pyplot
-
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    report = {
+    report = {}
+    if args.part is not None:
+        report = json.loads(args.output.read_text(encoding="utf-8"))
+    report |= {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "processor": platform.processor() or platform.machine(),
     }
-    figure, axes = pyplot.subplots(2, 3, figsize=(13, 7), layout="constrained")
-    planted(args, report, axes)
-    full_loss(args, report, axes)
+    if args.part != "losses":
+        planted(args, report)
+    if args.part != "offsets":
+        full_loss(args, report)
     short = {name: value for name, value in report["planted"].items() if isinstance(value, dict)}
     for name, value in short.items():
         if "within_one_step" in value:
             print(f"{name}: {value['within_one_step']:.3f} of {value['cases']} within {GRID} ms of the plant")
     for name, value in report.get("real", {}).items():
-        print(f"{name}: { ({key: kept for key, kept in value.items() if key != 'plants_ms'}) }")
+        print(f"{name}: {json.dumps(value)}")
     for weight, value in report["full"]["separation"].items():
         text = ", ".join(f"{n} {v['mean']:.3f} +- {v['standard_deviation']:.3f}" for n, v in value.items())
         print(f"contrast_weight {weight}: {text}")
     for name, course in report["full"]["terms_by_epoch"].items():
         print(f"{name}: {course[0]:.3f} -> {course[-1]:.3f}")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    for path, write in (
-        (args.output, lambda path: path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")),
-        (args.output.with_suffix(".png"), lambda path: figure.savefig(path, dpi=120, format="png")),
-    ):
-        unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-        write(unfinished)
-        os.replace(unfinished, path)
+    save(args.output, lambda path: path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8"))
+    plot(report, args.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":
