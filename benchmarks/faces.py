@@ -133,6 +133,7 @@ def main():
         print(f"{pixels:6}  {row['found']:5}  {row['found_bare']:22}  {error}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     machine = {"load_average": os.getloadavg()[0], "cores": os.cpu_count()}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps({**machine, "clips": clips, "small_faces": sizes}, indent=1) + "\n")
 
 
