@@ -390,7 +390,7 @@ def test_answers_are_generated_in_the_loop_and_their_score_ends_training(demo, t
     evaluations = [entry for entry in report["log"] if "eval_f" in entry]
     # Nothing is learned at such a rate: the second evaluation is no better than the first, and no third is made.
     assert len(evaluations) == 2
-    assert evaluations[0].keys() >= {"eval_loss", "eval_f", "eval_precision", "eval_recall"}
+    assert evaluations[0].keys() >= {"eval_loss", "eval_f", "eval_level1_precision", "eval_level1_recall"}
     with pytest.raises(TrainingError, match="needs rows to evaluate on"):
         run_phase(model, processor, demo[1], recipe, tmp_path, early_stopping=1, use_cpu=True)
 

@@ -15,7 +15,7 @@ from ..evaluation.words import emotion_words
 
 
 def word_scores(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, float]:
-    """How well the emotion words in answers fit the rows' labels: F, precision and recall over clips (`lexicon_clips`).
+    """How well the emotion words in answers fit the rows' labels: `lexicon_clips`' F at both levels, and at the first.
 
     Raises:
         ValueError: a row without labels.
@@ -25,7 +25,7 @@ def word_scores(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, floa
         row = rows[references.index([])]
         raise ValueError(f"row {row.get('id')} has neither labels nor a label to compare the answer with")
     scores = lexicon_clips([emotion_words(text) for text in texts], references).scores()
-    return {"f": scores["f"], "precision": scores["level1_precision"], "recall": scores["level1_recall"]}
+    return {name: scores[name] for name in ("f", "level1_f", "level1_precision", "level1_recall")}
 
 
 class EmotionTrainer(Trainer):
