@@ -224,12 +224,17 @@ class WindowSums:
 
     def distances(self):
         """D^i(tau) (B, N, O): root mean square of the difference; zero where a window has no frame."""
-        square = (self.audio + self.video - 2 * self.products) / self.frames.clamp(min=1)
-        return (square.clamp(min=0) + SMALLEST).sqrt() * (self.frames > 0)
+        # In place: over a whole range the time goes into fresh memory, not into arithmetic.
+        square = (self.audio + self.video).sub_(self.products, alpha=2).div_(self.frames.clamp(min=1))
+        return square.clamp_(min=SMALLEST).sqrt_().masked_fill(self.frames == 0, 0.0)
 
-    def distance(self, weight=1.0):
-        """D_local(tau) (B, O): mean over the windows with overlap, each by its `weight`, (B, N, 1) or one number."""
-        return (self.distances() * weight).sum(1) / (self.frames > 0).sum(1).clamp(min=1)
+    def mean(self, values):
+        """Mean over the windows with overlap of what is zero in the others: (B, N, O) -> (B, O)."""
+        return values.sum(1) / self.frames.bool().sum(1).clamp(min=1)
+
+    def distance(self, weight=None):
+        """D_local(tau) (B, O), each window by its `weight`, (B, N, 1) or one number; `None`: all alike."""
+        return self.mean(self.distances() if weight is None else self.distances() * weight)
 
     def correlation(self):
         """C(tau) (B, O), in [-1, 1]."""
@@ -260,18 +265,19 @@ def window_sums(audio, video, audio_mask, video_mask, max_offset, window, form=N
     begin = torch.arange(windows, device=audio.device)[None, :, None] * window
     start = torch.maximum(begin, heard[0])  # (B, N, 1)
     end = torch.maximum(torch.minimum(begin + window, heard[1]), start)
-    frames = torch.minimum(end, seen[1] - offsets) - torch.maximum(start, seen[0] - offsets)
+    frames = torch.minimum(end.int(), (seen[1] - offsets).int())
+    frames = frames.sub_(torch.maximum(start.int(), (seen[0] - offsets).int())).clamp_(min=0)
     # Running sums grow with time, so the lesser of two places has the lesser sum: no gathering for each offset.
     power = functional.pad(audio.square().sum(-1).cumsum(-1), (1, 0))  # (B, G + 1)
     until, since = (take(power, at.squeeze(-1)).unsqueeze(-1) for at in (end, start))
     last, first = (take(power, (at - offsets).squeeze(1)).unsqueeze(1) for at in (seen[1], seen[0]))
-    audio_power = (torch.minimum(until, last) - torch.maximum(since, first)).clamp(min=0)
+    audio_power = torch.minimum(until, last).sub_(torch.maximum(since, first)).clamp_(min=0)
     # The video's squares are zero outside its stream, so its running sum needs no bounds but the window's.
     power = functional.pad(video.square().sum(-1), (max_offset + 1, max_offset)).cumsum(-1)
     power = power.unfold(1, len(offsets), 1)  # (B, G + 1, O): the running sum up to a step, moved by each offset
     rows = torch.arange(len(audio), device=audio.device)[:, None]
-    video_power = power[rows, end.squeeze(-1)] - power[rows, start.squeeze(-1)]
-    return WindowSums(products, audio_power, video_power, frames.clamp(min=0))
+    video_power = power[rows, end.squeeze(-1)].sub_(power[rows, start.squeeze(-1)])
+    return WindowSums(products, audio_power, video_power, frames)
 
 
 def take(sums, at):
@@ -452,8 +458,7 @@ class AudioVideoAlignment(nn.Module):
                 used = (sums.frames > 0).any(-1)  # (B, N)
                 alpha = gains[..., :1]
                 beta = (gains[..., 1] * used).sum(-1, keepdim=True) / used.sum(-1, keepdim=True).clamp(min=1)
-            distance = sums.distance(alpha)
-            losses = distance - beta * correlations
+            losses = sums.mean(distances * alpha) - beta * correlations
             judged = -correlations if self.search == "global" else losses
             best = judged.detach().masked_fill(~searched, torch.inf).argmin(-1)  # (B,)
         steps = torch.arange(-self.max_steps, self.max_steps + 1, device=audio.device)
@@ -462,7 +467,8 @@ class AudioVideoAlignment(nn.Module):
             share = (-losses / self.temperature).masked_fill(~searched, -torch.inf)
             share = share.masked_fill(~aligned.unsqueeze(-1), 0).softmax(-1)
             found, similar, loss = (
-                (values.masked_fill(~searched, 0) * share).sum(-1) for values in (sums.distance(), correlations, losses)
+                (values.masked_fill(~searched, 0) * share).sum(-1)
+                for values in (sums.mean(distances), correlations, losses)
             )
         else:
             at = sums_at(audio, video, heard, seen, offset, self.window)
@@ -480,7 +486,7 @@ class AudioVideoAlignment(nn.Module):
             correlation=similar * aligned,
             offsets=(steps * milliseconds).round().long(),
             losses=losses.detach().masked_fill(~searched, torch.inf),
-            distances=sums.distance().detach().masked_fill(~searched, torch.inf),
+            distances=sums.mean(distances).detach().masked_fill(~searched, torch.inf),
             correlations=correlations.detach().masked_fill(~searched, -torch.inf),
             window_offsets=(steps[local] * milliseconds).round().long() * windows,
             windows=windows,
