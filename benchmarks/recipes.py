@@ -1,6 +1,7 @@
 """Each recipe at tiny size: its loss, and that a run killed in mid-epoch and resumed ends with the same weights.
 
     python benchmarks/recipes.py --output benchmarks/results/recipes.json
+    python benchmarks/recipes.py --recipes     # of no phase: the sizes of adapters at paper size alone
 
 For every shipped phase: an uninterrupted run, and one that is killed by SIGKILL as soon as it has written a checkpoint
 within its second epoch, and then resumed. All three are processes of their own, on CPU, from the same cached features
@@ -21,10 +22,10 @@ import torch
 from safetensors.torch import load_file
 
 from hf_emotion.data.demo import make_demo
-from hf_emotion.sizes import build
+from hf_emotion.sizes import PAPERS, build
 from hf_emotion.training.cache import FeatureCache
-from hf_emotion.training.recipe import Recipe, read_recipe, recipe_names
-from hf_emotion.training.train import REPORT, last_checkpoint
+from hf_emotion.training.recipe import Recipe, limited_to, read_recipe, recipe_names
+from hf_emotion.training.train import REPORT, last_checkpoint, select
 
 CLIPS, BATCH, EPOCHS, FRAMES = 6, 2, 3, 2
 
@@ -88,12 +89,38 @@ def prove(recipe: Recipe, start: Path, demo: Path, features: Path, folder: Path)
     return result, folder / "whole" / phase
 
 
+def write(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def adapter_size(recipe: Recipe) -> dict:
+    """Parameters at paper size: of the base, and of what the recipe's adapter holds; counted without weights."""
+    paper = PAPERS[recipe.model]
+    with torch.device("meta"):
+        model = paper.model(paper.config("paper", **recipe.fields))
+        base = sum(parameter.numel() for parameter in model.parameters())
+        recipe = limited_to(recipe, [name for name, _ in model.base_model.named_children()])
+        adapted = select(model, recipe)
+    trained = [(name, parameter.numel()) for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    total = sum(count for _, count in trained)
+    lora = sum(count for name, count in trained if "lora_" in name)
+    return {"base_parameters": base, "adapter_parameters": total, "of_it_lora": lora, "share": total / base}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipes", nargs="+", default=recipe_names(), help="by name (default: all)")
+    parser.add_argument("--recipes", nargs="*", default=recipe_names(), help="by name (default: all)")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/recipes.json"))
     args = parser.parse_args()
-    results = {}
+    content = json.loads(args.output.read_text(encoding="utf-8")) if args.output.is_file() else {"recipes": {}}
+    with_lora = [read_recipe(name) for name in recipe_names() if read_recipe(name).lora]
+    content |= {"torch": torch.__version__, "adapters": {item.name: adapter_size(item) for item in with_lora}}
+    for name, size in content["adapters"].items():
+        print(f"{name}: an adapter of {size['adapter_parameters']:,} parameters, {size['share']:.1%} of its base's")
+    write(args.output, content)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         options = {"cues": ("prosody",), "emotions": ("angry", "sad"), "controls": 0.0, "size": 96, "fps": 4}
@@ -114,18 +141,14 @@ def main() -> None:
             modalities = [kind for kind in recipe.modalities if kind in processor.modalities]
             features = folder / name / "features"
             FeatureCache.build(features, model, processor, train, num_frames=FRAMES, modalities=modalities)
-            results[name], ends[family] = prove(recipe, start, folder / "demo", features, folder / name)
-            found = results[name]
+            content["recipes"][name], ends[family] = prove(recipe, start, folder / "demo", features, folder / name)
+            found = content["recipes"][name]
             print(
                 f"{name}: loss {found['loss_of_first_epoch']:.3f} -> {found['loss_of_last_epoch']:.3f}, killed at "
                 f"epoch {found['killed_at_epoch']:.2f}, same weights: {found['same_weights']}",
                 flush=True,
             )
-            args.output.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = args.output.with_name(f".{args.output.name}.{os.getpid()}")
-            content = {"torch": torch.__version__, "recipes": results}
-            unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            os.replace(unfinished, args.output)
+            write(args.output, content)
 
 
 if __name__ == "__main__":
