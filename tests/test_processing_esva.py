@@ -282,6 +282,8 @@ def test_a_sound_too_long_for_a_tower_of_whole_waveforms_is_refused_in_one_sente
     processor = esva_processor(model.config, max_waveform_seconds=1.5)
     with pytest.raises(ValueError, match=r"a sound of 2\.0 s came .* up to 1\.5 s is accepted"):
         processor(videos=[clip()])
+    with pytest.raises(ValueError, match=r"up to 1\.5 s is accepted"):
+        processor.load_clips([clip()])  # where predict loads clips one by one
 
 
 def test_counts_are_known_before_any_clip_is_read(shipped):

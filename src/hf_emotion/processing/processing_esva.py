@@ -19,7 +19,7 @@ import numpy as np
 from transformers.processing_utils import MultiModalData
 
 from .processing_emotion import EmotionProcessor, pad_rows
-from .sound_chunks import whole_sound_features
+from .sound_chunks import check_length, whole_sound_features
 
 CHAT_TEMPLATE = """\
 {%- set state = namespace(system='') -%}
@@ -261,6 +261,13 @@ class ESVAProcessor(EmotionProcessor):
             found = self.face_pixels(clip, track, self.face_size, self.face_margin, self.face_mean, self.face_std)
             pictures |= {**found, "face_times": np.asarray(clip.frame_times, dtype=np.int64)}
         return pictures
+
+    def _load_clip(self, video, sound, utterances, settings):
+        clip = super()._load_clip(video, sound, utterances, settings)
+        if clip is not None and clip.waveform is not None and "audio" in self.feature_kinds:
+            # Here and not with the batch, so that one long clip does not stop those beside it.
+            check_length(self.feature_extractor, clip.waveform, self.max_waveform_seconds, clip.source)
+        return clip
 
     def _process_audio(self, audio, **kwargs):
         """Tensors of the sound, if any clip has one that the model hears, and the placeholders of the features."""
