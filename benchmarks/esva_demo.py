@@ -8,7 +8,7 @@
    test clips of the same corpus, and the corpus "agreement", whose clips were rendered with sound or picture late.
    Beside it: Eq. 6, D alone, the controllers, and training by the letter of Eq. 9 (`alignment_training="search"`).
 2. The real clips of `--real`, at 20 frames a second as the demo clips have them, moved in the same way, by the model
-   that has seen drawn voices only.
+   that has seen drawn voices only; with the level of their loudest quarter second, since a silent clip has no offset.
 3. The full loss. From several seeds, with contrast_weight 0.1 and 0: each term over the epochs, and how well five
    planted voices part in F_A'' of held-out clips: silhouette (cosine), and how often the nearest class mean of the
    training clips is a clip's own (chance 0.20).
@@ -235,6 +235,8 @@ def real_clips(model, processor, folder, courses):
         found[path.name] = {
             "seconds": metadata["duration"],
             "frames": len(metadata["frames"]),
+            # Speech lies around -20 dB; where there is none, nothing can be aligned.
+            "loudest_quarter_second_db": loudest(clip.waveform),
             "plants_ms": plants,
             "offsets_ms": offsets,
             "within_one_step": statistics.mean(abs(error) <= GRID for error in errors),
@@ -244,6 +246,12 @@ def real_clips(model, processor, folder, courses):
         }
         courses[path.name] = course_of(model, media_only({**sample, **cases[4][1]}), plants[4])
     return found
+
+
+def loudest(waveform):
+    """Level of the loudest quarter second, dB below full scale; -180 is digital silence."""
+    pieces = waveform[: len(waveform) // 4000 * 4000].reshape(-1, 4000)
+    return round(float(20 * np.log10(pieces.std(-1).max() + 1e-9)), 1)
 
 
 @torch.no_grad()
