@@ -231,7 +231,14 @@ def test_the_command_runs_the_phases_one_after_the_other(demo, tmp_path, capsys)
         args.func(args)
 
 
-ONE_PHASE = ("microemo_1_instruction", "acoustemo_1_instruction", "emotion_llama_1_emotion", "esva_1_emotion")
+WITH_LORA = (
+    "microemo_1_instruction",
+    "acoustemo_1_instruction",
+    "emotion_llama_1_emotion",
+    "emotion_llama_2_reason",
+    "esva_1_emotion",
+    "esva_2_reason",
+)
 # Published ablations and zero-initialised gates aside: what no loss depends on. Of the Q-Former that reads timestamps,
 # the last layer's feed-forward of the text; of a softmax over one scale or a bias of all keys alike, nothing.
 WITHOUT_EFFECT = {"microemo": r"image_qformer\..*\.encoder\.layer\.1\.(intermediate|output)\.|\.key\.bias$"}
@@ -254,7 +261,7 @@ def faces(tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("name", ONE_PHASE)
+@pytest.mark.parametrize("name", WITH_LORA)
 def test_a_recipe_with_lora_moves_its_parts_tensor_by_tensor_and_nothing_else(name, faces, tmp_path, caplog):
     recipe = read_recipe(
         name, "tiny", epochs=4, batch_size=4, num_frames=2, learning_rate=1e-2, warmup=0, weight_decay=0
