@@ -457,6 +457,7 @@ class ESVAModel(ESVAPreTrainedModel):
         audio_features=None,
         audio_attention_mask=None,
         audio_times=None,
+        **kwargs,
     ):
         """F_A' of Eq. 1 (F_A without MSFE).
 
@@ -474,6 +475,7 @@ class ESVAModel(ESVAPreTrainedModel):
             audio_attention_mask,
             audio_times,
             audio_features=audio_features,
+            **kwargs,
         )
         states = states.to(self.trained_dtype)
         if self.config.msfe_kernel_sizes:
@@ -489,19 +491,20 @@ class ESVAModel(ESVAPreTrainedModel):
         audio_attention_mask: torch.Tensor | None = None,
         audio_times: torch.Tensor | None = None,
         offsets: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """Tokens of a batch's sound, `audio_tokens` a clip.
 
         Args:
             offsets: (B,) int64 ms, by which each sound is moved; `None` leaves all where they are.
-            others: see `modeling_emotion.sound_frames`.
+            others: see `modeling_emotion.sound_frames`; `kwargs` are the audio tower's.
 
         Returns:
             the audio tower's output, with `pooler_output` a list of B tensors (audio_tokens, H); (0, H) for a clip
             without sound.
         """
         output, states, times = self.voice_frames(
-            input_features, input_values, audio_features, audio_attention_mask, audio_times
+            input_features, input_values, audio_features, audio_attention_mask, audio_times, **kwargs
         )
         heard = (times >= 0).any(-1)
         tokens = self.voice_tokens(states, times, times.amax(-1), offsets)
