@@ -180,13 +180,13 @@ def fft_products(audio, video, max_offset, window):
     # Window i meets block j at offsets (j - 1 - i) * window and on: each row starts one window before the row above, so
     # rows shorter than the range by one window, laid end to end, fall into their places.
     columns = 2 * windows * window
-    if windows > 1:
-        rows = functional.pad(lags, (0, columns - window - lags.shape[-1])).flatten(1)
-        lags = functional.pad(rows, ((windows - 1) * window, window)).unflatten(1, (windows, columns))
+    rows = lags.new_zeros(len(lags), windows, columns)
+    strides = (rows.stride(0), columns - window, 1)
+    rows.as_strided(lags.shape, strides, (windows - 1) * window).copy_(lags)
     spare = windows * window - max_offset
     if spare > 0:
-        return lags[..., spare : spare + 2 * max_offset + 1]
-    return functional.pad(lags, (-spare, 1 - spare))
+        return rows[..., spare : spare + 2 * max_offset + 1]
+    return functional.pad(rows, (-spare, 1 - spare))
 
 
 FORMS = {"direct": direct_products, "banded": banded_products, "fft": fft_products}
