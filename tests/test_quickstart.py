@@ -1,5 +1,7 @@
 """The quickstart's own pieces: what stage 1 is shown, its targets, the frames that are left out, the score."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,17 @@ def test_left_out_frames_leave_every_frame_tensor_alike(small):
     lengths = {kept[name].shape[1] for name in quickstart.FrameDropper.frame_tensors if name in kept}
     assert lengths == {drawn["face"][0]["video_times"].shape[1] * 3 // 4}
     assert (kept["video_times"].diff() > 0).all()
+
+
+def test_a_fresh_process_answers_about_a_clip_named_by_a_relative_path(small, tmp_path, monkeypatch):
+    model, processor, _ = small
+    monkeypatch.chdir(tmp_path)
+    [row] = demo.make_demo("corpus", 1, cues=("face",), size=64, fps=4, num_workers=0, progress=False)
+    model.save_pretrained("model")
+    processor.save_pretrained("model")
+    samples = quickstart.with_features(model, [quickstart.encode(processor, [row])])
+    expected = quickstart.answers(model.eval(), processor, samples)
+    assert quickstart.ask_afresh(Path("model"), row).strip() == expected[0].splitlines()[-1].strip()
 
 
 def test_the_score_counts_clips_whose_emotion_alone_is_named():

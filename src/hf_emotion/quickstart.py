@@ -365,7 +365,8 @@ print(processor.batch_decode(generated[:, batch["input_ids"].shape[1]:], skip_sp
 
 def ask_afresh(folder: Path, row: dict) -> str:
     """The saved model's answer about a clip, from a new process without this package."""
-    command = [sys.executable, "-c", FRESH_PROCESS, str(folder.resolve()), row["video"]]
+    # The child runs in the folder itself, where this process's relative paths lead nowhere.
+    command = [sys.executable, "-c", FRESH_PROCESS, str(folder.resolve()), os.path.abspath(row["video"])]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     child = subprocess.run(
         [*command, json.dumps(row["utterances"]), row["question"]],
