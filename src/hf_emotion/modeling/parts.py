@@ -391,6 +391,79 @@ def qformer_fields_of(source: str, reads_text: bool, **hub) -> tuple[dict, dict[
     )
 
 
+def check_given(cls, given: dict, overrides: dict) -> None:
+    """Refuse an assembly without parts, or with a field that the configuration of `cls` has not.
+
+    Args:
+        cls: the generating class.
+        given: part -> its source or `None`.
+        overrides: fields of the configuration.
+    """
+    if all(source is None for source in given.values()):
+        raise PartsError(f"no part is given; accepted are {', '.join(given)}")
+    unknown = sorted(set(overrides) - set(cls.config_class.__dataclass_fields__))
+    if unknown:
+        raise PartsError(f"{unknown[0]!r} is no field of {cls.config_class.__name__}")
+
+
+class Assembly:
+    """A model while its parts come in: the places for tensors, those that are taken, and the report.
+
+    Attributes:
+        skeleton: the model without memory, on the meta device.
+        expected: name in the model -> its tensor on the meta device.
+        report: what became of every tensor so far.
+    """
+
+    def __init__(self, cls, config):
+        self.cls, self.config = cls, config
+        with torch.device("meta"):
+            self.skeleton = cls(config)
+        self.expected = self.skeleton.state_dict()
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.report = PartsReport()
+
+    def take(self, part: str, found: dict[str, torch.Tensor], part_report: PartsReport) -> None:
+        """Take a part's tensors, `found` and `part_report` as `load_tower` and its like give them; of two sources for a
+        tensor the first stays.
+
+        Raises:
+            PartsError: a tensor has another shape than its place.
+        """
+        for name, tensor in found.items():
+            source = part_report.loaded[name]
+            reason = None
+            if name in self.tensors:
+                reason = f"{module_of(name)} comes from {self.report.loaded[name]}"
+            elif name not in self.expected:
+                reason = "the assembled configuration has no place for it"
+            elif tensor.shape != self.expected[name].shape:
+                raise PartsError(
+                    f"{name} has shape {tuple(tensor.shape)} in {source!r} ({part}) and "
+                    f"{tuple(self.expected[name].shape)} in the assembled model; the parts do not fit each other"
+                )
+            if reason is None:
+                self.tensors[name] = tensor
+            else:
+                part_report.ignored[f"{name} ({source})"] = reason
+                del part_report.loaded[name]
+        self.report.update(part_report)
+
+    def finish(self, dtype: torch.dtype | None, **hub) -> tuple:
+        """The model with what was taken, in eval mode and `dtype` (by default float32), and its report."""
+        model, info = self.cls.from_pretrained(
+            None,
+            config=self.config,
+            state_dict=self.tensors,
+            dtype=dtype or torch.float32,
+            output_loading_info=True,
+        )
+        self.report.new = sorted(info["missing_keys"])
+        self.report.parameters.update({name: self.expected[name].numel() for name in self.report.new})
+        model.config.parts = self.report.origins(**hub)
+        return model.eval(), self.report
+
+
 def assemble(
     cls,
     vision: str | None = None,
@@ -429,11 +502,7 @@ def assemble(
         PartsError: no part given, a part cannot be read, or two parts do not fit.
     """
     given = {"vision": vision, "qformer": qformer, "audio": audio, "text": text, "video_llama": video_llama}
-    if all(source is None for source in given.values()):
-        raise PartsError(f"no part is given; accepted are {', '.join(given)}")
-    unknown = sorted(set(overrides) - set(cls.config_class.__dataclass_fields__))
-    if unknown:
-        raise PartsError(f"{unknown[0]!r} is no field of {cls.config_class.__name__}")
+    check_given(cls, given, overrides)
     hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
 
     fields = {} if config is None else config.to_dict()
@@ -472,65 +541,43 @@ def assemble(
         fields["video_token_id"], fields["audio_token_id"] = text_config.vocab_size, text_config.vocab_size + 1
     config = cls.config_class.from_dict({**fields, **overrides})
 
-    with torch.device("meta"):
-        skeleton = cls(config)
-    expected = skeleton.state_dict()
-
-    tensors: dict[str, torch.Tensor] = {}
-    report = PartsReport()
-
-    def take(part, found: dict[str, torch.Tensor], part_report: PartsReport):
-        for name, tensor in found.items():
-            source = part_report.loaded[name]
-            reason = None
-            if name in tensors:
-                reason = f"{module_of(name)} comes from {report.loaded[name]}"
-            elif name not in expected:
-                reason = "the assembled configuration has no place for it"
-            elif tensor.shape != expected[name].shape:
-                raise PartsError(
-                    f"{name} has shape {tuple(tensor.shape)} in {source!r} ({part}) and {tuple(expected[name].shape)} "
-                    f"in the assembled model; the parts do not fit each other"
-                )
-            if reason is None:
-                tensors[name] = tensor
-            else:
-                part_report.ignored[f"{name} ({source})"] = reason
-                del part_report.loaded[name]
-        report.update(part_report)
-
+    assembly = Assembly(cls, config)
     if vision is not None:
-        tower = type(skeleton.model.vision_tower)
+        tower = type(assembly.skeleton.model.vision_tower)
         found = load_tower(tower, vision, config.vision_config, "model.vision_tower.", VISION_PREFIXES, **hub)
-        take("vision", *found)
+        assembly.take("vision", *found)
         if config.vision_post_layernorm_eps is not None:
-            report.notes.append(
+            assembly.report.notes.append(
                 f"the last LayerNorm of the vision tower has eps {config.vision_post_layernorm_eps}, as in the LAVIS "
                 f"family; transformers' own class would use {config.vision_config.layer_norm_eps}"
             )
     if qformer is not None:
-        take("qformer", *load_part(qformer, qformer_map, **hub))
+        assembly.take("qformer", *load_part(qformer, qformer_map, **hub))
     if audio is not None and config.audio_config is not None:
-        tower = type(skeleton.model.audio_tower)
+        tower = type(assembly.skeleton.model.audio_tower)
         found = load_tower(tower, audio, config.audio_config, "model.audio_tower.", AUDIO_PREFIXES, **hub)
-        take("audio", *found)
+        assembly.take("audio", *found)
     if video_llama is not None:
-        take("video_llama", *load_part(video_llama, {"": "model."}, **hub))
+        assembly.take("video_llama", *load_part(video_llama, {"": "model."}, **hub))
     if text is not None:
         found, text_report, text_dtype = load_language_model(text, dtype, **hub)
-        lost = [name for name in found if name not in expected]
+        lost = [name for name in found if name not in assembly.expected]
         if lost:
             raise PartsError(f"the language model {text!r} has {lost[0]!r}, for which the model has no place")
-        take("text", found, text_report)
+        assembly.take("text", found, text_report)
         dtype = dtype or text_dtype
 
-    model, info = cls.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=dtype or torch.float32, output_loading_info=True
-    )
-    report.new = sorted(info["missing_keys"])
-    report.parameters.update({name: expected[name].numel() for name in report.new})
-    model.config.parts = report.origins(**hub)
-    return model.eval(), report
+    return assembly.finish(dtype, **hub)
 
 
-__all__ = ["PartsError", "PartsReport", "assemble", "check_type", "load_language_model", "load_part", "load_tower"]
+__all__ = [
+    "Assembly",
+    "PartsError",
+    "PartsReport",
+    "assemble",
+    "check_given",
+    "check_type",
+    "load_language_model",
+    "load_part",
+    "load_tower",
+]

@@ -11,9 +11,9 @@ from transformers import AutoConfig, InstructBlipVisionConfig, ViTMAEModel
 from .parts import (
     AUDIO_PREFIXES,
     VISION_PREFIXES,
-    PartsError,
-    PartsReport,
+    Assembly,
     audio_config_of,
+    check_given,
     check_type,
     load_language_model,
     load_tower,
@@ -70,11 +70,7 @@ def assemble_esva(
         PartsError: no part given, a part cannot be read or is of another kind, or two parts do not fit.
     """
     given = {"vision": vision, "face": face, "motion": motion, "audio": audio, "text": text}
-    if all(source is None for source in given.values()):
-        raise PartsError(f"no part is given; accepted are {', '.join(given)}")
-    unknown = sorted(set(overrides) - set(cls.config_class.__dataclass_fields__))
-    if unknown:
-        raise PartsError(f"{unknown[0]!r} is no field of {cls.config_class.__name__}")
+    check_given(cls, given, overrides)
     hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
 
     fields = {} if config is None else config.to_dict()
@@ -100,32 +96,7 @@ def assemble_esva(
         fields["video_token_id"], fields["audio_token_id"] = text_config.vocab_size, text_config.vocab_size + 1
     config = cls.config_class.from_dict({**fields, **overrides})
 
-    with torch.device("meta"):
-        skeleton = cls(config)
-    expected = skeleton.state_dict()
-    tensors: dict[str, torch.Tensor] = {}
-    report = PartsReport()
-
-    def take(part, source, found, part_report):
-        for name, tensor in found.items():
-            if name == POSITIONS and name in expected and tensor.shape != expected[name].shape:
-                own = config.vision_config
-                tensor = interpolate_positions(tensor, own.image_size // own.patch_size)
-                part_report.notes.append(
-                    f"the positions of the vision tower are interpolated to {own.image_size} pixels, bicubic"
-                )
-            if name not in expected:
-                part_report.ignored[f"{name} ({source})"] = "the assembled configuration has no place for it"
-                del part_report.loaded[name]
-            elif tensor.shape != expected[name].shape:
-                raise PartsError(
-                    f"{name} has shape {tuple(tensor.shape)} in {source!r} ({part}) and {tuple(expected[name].shape)} "
-                    f"in the assembled model; the parts do not fit each other"
-                )
-            else:
-                tensors[name] = tensor
-        report.update(part_report)
-
+    assembly = Assembly(cls, config)
     for part, source, known in (
         ("vision", vision, VISION_PREFIXES),
         ("face", face, {}),
@@ -135,20 +106,21 @@ def assemble_esva(
         own = getattr(config, f"{part}_config")
         if source is not None and own is not None:
             # MAE by its own class: transformers knows by it that published names are older than those in memory.
-            tower = ViTMAEModel if part == "face" else type(getattr(skeleton.model, f"{part}_tower"))
-            take(part, source, *load_tower(tower, source, own, f"model.{part}_tower.", known, **hub))
+            tower = ViTMAEModel if part == "face" else type(getattr(assembly.skeleton.model, f"{part}_tower"))
+            found, part_report = load_tower(tower, source, own, f"model.{part}_tower.", known, **hub)
+            place = assembly.expected.get(POSITIONS)
+            if place is not None and POSITIONS in found and found[POSITIONS].shape != place.shape:
+                found[POSITIONS] = interpolate_positions(found[POSITIONS], own.image_size // own.patch_size)
+                part_report.notes.append(
+                    f"the positions of the vision tower are interpolated to {own.image_size} pixels, bicubic"
+                )
+            assembly.take(part, found, part_report)
     if text is not None:
         found, text_report, text_dtype = load_language_model(text, dtype, **hub)
-        take("text", text, found, text_report)
+        assembly.take("text", found, text_report)
         dtype = dtype or text_dtype
 
-    model, info = cls.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=dtype or torch.float32, output_loading_info=True
-    )
-    report.new = sorted(info["missing_keys"])
-    report.parameters.update({name: expected[name].numel() for name in report.new})
-    model.config.parts = report.origins(**hub)
-    return model.eval(), report
+    return assembly.finish(dtype, **hub)
 
 
 __all__ = ["assemble_esva"]

@@ -13,9 +13,11 @@ from .modeling_facexformer import FaceXFormerModel
 from .parts import (
     AUDIO_PREFIXES,
     ELSEWHERE,
+    Assembly,
     PartsError,
     PartsReport,
     audio_config_of,
+    check_given,
     check_type,
     checked,
     load_tower,
@@ -76,11 +78,7 @@ def assemble_omni_emotion(
         PartsError: no part given, a part cannot be read or is of another kind, or two parts do not fit.
     """
     given = {"video_llm": video_llm, "audio": audio, "face": face}
-    if all(source is None for source in given.values()):
-        raise PartsError(f"no part is given; accepted are {', '.join(given)}")
-    unknown = sorted(set(overrides) - set(cls.config_class.__dataclass_fields__))
-    if unknown:
-        raise PartsError(f"{unknown[0]!r} is no field of {cls.config_class.__name__}")
+    check_given(cls, given, overrides)
     hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
 
     fields = {} if config is None else config.to_dict()
@@ -102,43 +100,19 @@ def assemble_omni_emotion(
         fields["face_config"] = read_config(face, **hub)
     config = cls.config_class.from_dict({**fields, **overrides})
 
-    with torch.device("meta"):
-        expected = cls(config).state_dict()
-    tensors: dict[str, torch.Tensor] = {}
-    report = PartsReport()
-
-    def take(part, source, found, part_report):
-        for name, tensor in found.items():
-            if name not in expected:
-                part_report.ignored[f"{name} ({source})"] = "the assembled configuration has no place for it"
-                del part_report.loaded[name]
-            elif tensor.shape != expected[name].shape:
-                raise PartsError(
-                    f"{name} has shape {tuple(tensor.shape)} in {source!r} ({part}) and {tuple(expected[name].shape)} "
-                    f"in the assembled model; the parts do not fit each other"
-                )
-            else:
-                tensors[name] = tensor
-        report.update(part_report)
-
+    assembly = Assembly(cls, config)
     if video_llm is not None:
         found, part_report, own_dtype = load_video_llm(video_llm, dtype, **hub)
-        take("video_llm", video_llm, found, part_report)
+        assembly.take("video_llm", found, part_report)
         dtype = dtype or own_dtype
     if audio is not None and config.audio_config is not None:
         found = load_tower(WhisperEncoder, audio, config.audio_config, "model.audio_tower.", AUDIO_PREFIXES, **hub)
-        take("audio", audio, *found)
+        assembly.take("audio", *found)
     if face is not None and config.face_config is not None:
         # By its own class: transformers saves Swin under older names than it has in memory.
-        take("face", face, *load_tower(FaceXFormerModel, face, config.face_config, "model.face_tower.", {}, **hub))
+        assembly.take("face", *load_tower(FaceXFormerModel, face, config.face_config, "model.face_tower.", {}, **hub))
 
-    model, info = cls.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=dtype or torch.float32, output_loading_info=True
-    )
-    report.new = sorted(info["missing_keys"])
-    report.parameters.update({name: expected[name].numel() for name in report.new})
-    model.config.parts = report.origins(**hub)
-    return model.eval(), report
+    return assembly.finish(dtype, **hub)
 
 
 __all__ = ["assemble_omni_emotion"]
