@@ -30,6 +30,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainingArguments
 
 from .data.demo import VOICES, make_demo, movement_sizes, render_clips
+from .data.files import write_whole
 from .evaluation.words import emotion_words
 from .inference import describe
 from .processing.faces import draw_regions
@@ -447,7 +448,7 @@ def quickstart(output: Path, clips=(), seed: int = 0) -> dict:
         "seconds": round(time.time() - started),
         "own_clips": own,
     }
-    (output / "scores.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    write_whole(output / "scores.json", json.dumps(result, indent=2))
     write_report(output / "report.html", processor, test_rows[shown], fresh, result)
     say(f"done: {output / 'report.html'}, {output / 'scores.json'}, {output / 'model'}")
     print("This small model shows the machinery and is no emotion expert.")
@@ -534,6 +535,4 @@ voice; random weights {result["seconds"]} seconds before this page was written.<
 {f"<h2>Your clips</h2><ul>{own}</ul>" if own else ""}
 </html>
 """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, page)

@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import re
+import threading
 import zipfile
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -68,6 +69,13 @@ def find_file(annotations, *names: str) -> Path:
         if found:
             return found[0]
     raise DataError(path, None, f"none of {', '.join(names)} is in this folder")
+
+
+def write_whole(path: Path, text: str, encoding: str = "utf-8") -> None:
+    """Write a file that is never seen half written: under a temporary name, then moved into place."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    partial.write_text(text, encoding=encoding, newline="")
+    os.replace(partial, path)
 
 
 def read_text(path) -> str:

@@ -49,6 +49,7 @@ from ..processing.faces import FaceError, FaceFinder
 from ..processing.media import MediaError, load_clip
 from ..processing.utterances import UtteranceError, read
 from .clues import face_measures, movements, picture_measures, voice_measures
+from .files import write_whole
 from .recognition import voice_spans
 from .schema import FIELDS, RowError, make_row
 
@@ -626,9 +627,7 @@ def clip_folder(output: str | Path, name: str) -> Path:
 def write(path: Path, content) -> None:
     """Write JSON under a temporary name, then move it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    partial.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def restore(kind, value):

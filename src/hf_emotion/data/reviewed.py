@@ -9,14 +9,13 @@ verification" of "700 samples from each training set".
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
 from .build import REPORT, check_output, numbers_of, save_built
-from .files import DataError, read_csv, read_json
+from .files import DataError, read_csv, read_json, write_whole
 from .questions import instruction_rows
 from .review import INTENSITIES, ReviewError, draw, read_summary, reviewed_row, write
 from .schema import FIELDS
@@ -99,18 +98,12 @@ def export_sheet(
         table.writeheader()
         table.writerows(rows)
         # With a byte-order mark, or Excel takes it for another encoding.
-        _write_text(sheet, text.getvalue(), "utf-8-sig")
+        write_whole(sheet, text.getvalue(), "utf-8-sig")
     else:
         tasks = [{"data": {name: row[name] for name in COLUMNS if name not in ("verdict", "comment")}} for row in rows]
-        _write_text(sheet, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
-        _write_text(sheet.with_suffix(".xml"), LABEL_STUDIO)
+        write_whole(sheet, json.dumps(tasks, ensure_ascii=False, indent=1) + "\n")
+        write_whole(sheet.with_suffix(".xml"), LABEL_STUDIO)
     return len(rows)
-
-
-def _write_text(path: Path, text: str, encoding: str = "utf-8") -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding=encoding, newline="")
-    os.replace(partial, path)
 
 
 def read_people(folder: str | Path) -> dict:

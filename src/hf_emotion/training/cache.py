@@ -21,6 +21,7 @@ import torch
 from peft import PeftModel
 from tqdm import tqdm
 
+from ..data.files import write_whole
 from ..processing.faces import FaceError
 from ..processing.media import Clip
 from .collator import conversation, encode
@@ -360,13 +361,6 @@ def describe_features(model, processor, options: Mapping) -> dict:
         "processor": processor_fingerprint(processor, options),
         "options": {name: settled(value) for name, value in options.items()},
     }
-
-
-def write_whole(path: Path, text: str) -> None:
-    """A file that is never seen half written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 class _Writer:

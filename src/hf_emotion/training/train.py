@@ -233,6 +233,7 @@ def run_phase(
     """
     from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
+    from ..data.files import write_whole
     from .cache import FeatureCache
     from .collator import EmotionCollator, encode, stack
     from .trainer import EmotionTrainer
@@ -339,9 +340,7 @@ def run_phase(
     if trainer.is_world_process_zero():
         # A pickle of this run's arguments, which nobody who loads the folder should have to trust.
         (output / "training_args.bin").unlink(missing_ok=True)
-        partial = output / f".{REPORT}.{os.getpid()}"
-        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, output / REPORT)
+        write_whole(output / REPORT, json.dumps(report, indent=2) + "\n")
     inner.eval()
     return report
 
