@@ -4,19 +4,24 @@ Letters used for shapes throughout the package: B batch, T frames, P patches, R 
 K queries, D tower width, H language-model width, S text tokens.
 """
 
+import inspect
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import AutoModel
 from transformers import initialization as init
+from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
-from transformers.modeling_utils import PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
-from transformers.utils import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
 
 from .configuration_emotion import EmotionConfig
 from .modeling_facexformer import FaceXFormerModel
@@ -72,6 +77,7 @@ class EmotionModelOutputWithPast(BaseModelOutputWithPast):
     """`modalities` (B, M) bool: which of `modality_names` each clip really had; `None` after the prompt was read."""
 
     modalities: torch.Tensor | None = None
+    media: MediaTokens | None = None
 
 
 @dataclass
@@ -121,8 +127,9 @@ class EmotionPreTrainedModel(SharingMixin, PreTrainedModel):
     def freeze(self, parts: tuple[str, ...] | None = None):
         """Stop training of `parts` (default: those the paper freezes) and of nothing else; returns the model."""
         parts = self.frozen_parts if parts is None else parts
-        for name, module in self.base_model.named_children():
-            module.requires_grad_(name not in parts)
+        bare = self.base_model.named_parameters(recurse=False)
+        for name, part in (*self.base_model.named_children(), *bare):
+            part.requires_grad_(name not in parts)
         if "language_model" in parts and self.get_output_embeddings() is not None:
             self.get_output_embeddings().requires_grad_(False)
         return self
@@ -489,8 +496,207 @@ class MediaGenerationMixin(GenerationMixin):
         return model_inputs
 
 
+def parameters_of(method) -> list[inspect.Parameter]:
+    """The inputs that a method takes from a batch: its parameters but `self`, and none behind `*`."""
+    parameters = inspect.signature(method).parameters.values()
+    return [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"]
+
+
+def naming(forward, media):
+    """`forward`, which takes its media inputs as `**kwargs`, under a signature that names them.
+
+    `Trainer` and `generate` learn from the signature which inputs a model takes.
+    """
+    signature = inspect.signature(forward)
+    *named, rest = signature.parameters.values()
+    media = [inspect.Parameter(p.name, p.KEYWORD_ONLY, default=None, annotation=p.annotation) for p in media]
+
+    @wraps(forward)
+    def named_forward(self, *args, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    named_forward.__signature__ = signature.replace(parameters=[*named, *media, rest])
+    return named_forward
+
+
+class EmotionModel(EmotionPreTrainedModel):
+    """A paper's model without the language-model head.
+
+    A paper adds its parts in `__init__` and says in `get_video_features`, `get_audio_features`, ... what a batch becomes.
+    The media inputs of the whole model are the parameters of these methods; they are named nowhere else.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+    # Where more is encoded than has placeholders of its own.
+    encoders: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        encoders = [getattr(cls, f"get_{name}_features", None) for name in cls.encoders or cls.media_names]
+        media = {p.name: p for encoder in encoders if encoder is not None for p in parameters_of(encoder)}
+        cls.media_inputs = tuple(media)
+        cls.forward = naming(EmotionModel.forward, media.values())
+
+    def __init__(self, config: EmotionConfig):
+        super().__init__(config)
+        if getattr(config, "vision_config", None) is not None:
+            self.vision_tower = build_tower(config.vision_config)
+            eps = getattr(config, "vision_post_layernorm_eps", None)
+            if eps is not None and hasattr(self.vision_tower, "post_layernorm"):
+                self.vision_tower.post_layernorm.eps = eps
+        if config.audio_config is not None:
+            self.audio_tower = build_tower(config.audio_config)
+        self.language_model = AutoModel.from_config(config.text_config)
+
+    def watch(self, pixels, real, features=None, **kwargs):
+        """The vision tower's output over the real frames of pixels (B, T, ...), real (B, T), or its cached states."""
+        if features is not None:
+            return BaseModelOutputWithPooling(last_hidden_state=features[real])
+        return self.vision_tower(pixels[real].to(self.vision_tower.dtype), return_dict=True, **kwargs)
+
+    def present(self, inputs) -> dict[str, torch.Tensor]:
+        """Modality -> (B,) bool, the clips that have it; only modalities that the model and some clip of the batch have."""
+        found = {}
+        times, heard = inputs.get("video_times"), inputs.get("audio_attention_mask")
+        if times is not None and hasattr(self, "vision_tower"):
+            found["video"] = (times >= 0).any(-1)
+        if heard is not None and hasattr(self, "audio_tower"):
+            found["audio"] = heard.bool().flatten(1).any(-1)
+        return {name: clips for name, clips in found.items() if clips.any()}
+
+    def encode_media(self, **inputs) -> MediaTokens:
+        """Media tokens of a batch; for the inputs and their shapes see `get_video_features`, `get_audio_features`."""
+        used, tokens = self.present(inputs), {}
+        # In one order on every process: a set's differs, and sharded branches would wait for each other.
+        for name in self.media_names:
+            if name in used:
+                tokens[name] = self.encode(name, inputs).pooler_output
+        return MediaTokens(**tokens, modalities=self.stack_modalities(used))
+
+    def encode(self, name, inputs) -> BaseModelOutputWithPooling:
+        """`get_<name>_features` of what it takes from a batch."""
+        method = getattr(self, f"get_{name}_features")
+        return method(**{p.name: inputs.get(p.name) for p in parameters_of(method)})
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | EmotionModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        inputs = {name: kwargs.pop(name, None) for name in self.media_inputs}
+        media = None
+        if inputs_embeds is None:
+            media = self.encode_media(**inputs)
+            inputs_embeds = self.embed(input_ids, media)
+            if self.training:
+                inputs_embeds = inputs_embeds + self.idle_branches(media).to(inputs_embeds)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return EmotionModelOutputWithPast(
+            **outputs, modalities=None if media is None else media.modalities, media=media
+        )
+
+
+class EmotionForConditionalGeneration(EmotionPreTrainedModel, MediaGenerationMixin):
+    """A paper's generating model. A paper gives `model_class`, `assemble` and, where its loss has more terms, `losses`."""
+
+    model_class: type[EmotionModel]
+    output_class = EmotionCausalLMOutputWithPast
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        model = cls.model_class
+        for name in ("media_inputs", "media_names", "modality_names", "frozen_parts", "processor_class"):
+            setattr(cls, name, getattr(model, name))
+        own = inspect.signature(cls.forward).parameters
+        inner = inspect.signature(model.forward).parameters.values()
+        named = [p for p in (*inner, *parameters_of(cls.losses)) if p.kind is not p.VAR_KEYWORD and p.name not in own]
+        cls.model_inputs = {p.name for p in inner}
+        cls.loss_inputs = {p.name for p in parameters_of(cls.losses)} - {"outputs", "logits", "labels"}
+        cls.forward = naming(cls.forward, [p for p in named if p.name not in ("outputs", "logits")])
+
+    def __init__(self, config: EmotionConfig):
+        super().__init__(config)
+        self.model = self.model_class(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained_parts(cls, **parts):
+        """The model from published checkpoints of its parts; see `assemble` of the paper for what each accepts.
+
+        Its `parts_report` says what was loaded, what is new and what was ignored, and why; print it.
+        """
+        model, model.parts_report = cls.assemble(cls, **parts)
+        return model
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def get_video_features(self, *args, **kwargs):
+        return self.model.get_video_features(*args, **kwargs)
+
+    def get_audio_features(self, *args, **kwargs):
+        return self.model.get_audio_features(*args, **kwargs)
+
+    def losses(self, outputs, logits, labels, **kwargs) -> dict:
+        """Fields of the output that the loss gives; `kwargs` are what `forward` was given and the model did not take."""
+        if labels is None:
+            return {}
+        vocab_size = self.config.text_config.vocab_size
+        return {"loss": self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | EmotionCausalLMOutputWithPast:
+        """Loss and logits.
+
+        Args:
+            input_ids, attention_mask: (B, S).
+            labels: (B, S), -100 outside the answer.
+            the media: see `get_video_features` and `get_audio_features` of the model.
+        """
+        own = {name: kwargs.pop(name) for name in sorted(self.loss_inputs) if name in kwargs}
+        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        rest = {name: value for name, value in kwargs.items() if name not in self.model_inputs}
+        return self.output_class(
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            modalities=outputs.modalities,
+            **self.losses(outputs, logits, labels, **own, **rest),
+        )
+
+
 __all__ = [
     "EmotionCausalLMOutputWithPast",
+    "EmotionForConditionalGeneration",
+    "EmotionModel",
     "EmotionModelOutputWithPast",
     "EmotionPreTrainedModel",
     "MediaGenerationMixin",

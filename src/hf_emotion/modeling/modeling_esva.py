@@ -13,28 +13,23 @@ join the language model's (3.5). With all three off this is Emotion-LLaMA, which
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModel
 from transformers import initialization as init
-from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEEmbeddings, ViTMAEModel
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils import can_return_tuple
 
 from .alignment import AlignmentOutput, AudioVideoAlignment
 from .configuration_esva import ESVAConfig
 from .modeling_emotion import (
     EmotionCausalLMOutputWithPast,
-    EmotionModelOutputWithPast,
-    EmotionPreTrainedModel,
-    MediaGenerationMixin,
+    EmotionForConditionalGeneration,
+    EmotionModel,
     MediaTokens,
     build_tower,
     idle,
+    parameters_of,
     sound_frames,
 )
 from .parts_esva import assemble_esva
@@ -51,13 +46,6 @@ class ESVAMediaTokens(MediaTokens):
 
     alignment: AlignmentOutput | None = None
     voice: torch.Tensor | None = None
-
-
-@dataclass
-class ESVAModelOutputWithPast(EmotionModelOutputWithPast):
-    """`media`: the `ESVAMediaTokens` of this call, `None` after the prompt was read."""
-
-    media: ESVAMediaTokens | None = None
 
 
 @dataclass
@@ -193,31 +181,61 @@ class ContrastHead(nn.Module):
         self.queue_ids = torch.cat([emotion_ids[kept], self.queue_ids])[: self.queue_size]
 
 
-class ESVAPreTrainedModel(EmotionPreTrainedModel):
-    """Flags, media inputs and initial weights of ESVA."""
+class ESVAModel(EmotionModel):
+    """ESVA without the language-model head."""
 
     config: ESVAConfig
     processor_class = "processing_esva.ESVAProcessor"
     # "Without adjusting the audio encoder parameters" (5), "large encoders"; LoRA adapts LLaMA-2 (3.2).
     frozen_parts = ("vision_tower", "face_tower", "motion_tower", "audio_tower", "language_model")
-    media_inputs = (
-        "pixel_values_videos",
-        "video_features",
-        "video_times",
-        "pixel_values_faces",
-        "face_features",
-        "motion_features",
-        "face_times",
-        "face_found",
-        "input_features",
-        "input_values",
-        "audio_features",
-        "audio_attention_mask",
-        "audio_times",
-    )
-    media_names = ("video", "audio")
+    encoders = ("video", "face", "motion", "audio")
     modality_names = ("video", "face", "audio")
     _no_split_modules = ["MultiScaleFeatureExtraction", "AudioVideoAlignment"]
+
+    def __init__(self, config: ESVAConfig):
+        super().__init__(config)
+        text_width = config.text_config.hidden_size
+        if config.vision_config is not None:
+            width = config.vision_config.hidden_size
+            self.video_projector = nn.Linear(config.patches_per_token * width, text_width)
+            self.cls_projector = nn.Linear(width, text_width)
+        if config.face_config is not None:
+            masked = config.face_config.model_type == MAEModel.config_class.model_type
+            self.face_tower = MAEModel(config.face_config) if masked else build_tower(config.face_config)
+            self.face_projector = nn.Linear(config.face_config.hidden_size, text_width)
+        if config.motion_config is not None:
+            self.motion_tower = build_tower(config.motion_config)
+            self.motion_projector = nn.Linear(config.motion_config.hidden_size, text_width)
+        if config.audio_config is not None:
+            width = config.audio_config.hidden_size
+            self.audio_projector = nn.Linear(width, text_width)
+            if config.msfe_kernel_sizes:
+                self.msfe = MultiScaleFeatureExtraction(
+                    width, config.msfe_kernel_sizes, config.msfe_depthwise, config.msfe_residual
+                )
+            if config.contrast_weight:
+                self.contrast_head = ContrastHead(
+                    width, config.contrast_size, config.contrast_temperature, config.contrast_queue_size
+                )
+        if config.aligns:
+            self.alignment = AudioVideoAlignment(
+                config.audio_config.hidden_size,
+                None if config.face_config is None else config.face_config.hidden_size,
+                None if config.motion_config is None else config.motion_config.hidden_size,
+                size=config.alignment_size,
+                rate=config.alignment_rate,
+                max_offset=config.alignment_max_offset,
+                window=config.alignment_window,
+                min_overlap=config.alignment_min_overlap,
+                local_weight=config.alignment_local_weight,
+                global_weight=config.alignment_global_weight,
+                search=config.alignment_search,
+                selection=config.alignment_selection,
+                temperature=config.alignment_temperature,
+                training_offset=config.alignment_training,
+                controller=config.controller,
+            )
+        self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -251,62 +269,6 @@ class ESVAPreTrainedModel(EmotionPreTrainedModel):
             getattr(self, "contrast_head", None),
         )
 
-
-class ESVAModel(ESVAPreTrainedModel):
-    """ESVA without the language-model head."""
-
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
-
-    def __init__(self, config: ESVAConfig):
-        super().__init__(config)
-        text_width = config.text_config.hidden_size
-        if config.vision_config is not None:
-            self.vision_tower = build_tower(config.vision_config)
-            if config.vision_post_layernorm_eps is not None and hasattr(self.vision_tower, "post_layernorm"):
-                self.vision_tower.post_layernorm.eps = config.vision_post_layernorm_eps
-            width = config.vision_config.hidden_size
-            self.video_projector = nn.Linear(config.patches_per_token * width, text_width)
-            self.cls_projector = nn.Linear(width, text_width)
-        if config.face_config is not None:
-            masked = config.face_config.model_type == MAEModel.config_class.model_type
-            self.face_tower = MAEModel(config.face_config) if masked else build_tower(config.face_config)
-            self.face_projector = nn.Linear(config.face_config.hidden_size, text_width)
-        if config.motion_config is not None:
-            self.motion_tower = build_tower(config.motion_config)
-            self.motion_projector = nn.Linear(config.motion_config.hidden_size, text_width)
-        if config.audio_config is not None:
-            self.audio_tower = build_tower(config.audio_config)
-            width = config.audio_config.hidden_size
-            self.audio_projector = nn.Linear(width, text_width)
-            if config.msfe_kernel_sizes:
-                self.msfe = MultiScaleFeatureExtraction(
-                    width, config.msfe_kernel_sizes, config.msfe_depthwise, config.msfe_residual
-                )
-            if config.contrast_weight:
-                self.contrast_head = ContrastHead(
-                    width, config.contrast_size, config.contrast_temperature, config.contrast_queue_size
-                )
-        if config.aligns:
-            self.alignment = AudioVideoAlignment(
-                config.audio_config.hidden_size,
-                None if config.face_config is None else config.face_config.hidden_size,
-                None if config.motion_config is None else config.motion_config.hidden_size,
-                size=config.alignment_size,
-                rate=config.alignment_rate,
-                max_offset=config.alignment_max_offset,
-                window=config.alignment_window,
-                min_overlap=config.alignment_min_overlap,
-                local_weight=config.alignment_local_weight,
-                global_weight=config.alignment_global_weight,
-                search=config.alignment_search,
-                selection=config.alignment_selection,
-                temperature=config.alignment_temperature,
-                training_offset=config.alignment_training,
-                controller=config.controller,
-            )
-        self.language_model = AutoModel.from_config(config.text_config)
-        self.post_init()
-
     def tower_features(self, **inputs):
         """As the trunk's, with `face_features` and `motion_features`: means of MAE's and VideoMAE's outputs."""
         inputs = super().tower_features(**inputs)
@@ -329,11 +291,11 @@ class ESVAModel(ESVAPreTrainedModel):
     @can_return_tuple
     def get_video_features(
         self,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
+        pixel_values_videos: Tensor | None = None,
+        video_times: Tensor | None = None,
+        video_features: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
         """Tokens of the key frame (Emotion-LLaMA's global encoder): its merged patches, then its class token.
 
         Args:
@@ -367,10 +329,11 @@ class ESVAModel(ESVAPreTrainedModel):
 
     def get_face_features(
         self,
-        pixel_values_faces: torch.Tensor | None = None,
-        face_times: torch.Tensor | None = None,
-        face_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        pixel_values_faces: Tensor | None = None,
+        face_times: Tensor | None = None,
+        face_features: Tensor | None = None,
+        face_found: Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """What MAE sees in each frame's face.
 
@@ -400,10 +363,10 @@ class ESVAModel(ESVAPreTrainedModel):
 
     def get_motion_features(
         self,
-        pixel_values_faces: torch.Tensor | None = None,
-        face_times: torch.Tensor | None = None,
-        motion_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        pixel_values_faces: Tensor | None = None,
+        face_times: Tensor | None = None,
+        motion_features: Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """What VideoMAE sees in the face's movement: sequences of 16 frames, of which every two make a step.
 
@@ -485,14 +448,15 @@ class ESVAModel(ESVAPreTrainedModel):
     @can_return_tuple
     def get_audio_features(
         self,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        audio_times: torch.Tensor | None = None,
-        offsets: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
+        input_features: Tensor | None = None,
+        input_values: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_attention_mask: Tensor | None = None,
+        audio_times: Tensor | None = None,
+        *,
+        offsets: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
         """Tokens of a batch's sound, `audio_tokens` a clip.
 
         Args:
@@ -538,48 +502,33 @@ class ESVAModel(ESVAPreTrainedModel):
 
     # The clip
 
-    def encode_media(
-        self,
-        pixel_values_videos=None,
-        video_features=None,
-        video_times=None,
-        pixel_values_faces=None,
-        face_features=None,
-        motion_features=None,
-        face_times=None,
-        face_found=None,
-        input_features=None,
-        input_values=None,
-        audio_features=None,
-        audio_attention_mask=None,
-        audio_times=None,
-    ) -> ESVAMediaTokens:
+    def encode_media(self, **inputs) -> ESVAMediaTokens:
         """Tokens of what the clips of a batch really have (see the `get_*_features` for the shapes).
 
         What stands for an absent modality depends on the prompt and is made by `embed`. `face_found` (B, T) bool says
         where `pixel_values_faces` show a face; it decides `modalities` and nothing else.
         """
         config = self.config
+        video_times, face_times, face_found = (inputs.get(f"{name}") for name in ("video_times", "face_times", "face_found"))
         seen, faces, motion = {}, None, None
         used = {}
         if config.vision_config is not None and video_times is not None and (video_times >= 0).any():
-            seen["picture"] = self.get_video_features(pixel_values_videos, video_times, video_features).pooler_output
+            seen["picture"] = self.encode("video", inputs).pooler_output
             used["video"] = (video_times >= 0).any(-1)
         if config.has_motion and face_times is not None and (face_times >= 0).any():
             real = face_times >= 0
             if config.face_config is not None:
-                faces = self.get_face_features(pixel_values_faces, face_times, face_features).pooler_output
+                faces = self.encode("face", inputs).pooler_output
                 seen["face"] = self.one_token(self.face_projector, faces, real)
             if config.motion_config is not None:
-                motion = self.get_motion_features(pixel_values_faces, face_times, motion_features).pooler_output
+                motion = self.encode("motion", inputs).pooler_output
                 seen["motion"] = self.one_token(self.motion_projector, motion, self.motion_times(face_times) >= 0)
             used["video"] = used.get("video", False) | real.any(-1)
             used["face"] = (real if face_found is None else real & face_found).any(-1)
         audio = voice = alignment = None
-        if config.audio_config is not None and audio_attention_mask is not None and audio_attention_mask.any():
-            _, states, times = self.voice_frames(
-                input_features, input_values, audio_features, audio_attention_mask, audio_times
-            )
+        if "audio" in self.present(inputs):
+            sound = {p.name: inputs.get(p.name) for p in parameters_of(self.get_audio_features)}
+            _, states, times = self.voice_frames(**sound)
             heard = (times >= 0).any(-1)
             used["audio"] = heard
             voice = states.sum(1) / (times >= 0).sum(-1, keepdim=True).clamp(min=1)
@@ -666,120 +615,20 @@ class ESVAModel(ESVAPreTrainedModel):
             filled[name] = own
         return super().embed(input_ids, MediaTokens(**filled))
 
-    @merge_with_config_defaults
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        pixel_values_faces: torch.Tensor | None = None,
-        face_features: torch.Tensor | None = None,
-        motion_features: torch.Tensor | None = None,
-        face_times: torch.Tensor | None = None,
-        face_found: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        audio_times: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | ESVAModelOutputWithPast:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        media = None
-        if inputs_embeds is None:
-            media = self.encode_media(
-                pixel_values_videos=pixel_values_videos,
-                video_features=video_features,
-                video_times=video_times,
-                pixel_values_faces=pixel_values_faces,
-                face_features=face_features,
-                motion_features=motion_features,
-                face_times=face_times,
-                face_found=face_found,
-                input_features=input_features,
-                input_values=input_values,
-                audio_features=audio_features,
-                audio_attention_mask=audio_attention_mask,
-                audio_times=audio_times,
-            )
-            inputs_embeds = self.embed(input_ids, media)
-            if self.training:
-                inputs_embeds = inputs_embeds + self.idle_branches(media).to(inputs_embeds)
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        return ESVAModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            modalities=None if media is None else media.modalities,
-            media=media,
-        )
 
-
-class ESVAForConditionalGeneration(ESVAPreTrainedModel, MediaGenerationMixin):
+class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
     """ESVA as a generating model: the class that every Auto class gives for an ESVA folder."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-
-    def __init__(self, config: ESVAConfig):
-        super().__init__(config)
-        self.model = ESVAModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
-
-    @classmethod
-    def from_pretrained_parts(
-        cls, vision=None, face=None, motion=None, audio=None, text=None, **options
-    ) -> "ESVAForConditionalGeneration":
-        """ESVA from published checkpoints of its parts; what the paper trains is new.
-
-        Args:
-            vision, face, motion, audio, text: Hub ids or local folders of EVA, MAE, VideoMAE, HuBERT and LLaMA-2; see
-                `parts_esva.assemble_esva` for what each accepts. Parts not given are new.
-            options: `image_size`, `config`, `dtype`, `cache_dir`, `token`, `local_files_only`, and fields of the
-                configuration.
-
-        Returns:
-            the model, in eval mode. Its `parts_report` says what was loaded, what is new and what was ignored, and
-            why; print it.
-
-        Raises:
-            PartsError: no part given, a part cannot be read, or two parts do not fit.
-        """
-        model, report = assemble_esva(cls, vision=vision, face=face, motion=motion, audio=audio, text=text, **options)
-        model.parts_report = report
-        return model
-
-    def get_output_embeddings(self):
-        return self.lm_head
-
-    def get_video_features(self, *args, **kwargs):
-        return self.model.get_video_features(*args, **kwargs)
+    config: ESVAConfig
+    model_class = ESVAModel
+    output_class = ESVACausalLMOutputWithPast
+    assemble = staticmethod(assemble_esva)
 
     def get_face_features(self, *args, **kwargs):
         return self.model.get_face_features(*args, **kwargs)
 
     def get_motion_features(self, *args, **kwargs):
         return self.model.get_motion_features(*args, **kwargs)
-
-    def get_audio_features(self, *args, **kwargs):
-        return self.model.get_audio_features(*args, **kwargs)
 
     def loss_parts(self, media, emotion_ids=None):
         """L_align, L_contrast and the controller's loss of a batch: name -> (), those that it gives ground for.
@@ -805,94 +654,27 @@ class ESVAForConditionalGeneration(ESVAPreTrainedModel, MediaGenerationMixin):
                 terms["contrast"] = contrast
         return terms
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        pixel_values_faces: torch.Tensor | None = None,
-        face_features: torch.Tensor | None = None,
-        motion_features: torch.Tensor | None = None,
-        face_times: torch.Tensor | None = None,
-        face_found: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        audio_times: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        emotion_ids: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | ESVACausalLMOutputWithPast:
-        """The combined loss of 3.5 and logits.
-
-        Args:
-            input_ids, attention_mask: (B, S).
-            labels: (B, S), -100 outside the answer.
-            emotion_ids: (B,) int64, the emotion of each clip by number, for Eq. 2; -1 where it is not known.
-            the media: see `ESVAModel.get_video_features`, `get_face_features`, `get_motion_features` and
-                `get_audio_features`.
-        """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values_videos=pixel_values_videos,
-            video_features=video_features,
-            video_times=video_times,
-            pixel_values_faces=pixel_values_faces,
-            face_features=face_features,
-            motion_features=motion_features,
-            face_times=face_times,
-            face_found=face_found,
-            input_features=input_features,
-            input_values=input_values,
-            audio_features=audio_features,
-            audio_attention_mask=audio_attention_mask,
-            audio_times=audio_times,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-        loss = loss_terms = None
-        if labels is not None:
-            emotion = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-            )
-            terms = {} if outputs.media is None else self.loss_parts(outputs.media, emotion_ids)
-            loss = self.config.emotion_weight * emotion
-            # Trainer sums the language model's loss over the batches of a step and divides by all their tokens; what
-            # is a mean over clips is counted by the same share.
-            total = kwargs.get("num_items_in_batch")
-            share = 1.0 if total is None else (labels != -100).sum() / total
-            weights = {"align": 1.0, "contrast": self.config.contrast_weight, "controller": 1.0}
-            for name, weight in weights.items():
-                if name in terms:
-                    loss = loss + (weight * share * terms[name]).to(loss)
-            loss_terms = {"emotion": emotion.detach(), **{name: term.detach() for name, term in terms.items()}}
-        return ESVACausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            modalities=outputs.modalities,
-            loss_terms=loss_terms,
-            alignment=None if outputs.media is None else outputs.media.alignment,
-        )
+    def losses(self, outputs, logits, labels, emotion_ids: Tensor | None = None, **kwargs) -> dict:
+        """The combined loss of 3.5; `emotion_ids` (B,) int64 numbers each clip's emotion, for Eq. 2, -1 where unknown."""
+        found = {"alignment": None if outputs.media is None else outputs.media.alignment}
+        if labels is None:
+            return found
+        emotion = super().losses(outputs, logits, labels, **kwargs)["loss"]
+        terms = {} if outputs.media is None else self.loss_parts(outputs.media, emotion_ids)
+        loss = self.config.emotion_weight * emotion
+        # Trainer sums the language model's loss over the batches of a step and divides by all their tokens; what is a
+        # mean over clips is counted by the same share.
+        total = kwargs.get("num_items_in_batch")
+        share = 1.0 if total is None else (labels != -100).sum() / total
+        weights = {"align": 1.0, "contrast": self.config.contrast_weight, "controller": 1.0}
+        for name, weight in weights.items():
+            if name in terms:
+                loss = loss + (weight * share * terms[name]).to(loss)
+        detached = {name: term.detach() for name, term in {"emotion": emotion, **terms}.items()}
+        return {**found, "loss": loss, "loss_terms": detached}
 
 
 # Its own files travel with whatever is saved, so that a folder loads without this package.
 ESVAForConditionalGeneration.register_for_auto_class("AutoModel")
 
-__all__ = ["ESVAForConditionalGeneration", "ESVAModel", "ESVAPreTrainedModel"]
+__all__ = ["ESVAForConditionalGeneration", "ESVAModel"]

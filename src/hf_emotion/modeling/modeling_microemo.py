@@ -11,29 +11,15 @@ results and the way frames meet utterances (with `qformer.py`).
 """
 
 import torch
-from torch import nn
-from transformers import AutoModel
+from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerModel
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils import can_return_tuple
 
 from .configuration_microemo import MicroEmoConfig
-from .modeling_emotion import (
-    EmotionCausalLMOutputWithPast,
-    EmotionModelOutputWithPast,
-    EmotionPreTrainedModel,
-    MediaGenerationMixin,
-    MediaTokens,
-    PositionTable,
-    build_tower,
-    encode_sound,
-    idle,
-)
+from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel, PositionTable, encode_sound, idle
 from .parts import assemble
 from .qformer import QFormer, UtteranceQFormer
 
@@ -151,57 +137,18 @@ class LocalFusion(nn.Module):
         return fused
 
 
-class MicroEmoPreTrainedModel(EmotionPreTrainedModel):
-    """Flags and initial weights of MicroEmo."""
+class MicroEmoModel(EmotionModel):
+    """MicroEmo without the language-model head."""
 
     config: MicroEmoConfig
     processor_class = "processing_microemo.MicroEmoProcessor"
-    media_inputs = (
-        "pixel_values_videos",
-        "video_features",
-        "video_times",
-        "video_region_masks",
-        "video_timestamp_ids",
-        "video_timestamp_mask",
-        "utterance_spans",
-        "input_features",
-        "input_values",
-        "audio_features",
-        "audio_attention_mask",
-        "audio_times",
-    )
     modality_names = ("video", "face", "audio")
     _no_split_modules = ["RegionAttention", "TimestampQFormer"]
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, TimestampQFormer):
-            # Zero queries under a LayerNorm would give gradients near 1e12.
-            init.normal_(module.query_tokens, std=self.config.initializer_range)
-        elif isinstance(module, RegionAttention):
-            # As large as the normalised tokens they mark; the fusion's gate keeps the start plain.
-            init.normal_(module.region_embedding, std=1.0)
-            init.zeros_(module.output.weight)
-            init.zeros_(module.output.bias)
-        elif isinstance(module, LocalFusion):
-            for gate in (module.gate, module.dynamics_gate):
-                if gate is not None:
-                    init.constant_(gate, module.gate_init)
-
-
-class MicroEmoModel(MicroEmoPreTrainedModel):
-    """MicroEmo without the language-model head."""
-
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __init__(self, config: MicroEmoConfig):
         super().__init__(config)
         frame_width = config.image_qformer_config.hidden_size
         text_width = config.text_config.hidden_size
-        self.vision_tower = build_tower(config.vision_config)
-        if config.vision_post_layernorm_eps is not None and hasattr(self.vision_tower, "post_layernorm"):
-            self.vision_tower.post_layernorm.eps = config.vision_post_layernorm_eps
         self.image_qformer = TimestampQFormer(config.image_qformer_config, config.num_query_tokens)
         if config.use_regions:
             self.region_attention = RegionAttention(
@@ -225,53 +172,47 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
         )
         self.video_projector = nn.Linear(config.video_qformer_config.hidden_size, text_width)
         if config.audio_config is not None:
-            self.audio_tower = build_tower(config.audio_config)
             self.audio_position_embedding = PositionTable(config.num_audio_positions, config.audio_width)
             self.audio_qformer = QFormer(config.audio_qformer_config, config.num_audio_query_tokens)
             self.audio_projector = nn.Linear(config.audio_qformer_config.hidden_size, text_width)
-        self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, TimestampQFormer):
+            # Zero queries under a LayerNorm would give gradients near 1e12.
+            init.normal_(module.query_tokens, std=self.config.initializer_range)
+        elif isinstance(module, RegionAttention):
+            # As large as the normalised tokens they mark; the fusion's gate keeps the start plain.
+            init.normal_(module.region_embedding, std=1.0)
+            init.zeros_(module.output.weight)
+            init.zeros_(module.output.bias)
+        elif isinstance(module, LocalFusion):
+            for gate in (module.gate, module.dynamics_gate):
+                if gate is not None:
+                    init.constant_(gate, module.gate_init)
 
     @can_return_tuple
     def get_video_features(
         self,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        video_timestamp_ids: torch.Tensor | None = None,
-        video_timestamp_mask: torch.Tensor | None = None,
-        video_region_masks: torch.Tensor | None = None,
-        utterance_spans: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
-        """Video tokens T_V of a padded batch (3.2, 3.3).
-
-        Args:
-            pixel_values_videos: (B, T, 3, height, width).
-            video_times: (B, T) int64 ms, -1 for padded frames.
-            video_timestamp_ids, video_timestamp_mask: (B, T, W), the sentence that tells each frame's time.
-            video_region_masks: (B, T, R, P) bool; a frame without any True has no face. Needed unless
-                `use_regions=False`.
-            utterance_spans: (B, N, 2) int64 ms, start and end, -1 for padded utterances.
-            video_features: (B, T, tokens, D), the vision tower's cached output, in place of pixels.
-
-        Returns:
-            the vision tower's output over all real frames, with `pooler_output` a list of B tensors (n_b, H), the
-            projected tokens [T_global, T_1, ..., T_N] of each clip.
-        """
+        pixel_values_videos: Tensor | None = None,  # (B, T, 3, height, width)
+        video_features: Tensor | None = None,  # (B, T, tokens, D), cached, in place of pixels
+        video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
+        video_timestamp_ids: Tensor | None = None,  # (B, T, W), the sentence that tells each frame's time
+        video_timestamp_mask: Tensor | None = None,  # (B, T, W)
+        video_region_masks: Tensor | None = None,  # (B, T, R, P) bool; a frame without any True has no face
+        utterance_spans: Tensor | None = None,  # (B, N, 2) int64 ms, start and end, -1 for padded utterances
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """T_V = [T_global, T_1, ..., T_N] (3.2, 3.3); `pooler_output` is B tensors (n_b, H)."""
         if video_times is None or video_timestamp_ids is None or video_timestamp_mask is None:
             raise ValueError("MicroEmo needs video_times, video_timestamp_ids and video_timestamp_mask beside frames")
-        real = video_times >= 0  # (B, T)
-        if video_features is None:
-            output = self.vision_tower(
-                pixel_values_videos[real].to(self.vision_tower.dtype), return_dict=True, **kwargs
-            )
-        else:
-            output = BaseModelOutputWithPooling(last_hidden_state=video_features[real])
-        states = output.last_hidden_state  # (F, tokens, D), F real frames
+        real = video_times >= 0
+        output = self.watch(pixel_values_videos, real, video_features, **kwargs)
         ids, mask = video_timestamp_ids[real], video_timestamp_mask[real]
         regions = None if video_region_masks is None else video_region_masks[real]
-        frames = self.frame_results(states, ids, mask, regions, real)
+        frames = self.frame_results(output.last_hidden_state, ids, mask, regions, real)
         output.pooler_output = self.window_tokens(frames, video_times, utterance_spans)
         return output
 
@@ -335,23 +276,14 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
     @can_return_tuple
     def get_audio_features(
         self,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
-        """Audio tokens T_A of a padded batch (3.1: "a pre-trained encoder and whole audio Q-Former").
-
-        Args:
-            input_features: (B, C, mel, frames), chunks of sound, or
-            input_values: (B, samples), a waveform.
-            audio_attention_mask: (B, C) or (B, samples), True where real; for `audio_features` (B, L).
-            audio_features: (B, L, D), cached states of the audio tower, in place of sound.
-
-        Returns:
-            the audio tower's output, with `pooler_output` a list of B tensors (K, H); (0, H) for a clip without sound.
-        """
+        input_features: Tensor | None = None,  # (B, C, mel, frames), chunks of sound, or
+        input_values: Tensor | None = None,  # (B, samples), a waveform, or
+        audio_features: Tensor | None = None,  # (B, L, D), cached states of the audio tower
+        audio_attention_mask: Tensor | None = None,  # (B, C), (B, samples) or (B, L), True where real
+        audio_times: Tensor | None = None,  # not used: MicroEmo hears the whole clip
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """T_A (3.1: "a pre-trained encoder and whole audio Q-Former"); `pooler_output` is B tensors (K or 0, H)."""
         if audio_features is None:
             output, states, mask = encode_sound(
                 self.audio_tower,
@@ -366,233 +298,27 @@ class MicroEmoModel(MicroEmoPreTrainedModel):
         heard = mask.any(-1)  # (B,)
         states = states.to(self.audio_projector.weight.dtype) + self.audio_position_embedding(mask)
         tokens = self.audio_projector(self.audio_qformer(states[heard], mask[heard]))  # (heard, K, H)
-        counts = (heard.long() * tokens.shape[1]).tolist()
-        output.pooler_output = list(tokens.flatten(0, 1).split(counts))
+        output.pooler_output = list(tokens.flatten(0, 1).split((heard.long() * tokens.shape[1]).tolist()))
         return output
 
     def sound_features(self, audio_attention_mask, **sound):
         feature = self.config.audio_feature
         return encode_sound(self.audio_tower, feature, audio_attention_mask=audio_attention_mask, **sound)[1:]
 
-    def encode_media(
-        self,
-        pixel_values_videos=None,
-        video_features=None,
-        video_times=None,
-        video_region_masks=None,
-        video_timestamp_ids=None,
-        video_timestamp_mask=None,
-        utterance_spans=None,
-        input_features=None,
-        input_values=None,
-        audio_features=None,
-        audio_attention_mask=None,
-        audio_times=None,
-    ) -> MediaTokens:
-        """Video and audio tokens of a batch (see `get_video_features`, `get_audio_features` for the shapes).
-
-        `audio_times` is part of the audio tensors for models that place sound in time; MicroEmo hears the whole clip.
-        """
-        video = audio = None
-        used = {}
-        if video_times is not None and (video_times >= 0).any():
-            video = self.get_video_features(
-                pixel_values_videos=pixel_values_videos,
-                video_times=video_times,
-                video_timestamp_ids=video_timestamp_ids,
-                video_timestamp_mask=video_timestamp_mask,
-                video_region_masks=video_region_masks,
-                utterance_spans=utterance_spans,
-                video_features=video_features,
-            ).pooler_output
-            used["video"] = (video_times >= 0).any(-1)
-            if self.config.use_regions:
-                used["face"] = video_region_masks.flatten(1).any(-1)
-        if self.config.audio_config is not None and audio_attention_mask is not None and audio_attention_mask.any():
-            audio = self.get_audio_features(
-                input_features=input_features,
-                input_values=input_values,
-                audio_attention_mask=audio_attention_mask,
-                audio_features=audio_features,
-            ).pooler_output
-            used["audio"] = audio_attention_mask.bool().any(-1)
-        return MediaTokens(video=video, audio=audio, modalities=self.stack_modalities(used))
-
-    @merge_with_config_defaults
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        video_region_masks: torch.Tensor | None = None,
-        video_timestamp_ids: torch.Tensor | None = None,
-        video_timestamp_mask: torch.Tensor | None = None,
-        utterance_spans: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        audio_times: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | EmotionModelOutputWithPast:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        modalities = None
-        if inputs_embeds is None:
-            media = self.encode_media(
-                pixel_values_videos=pixel_values_videos,
-                video_features=video_features,
-                video_times=video_times,
-                video_region_masks=video_region_masks,
-                video_timestamp_ids=video_timestamp_ids,
-                video_timestamp_mask=video_timestamp_mask,
-                utterance_spans=utterance_spans,
-                input_features=input_features,
-                input_values=input_values,
-                audio_features=audio_features,
-                audio_attention_mask=audio_attention_mask,
-                audio_times=audio_times,
-            )
-            modalities = media.modalities
-            inputs_embeds = self.embed(input_ids, media)
-            if self.training:
-                inputs_embeds = inputs_embeds + self.idle_branches(media).to(inputs_embeds)
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        return EmotionModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            modalities=modalities,
-        )
+    def present(self, inputs):
+        found = super().present(inputs)
+        masks = inputs.get("video_region_masks")
+        if "video" in found and self.config.use_regions and masks is not None:
+            found["face"] = masks.flatten(1).any(-1)
+        return found
 
 
-class MicroEmoForConditionalGeneration(MicroEmoPreTrainedModel, MediaGenerationMixin):
+class MicroEmoForConditionalGeneration(EmotionForConditionalGeneration):
     """MicroEmo as a generating model: the class that every Auto class gives for a MicroEmo folder."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-
-    def __init__(self, config: MicroEmoConfig):
-        super().__init__(config)
-        self.model = MicroEmoModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
-
-    @classmethod
-    def from_pretrained_parts(
-        cls, vision=None, qformer=None, audio=None, text=None, video_llama=None, **options
-    ) -> "MicroEmoForConditionalGeneration":
-        """MicroEmo from published checkpoints of its parts, as section 4.1 initialises it.
-
-        Args:
-            vision, qformer, audio, text, video_llama: Hub ids or local folders; see `parts.assemble` for what
-                each accepts. Parts not given are new.
-            options: `config`, `dtype`, `cache_dir`, `token`, `local_files_only`, and fields of the configuration.
-
-        Returns:
-            the model, in eval mode. Its `parts_report` says what was loaded, what is new and what was ignored, and
-            why; print it.
-
-        Raises:
-            PartsError: no part given, a part cannot be read, or two parts do not fit.
-        """
-        model, report = assemble(
-            cls, vision=vision, qformer=qformer, audio=audio, text=text, video_llama=video_llama, **options
-        )
-        model.parts_report = report
-        return model
-
-    def get_output_embeddings(self):
-        return self.lm_head
-
-    def get_video_features(self, *args, **kwargs):
-        return self.model.get_video_features(*args, **kwargs)
-
-    def get_audio_features(self, *args, **kwargs):
-        return self.model.get_audio_features(*args, **kwargs)
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        video_region_masks: torch.Tensor | None = None,
-        video_timestamp_ids: torch.Tensor | None = None,
-        video_timestamp_mask: torch.Tensor | None = None,
-        utterance_spans: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        input_values: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        audio_times: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | EmotionCausalLMOutputWithPast:
-        """The language-modelling loss of Eq. 1 and logits.
-
-        Args:
-            input_ids, attention_mask: (B, S).
-            labels: (B, S), -100 outside the answer.
-            the media: see `MicroEmoModel.get_video_features` and `get_audio_features`.
-        """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values_videos=pixel_values_videos,
-            video_features=video_features,
-            video_times=video_times,
-            video_region_masks=video_region_masks,
-            video_timestamp_ids=video_timestamp_ids,
-            video_timestamp_mask=video_timestamp_mask,
-            utterance_spans=utterance_spans,
-            input_features=input_features,
-            input_values=input_values,
-            audio_features=audio_features,
-            audio_attention_mask=audio_attention_mask,
-            audio_times=audio_times,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-            )
-        return EmotionCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            modalities=outputs.modalities,
-        )
+    config: MicroEmoConfig
+    model_class = MicroEmoModel
+    assemble = staticmethod(assemble)
 
 
 def per_clip(values, real):
@@ -605,4 +331,4 @@ def per_clip(values, real):
 # Its own files travel with whatever is saved, so that a folder loads without this package.
 MicroEmoForConditionalGeneration.register_for_auto_class("AutoModel")
 
-__all__ = ["MicroEmoForConditionalGeneration", "MicroEmoModel", "MicroEmoPreTrainedModel"]
+__all__ = ["MicroEmoForConditionalGeneration", "MicroEmoModel"]

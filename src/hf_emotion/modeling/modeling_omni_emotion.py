@@ -11,27 +11,21 @@ LLaVA-OneVision on video, under the same names of tensors.
 """
 
 import torch
-from torch import nn
-from transformers import AutoModel
+from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llava_onevision.modeling_llava_onevision import (
     LlavaOnevisionModel,
     LlavaOnevisionMultiModalProjector,
 )
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils import can_return_tuple
 
 from .configuration_omni_emotion import OmniEmotionConfig
 from .modeling_emotion import (
-    EmotionCausalLMOutputWithPast,
-    EmotionModelOutputWithPast,
-    EmotionPreTrainedModel,
-    MediaGenerationMixin,
+    EmotionForConditionalGeneration,
+    EmotionModel,
     MediaTokens,
     PositionTable,
     build_tower,
@@ -107,53 +101,19 @@ class FrameEmbedding(PositionTable):
     """ "For the features of each frame, we add a learnable parameter" (4.4, Phase 3). Starts at zero."""
 
 
-class OmniEmotionPreTrainedModel(EmotionPreTrainedModel):
-    """Flags, media inputs and initial weights of Omni-Emotion."""
+class OmniEmotionModel(EmotionModel):
+    """Omni-Emotion without the language-model head."""
 
     config: OmniEmotionConfig
     processor_class = "processing_omni_emotion.OmniEmotionProcessor"
     # Phase 3: "We fine-tune three projectors and the LLM decoder" (4.4), and the frame parameter with them.
     frozen_parts = ("vision_tower", "audio_tower", "face_tower", "image_newline")
-    media_inputs = (
-        "pixel_values_videos",
-        "video_features",
-        "video_times",
-        "pixel_values_faces",
-        "face_features",
-        "face_found",
-        "input_features",
-        "audio_features",
-        "audio_attention_mask",
-    )
-    media_names = ("video", "face", "audio")
-    modality_names = ("video", "face", "audio")
+    media_names = modality_names = ("video", "face", "audio")
     _no_split_modules = ["FaceAttention"]
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, OmniEmotionModel):
-            init.normal_(module.image_newline, std=self.config.text_config.hidden_size**-0.5)
-        elif isinstance(module, FrameEmbedding):
-            init.zeros_(module.weight)
-
-    def freeze(self, parts: tuple[str, ...] | None = None):
-        super().freeze(parts)
-        # A bare parameter, as in LLaVA-OneVision, and so no child.
-        parts = self.frozen_parts if parts is None else parts
-        self.base_model.image_newline.requires_grad_("image_newline" not in parts)
-        return self
-
-
-class OmniEmotionModel(OmniEmotionPreTrainedModel):
-    """Omni-Emotion without the language-model head."""
-
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __init__(self, config: OmniEmotionConfig):
         super().__init__(config)
         text_width = config.text_config.hidden_size
-        self.vision_tower = AutoModel.from_config(config.vision_config)
         self.multi_modal_projector = LlavaOnevisionMultiModalProjector(config)
         self.image_newline = nn.Parameter(torch.empty(text_width))
         self.frame_embedding = FrameEmbedding(config.num_frame_positions, text_width)
@@ -163,10 +123,16 @@ class OmniEmotionModel(OmniEmotionPreTrainedModel):
             if config.fusion == "frame_cross_attention":
                 self.face_attention = FaceAttention(config, text_width, config.fusion_attention_heads)
         if config.audio_config is not None:
-            self.audio_tower = build_tower(config.audio_config)
             self.audio_projector = two_layers(config.audio_config.d_model, text_width, config.projector_hidden_act)
-        self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, OmniEmotionModel):
+            init.normal_(module.image_newline, std=self.config.text_config.hidden_size**-0.5)
+        elif isinstance(module, FrameEmbedding):
+            init.zeros_(module.weight)
 
     # Towers and projectors
 
@@ -217,11 +183,11 @@ class OmniEmotionModel(OmniEmotionPreTrainedModel):
     @can_return_tuple
     def get_video_features(
         self,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
+        pixel_values_videos: Tensor | None = None,
+        video_times: Tensor | None = None,
+        video_features: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
         """General visual tokens of a padded batch (4.2, 4.4).
 
         Args:
@@ -250,11 +216,12 @@ class OmniEmotionModel(OmniEmotionPreTrainedModel):
     @can_return_tuple
     def get_face_features(
         self,
-        pixel_values_faces: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        face_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
+        pixel_values_faces: Tensor | None = None,
+        video_times: Tensor | None = None,
+        face_features: Tensor | None = None,
+        face_found: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
         """Face tokens of a padded batch (4.2), before any fusion.
 
         Args:
@@ -285,11 +252,11 @@ class OmniEmotionModel(OmniEmotionPreTrainedModel):
     @can_return_tuple
     def get_audio_features(
         self,
-        input_features: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | BaseModelOutputWithPooling:
+        input_features: Tensor | None = None,
+        audio_attention_mask: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
         """Audio tokens of a padded batch (4.1), chunk after chunk.
 
         Args:
@@ -328,38 +295,23 @@ class OmniEmotionModel(OmniEmotionPreTrainedModel):
         frames = video[:-1].unflatten(0, (-1, self.config.tokens_per_frame))
         return self.face_attention(face.unflatten(0, (len(frames), -1)), frames).flatten(0, 1)
 
-    def encode_media(
-        self,
-        pixel_values_videos=None,
-        video_features=None,
-        video_times=None,
-        pixel_values_faces=None,
-        face_features=None,
-        face_found=None,
-        input_features=None,
-        audio_features=None,
-        audio_attention_mask=None,
-    ) -> MediaTokens:
-        """Tokens of what the clips of a batch really have (see the `get_*_features` for the shapes).
+    def present(self, inputs):
+        found = super().present(inputs)
+        faces = inputs.get("pixel_values_faces") is not None or inputs.get("face_features") is not None
+        if "video" in found and self.config.face_config is not None and faces:
+            found["face"] = found["video"]  # a frame without a face is looked at whole
+        return found
 
-        What stands for an absent modality depends on the prompt and is made by `embed`. `face_found` (B, T) bool says
-        where `pixel_values_faces` show a face; it decides `modalities` and nothing else.
-        """
-        video = face = audio = None
-        used = {}
-        if video_times is not None and (video_times >= 0).any():
-            video = self.get_video_features(pixel_values_videos, video_times, video_features).pooler_output
-            used["video"] = (video_times >= 0).any(-1)
-            seen = pixel_values_faces is not None or face_features is not None
-            if self.config.face_config is not None and seen:
-                face = self.get_face_features(pixel_values_faces, video_times, face_features).pooler_output
-                face = [self.fuse(*pair) if len(pair[1]) else pair[1] for pair in zip(video, face, strict=True)]
-                found = used["video"].unsqueeze(-1) if face_found is None else face_found & (video_times >= 0)
-                used["face"] = found.any(-1)
-        if self.config.audio_config is not None and audio_attention_mask is not None and audio_attention_mask.any():
-            audio = self.get_audio_features(input_features, audio_attention_mask, audio_features).pooler_output
-            used["audio"] = audio_attention_mask.bool().flatten(1).any(-1)
-        return MediaTokens(video=video, audio=audio, face=face, modalities=self.stack_modalities(used))
+    def encode_media(self, **inputs) -> MediaTokens:
+        """As the trunk's, with faces fused. What stands for an absent modality depends on the prompt: see `embed`."""
+        media = super().encode_media(**inputs)
+        if media.face is not None:
+            pairs = zip(media.video, media.face, strict=True)
+            media.face = [self.fuse(video, face) if len(face) else face for video, face in pairs]
+            if inputs.get("face_found") is not None:
+                seen = (inputs["face_found"] & (inputs["video_times"] >= 0)).any(-1)
+                media.modalities[:, self.modality_names.index("face")] = seen
+        return media
 
     # Absent modalities and the prompt
 
@@ -458,99 +410,16 @@ class OmniEmotionModel(OmniEmotionPreTrainedModel):
                     f"{config.fusion!r} puts them; processor and model must agree on the fusion"
                 )
 
-    @merge_with_config_defaults
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        pixel_values_faces: torch.Tensor | None = None,
-        face_features: torch.Tensor | None = None,
-        face_found: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | EmotionModelOutputWithPast:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        modalities = None
-        if inputs_embeds is None:
-            media = self.encode_media(
-                pixel_values_videos=pixel_values_videos,
-                video_features=video_features,
-                video_times=video_times,
-                pixel_values_faces=pixel_values_faces,
-                face_features=face_features,
-                face_found=face_found,
-                input_features=input_features,
-                audio_features=audio_features,
-                audio_attention_mask=audio_attention_mask,
-            )
-            modalities = media.modalities
-            inputs_embeds = self.embed(input_ids, media)
-            if self.training:
-                inputs_embeds = inputs_embeds + self.idle_branches(media).to(inputs_embeds)
-        outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        return EmotionModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            modalities=modalities,
-        )
 
-
-class OmniEmotionForConditionalGeneration(OmniEmotionPreTrainedModel, MediaGenerationMixin):
+class OmniEmotionForConditionalGeneration(EmotionForConditionalGeneration):
     """Omni-Emotion as a generating model: the class that every Auto class gives for an Omni-Emotion folder."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
+    config: OmniEmotionConfig
+    model_class = OmniEmotionModel
+    assemble = staticmethod(assemble_omni_emotion)
 
-    def __init__(self, config: OmniEmotionConfig):
-        super().__init__(config)
-        self.model = OmniEmotionModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
-        self.post_init()
-
-    @classmethod
-    def from_pretrained_parts(
-        cls, video_llm=None, audio=None, face=None, **options
-    ) -> "OmniEmotionForConditionalGeneration":
-        """Omni-Emotion from published checkpoints of its parts, as it stands before phase 1 (4.4).
-
-        Args:
-            video_llm, audio, face: Hub ids or local folders; see `parts.assemble_omni_emotion` for what each accepts.
-                Parts not given are new.
-            options: `config`, `dtype`, `cache_dir`, `token`, `local_files_only`, and fields of the configuration.
-
-        Returns:
-            the model, in eval mode. Its `parts_report` says what was loaded, what is new and what was ignored, and
-            why; print it.
-
-        Raises:
-            PartsError: no part given, a part cannot be read, or two parts do not fit.
-        """
-        model, report = assemble_omni_emotion(cls, video_llm=video_llm, audio=audio, face=face, **options)
-        model.parts_report = report
-        return model
-
-    def get_output_embeddings(self):
-        return self.lm_head
+    def get_face_features(self, *args, **kwargs):
+        return self.model.get_face_features(*args, **kwargs)
 
     @torch.no_grad()
     def add_tokens(self, ids: list[int], known: int):
@@ -571,77 +440,6 @@ class OmniEmotionForConditionalGeneration(OmniEmotionPreTrainedModel, MediaGener
             layer.weight[ids] = layer.weight[:known].mean(0)
         return self
 
-    def get_video_features(self, *args, **kwargs):
-        return self.model.get_video_features(*args, **kwargs)
-
-    def get_face_features(self, *args, **kwargs):
-        return self.model.get_face_features(*args, **kwargs)
-
-    def get_audio_features(self, *args, **kwargs):
-        return self.model.get_audio_features(*args, **kwargs)
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        video_features: torch.Tensor | None = None,
-        video_times: torch.Tensor | None = None,
-        pixel_values_faces: torch.Tensor | None = None,
-        face_features: torch.Tensor | None = None,
-        face_found: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | EmotionCausalLMOutputWithPast:
-        """The language-modelling loss of Eq. 1 and logits.
-
-        Args:
-            input_ids, attention_mask: (B, S).
-            labels: (B, S), -100 outside the answer.
-            the media: see `OmniEmotionModel.get_video_features`, `get_face_features` and `get_audio_features`.
-        """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            pixel_values_videos=pixel_values_videos,
-            video_features=video_features,
-            video_times=video_times,
-            pixel_values_faces=pixel_values_faces,
-            face_features=face_features,
-            face_found=face_found,
-            input_features=input_features,
-            audio_features=audio_features,
-            audio_attention_mask=audio_attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
-            )
-        return EmotionCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            modalities=outputs.modalities,
-        )
-
 
 def two_layers(width, text_width, activation):
     """A projector of "two linear layers" (4.1, 4.2), with an activation between them as LLaVA-OneVision's own has."""
@@ -651,4 +449,4 @@ def two_layers(width, text_width, activation):
 # Its own files travel with whatever is saved, so that a folder loads without this package.
 OmniEmotionForConditionalGeneration.register_for_auto_class("AutoModel")
 
-__all__ = ["OmniEmotionForConditionalGeneration", "OmniEmotionModel", "OmniEmotionPreTrainedModel"]
+__all__ = ["OmniEmotionForConditionalGeneration", "OmniEmotionModel"]
