@@ -62,8 +62,8 @@ from hf_emotion.evaluation.classes import class_scores, read_class
 from hf_emotion.modeling.configuration_acoustemo import AcoustEmoConfig
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration, AcoustEmoModel
 from hf_emotion.modeling.modeling_emotion import encode_sound
+from hf_emotion.papers import TINY_RANGE, acoustemo_processor
 from hf_emotion.processing.media import load_clip
-from hf_emotion.sizes import TINY_RANGE, acoustemo_processor
 from hf_emotion.training.collator import EmotionCollator, encode, stack
 
 RATE = 16000

@@ -22,7 +22,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_emotion.data.demo import make_demo
-from hf_emotion.sizes import PAPERS, build
+from hf_emotion.papers import PAPERS, build
 from hf_emotion.training.cache import FeatureCache
 from hf_emotion.training.collator import EmotionCollator, encode
 from hf_emotion.training.recipe import limited_to, read_recipe

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from hf_emotion.sizes import PAPERS, tiny_tokenizer
+from hf_emotion.papers import PAPERS, tiny_tokenizer
 from hf_emotion.training.recipe import limited_to, read_recipe
 from hf_emotion.training.train import select
 

@@ -34,7 +34,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from hf_emotion import hub
-from hf_emotion.sizes import PAPERS, build
+from hf_emotion.papers import PAPERS, build
 
 folder = Path(sys.argv[1])
 for name in PAPERS:
@@ -135,7 +135,7 @@ def main() -> int:
     parser.add_argument("--clip", type=Path, required=True, help="a video with a face and sound")
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
-    from hf_emotion.sizes import PAPERS
+    from hf_emotion.papers import PAPERS
 
     server, store, url = start()
     repositories = [f"me/{name}{kind}" for name in PAPERS for kind in ("", "-lora")]

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_emotion.answers.lexicon import shipped
 from hf_emotion.evaluation import sets, wheel
-from hf_emotion.evaluation.lexicon import shipped
 from hf_emotion.evaluation.score_files import read_cells
 
 PUBLISHED = {"accuracy_s": 0.581777108433735, "recall_s": 0.4977911646586345, "avg": 0.5397841365461847}

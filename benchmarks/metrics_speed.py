@@ -21,9 +21,9 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from hf_emotion import evaluation
+from hf_emotion.answers.lexicon import shipped
 from hf_emotion.evaluation import classes, sets, wheel
 from hf_emotion.evaluation.grouping import by_lexicon
-from hf_emotion.evaluation.lexicon import shipped
 
 LIMITS = {332: 2.0, 100_000: 60.0}
 LABELS = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")

@@ -37,7 +37,7 @@ from hf_emotion.data.questions import instruction_rows
 from hf_emotion.data.schema import FIELDS, messages
 from hf_emotion.evaluation import load as load_metric
 from hf_emotion.inference import load
-from hf_emotion.sizes import build
+from hf_emotion.papers import build
 from hf_emotion.training.recipe import recipes_of
 from hf_emotion.training.train import run_phases
 

@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 from hf_emotion.data.demo import make_demo
 from hf_emotion.hub import push, write_space
-from hf_emotion.sizes import build
+from hf_emotion.papers import build
 
 work, model, clip = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 if model:

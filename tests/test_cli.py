@@ -121,7 +121,7 @@ def test_a_count_below_one_is_refused_before_anything_is_loaded(option, value, c
     with pytest.raises(SystemExit) as stop:
         main(["predict", "x.mp4", "--model", "nowhere", option, value])
     assert stop.value.code == 2
-    assert f"{value!r} was found, a whole number from 1 is accepted" in capsys.readouterr().err
+    assert f"{value!r} is not a positive integer" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, capsys):

@@ -11,12 +11,12 @@ import yaml
 from datasets import DatasetDict, disable_progress_bars, load_dataset, load_from_disk
 from test_data_readers import SAMPLES, labelled, write
 
+from hf_emotion.cli import parser
 from hf_emotion.data import build as build_module
 from hf_emotion.data.build import (
     REPORT,
     SOURCES,
     LicenceError,
-    add_build_parser,
     build,
     check_licence,
     dataset_card,
@@ -422,9 +422,7 @@ def test_the_card_of_every_source_says_its_terms_and_notes(source, tmp_path):
 
 
 def command(*arguments):
-    parser = argparse.ArgumentParser()
-    add_build_parser(parser.add_subparsers())
-    args = parser.parse_args(["build", *map(str, arguments)])
+    args = parser("build").parse_args(["build", *map(str, arguments)])
     return args.func(args)
 
 

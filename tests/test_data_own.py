@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_emotion.data.files import DataError, MediaFolder
-from hf_emotion.data.own import read_folder, read_table
+from hf_emotion.data.readers.own import read_folder, read_table
 from hf_emotion.data.schema import make_row
 
 SRT = "1\n00:00:00,500 --> 00:00:01,250\nAnn: Hello.\n\n"

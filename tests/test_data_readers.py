@@ -6,9 +6,9 @@ import numpy as np
 import openpyxl
 import pytest
 
-from hf_emotion.data import emer, mer, recognition
 from hf_emotion.data.build import SOURCES
 from hf_emotion.data.files import DataError, MediaFolder, read_corpus, read_csv, word_list
+from hf_emotion.data.readers import emer, mer, recognition
 from hf_emotion.data.schema import make_row
 
 

@@ -104,8 +104,7 @@ def test_messages_of_a_row_without_a_question_are_refused():
 def test_the_command_line_of_build_adds_no_heavy_import_to_the_package():
     code = (
         "import sys, argparse, hf_emotion; before = set(sys.modules);"
-        "from hf_emotion.data.build import add_build_parser;"
-        "add_build_parser(argparse.ArgumentParser().add_subparsers());"
+        "from hf_emotion.cli import parser; parser('build');"
         "print(sorted({'datasets', 'torch', 'transformers', 'av', 'skimage'} & (set(sys.modules) - before)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

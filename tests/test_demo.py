@@ -14,9 +14,9 @@ import av
 import numpy as np
 import pytest
 
+from hf_emotion.answers.words import emotion_words
 from hf_emotion.data import demo
 from hf_emotion.data.schema import FIELDS, make_row
-from hf_emotion.evaluation.words import emotion_words
 from hf_emotion.processing.media import load_clip
 
 SMALL = {"size": 96, "fps": 10, "progress": False}

@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from hf_emotion.data.demo import make_demo
-from hf_emotion.sizes import PAPERS, build
+from hf_emotion.data.rows import read_rows
+from hf_emotion.papers import PAPERS, build
 from hf_emotion.training.collator import EmotionCollator
 from hf_emotion.training.recipe import limited_to, read_recipe
 from hf_emotion.training.train import run_phases
@@ -113,15 +114,13 @@ def test_two_processes_train_as_one_even_where_each_lacks_another_modality(recip
     changes = {"epochs": 2, "batch_size": 2, "tasks": ["clues"], "num_frames": 2, "warmup": 0}
     changes |= {} if lora is None else {"lora": {**lora, "dropout": 0.0}}
     one = read_recipe(recipe, "tiny", **changes)
-    from hf_emotion.training.train import rows_of
-
-    read = rows_of(tmp_path / "rows.jsonl")
+    read = read_rows(tmp_path / "rows.jsonl")
     [alone] = run_phases(tmp_path / "start", read, [one], tmp_path / "alone", use_cpu=True, save_strategy="no")
     settings = {**changes, "use_cpu": True, "ddp_backend": "gloo", "save_strategy": "no"}
     settings |= {"ddp_find_unused_parameters": False}
     pairs = [text for key, value in settings.items() for text in ("--set", f"{key}={json.dumps(value)}")]
     launch(
-        *("-m", "hf_emotion.training.train", "train", recipe, "--size", "tiny", "--data", tmp_path / "rows.jsonl"),
+        *("-m", "hf_emotion.cli", "train", recipe, "--size", "tiny", "--data", tmp_path / "rows.jsonl"),
         *("--start-from", tmp_path / "start", "--output", tmp_path / "two", *pairs),
     )
     [folder] = (tmp_path / "two").glob("phase_*")

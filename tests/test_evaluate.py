@@ -1,6 +1,5 @@
 """`hf-emotion score` and `evaluate`: official files, resuming, judges on the loopback, baselines, tables."""
 
-import argparse
 import json
 import threading
 import zipfile
@@ -9,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
+from hf_emotion.cli import parser
 from hf_emotion.evaluation import evaluate, judge, sets
 from hf_emotion.evaluation.grouping import Embeddings, LanguageModelGroups
 from hf_emotion.evaluation.score_files import ScoreFileError, read_cells
@@ -54,12 +54,8 @@ class Judge:
 
 
 def run(*words) -> int:
-    """The two commands as the command line builds them."""
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers()
-    evaluate.add_score_parser(commands)
-    evaluate.add_evaluate_parser(commands)
-    args = parser.parse_args([str(word) for word in words])
+    """A command, with its exceptions."""
+    args = parser(words[0]).parse_args([str(word) for word in words])
     return args.func(args)
 
 

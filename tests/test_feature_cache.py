@@ -12,7 +12,7 @@ import torch
 from hf_emotion.cli import main
 from hf_emotion.data.demo import make_demo
 from hf_emotion.inference import load
-from hf_emotion.sizes import PAPERS, build
+from hf_emotion.papers import PAPERS, build
 from hf_emotion.training import cache
 from hf_emotion.training.cache import (
     FeatureCache,

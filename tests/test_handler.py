@@ -18,7 +18,7 @@ from PIL import Image
 from test_cli import write_clip
 
 from hf_emotion.data.build import card_template
-from hf_emotion.sizes import build
+from hf_emotion.papers import build
 
 OPTIONS = {"max_new_tokens": 6}
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from test_cli import write_clip
 
 from hf_emotion import hub
-from hf_emotion.sizes import PAPERS, build
+from hf_emotion.papers import PAPERS, build
 
 NAMES = list(PAPERS)
 ADAPTED = NAMES[0]
@@ -68,7 +68,7 @@ PUBLISH = (
 from peft import LoraConfig, get_peft_model
 from hf_emotion import cli, hub
 from hf_emotion.inference import load
-from hf_emotion.sizes import build
+from hf_emotion.papers import build
 
 refused = {}
 
@@ -99,7 +99,7 @@ for i, name in enumerate(names):
 
 first = names[0]
 base, processor = load(work / first, device="cpu")
-from hf_emotion.evaluation.pipeline_emotion import EmotionRecognitionPipeline
+from hf_emotion.answers.pipeline_emotion import EmotionRecognitionPipeline
 pipe = EmotionRecognitionPipeline(model=base, processor=processor, device=-1)
 (work / "answer.json").write_text(json.dumps(pipe({"video": clip, "utterances": utterances}, **options)))
 

@@ -10,7 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 import hf_emotion
 from hf_emotion.auto import MAPPINGS, MODEL_TYPES
 from hf_emotion.cli import parser
-from hf_emotion.sizes import PAPERS, build
+from hf_emotion.papers import PAPERS, build
 
 HEAVY = ("accelerate", "av", "cv2", "datasets", "evaluate", "mediapipe", "numpy", "peft", "torch", "transformers")
 

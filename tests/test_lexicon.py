@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hf_emotion.answers.lexicon import Lexicon, normalise, shipped
 from hf_emotion.evaluation import sets
 from hf_emotion.evaluation.grouping import by_lexicon, exact, named
-from hf_emotion.evaluation.lexicon import Lexicon, normalise, shipped
 
 
 def test_it_holds_over_twelve_hundred_lemmas_in_two_levels():

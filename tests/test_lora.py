@@ -15,11 +15,11 @@ from transformers.utils import is_bitsandbytes_available
 
 from hf_emotion.data.demo import make_demo
 from hf_emotion.inference import load
-from hf_emotion.sizes import build
+from hf_emotion.papers import build
+from hf_emotion.training.check_rows import BadRowsError
 from hf_emotion.training.collator import encode
 from hf_emotion.training.recipe import limited_to, read_recipe
 from hf_emotion.training.train import TrainingError, four_bit, run_phases, select, unquantized
-from hf_emotion.training.validation import BadRowsError
 
 # Runs where hf_emotion cannot be imported: code and processor come with the base's folder.
 CHILD = """

@@ -23,7 +23,7 @@ from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGenera
 from hf_emotion.modeling.modeling_emotion import encode_sound
 from hf_emotion.modeling.modeling_imagebind_audio import ImageBindAudioModel
 from hf_emotion.modeling.parts import PartsError
-from hf_emotion.sizes import TINY_QFORMER, acoustemo_config, build, tiny_imagebind
+from hf_emotion.papers import TINY_QFORMER, acoustemo_config, build, tiny_imagebind
 
 VOCAB = 300
 HUBERT = HubertConfig(

@@ -16,7 +16,7 @@ from hf_emotion.modeling.modeling_emotion import encode_sound
 from hf_emotion.modeling.modeling_esva import ESVAForConditionalGeneration
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForConditionalGeneration
-from hf_emotion.sizes import acoustemo_config, esva_config, microemo_config, omni_emotion_config
+from hf_emotion.papers import acoustemo_config, esva_config, microemo_config, omni_emotion_config
 
 VOCAB = 300
 

@@ -19,7 +19,7 @@ from transformers import (
     WhisperConfig,
 )
 
-from hf_emotion.modeling.alignment import (
+from hf_emotion.modeling.alignment_esva_esva import (
     FORMS,
     GAIN_RANGE,
     AudioVideoAlignment,
@@ -39,7 +39,7 @@ from hf_emotion.modeling.modeling_esva import (
     MultiScaleFeatureExtraction,
 )
 from hf_emotion.modeling.parts import PartsError
-from hf_emotion.sizes import EMOTION_LLAMA, build, esva_config
+from hf_emotion.papers import EMOTION_LLAMA, build, esva_config
 
 VOCAB = contract.VOCAB
 TOWERS = ("vision", "face", "motion", "audio")

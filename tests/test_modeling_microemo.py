@@ -13,7 +13,7 @@ from transformers import (
 
 from hf_emotion.modeling.modeling_emotion import PositionTable
 from hf_emotion.modeling.modeling_microemo import LocalFusion, MicroEmoForConditionalGeneration, RegionAttention
-from hf_emotion.sizes import microemo_config
+from hf_emotion.papers import microemo_config
 
 CASE = MicroEmoCase()
 

@@ -22,7 +22,7 @@ from hf_emotion.evaluation.evaluate import LABEL_SETS
 from hf_emotion.inference import load
 from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForConditionalGeneration, clip_concat
 from hf_emotion.modeling.parts import PartsError
-from hf_emotion.sizes import build, omni_emotion_config
+from hf_emotion.papers import build, omni_emotion_config
 from hf_emotion.training.recipe import read_recipe
 from hf_emotion.training.train import question_rows
 

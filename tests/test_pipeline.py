@@ -9,14 +9,9 @@ from loopback_clips import serve_clips
 from test_cli import write_clip
 from transformers import pipeline
 
-from hf_emotion.evaluation.pipeline_emotion import (
-    ClipError,
-    EmotionRecognitionPipeline,
-    fetch,
-    question_about,
-)
+from hf_emotion.answers.pipeline_emotion import ClipError, EmotionRecognitionPipeline, fetch, question_about
+from hf_emotion.papers import PAPERS, build
 from hf_emotion.processing.media import MediaError
-from hf_emotion.sizes import PAPERS, build
 
 SPOKEN = [(0.1, 0.9, "well, yes"), (1.0, 1.7)]
 OPTIONS = {"max_new_tokens": 6}

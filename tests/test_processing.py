@@ -22,13 +22,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor
 
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
+from hf_emotion.papers import microemo_config, tiny_tokenizer
 from hf_emotion.processing import processing_emotion
 from hf_emotion.processing.faces import FaceError, FaceFinder
 from hf_emotion.processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from hf_emotion.processing.image_processing_emotion import EmotionImageProcessor
 from hf_emotion.processing.media import MediaError, load_clip
 from hf_emotion.processing.processing_microemo import MicroEmoProcessor
-from hf_emotion.sizes import microemo_config, tiny_tokenizer
 
 RATE = 16000
 VIDEO, AUDIO, PAD = 4, 5, 3

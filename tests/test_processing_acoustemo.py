@@ -14,12 +14,12 @@ from transformers import AutoProcessor, HubertConfig, Wav2Vec2FeatureExtractor, 
 
 from hf_emotion.cli import main
 from hf_emotion.inference import describe
+from hf_emotion.papers import build, tiny_tokenizer
 from hf_emotion.processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from hf_emotion.processing.image_processing_emotion import EmotionImageProcessor
 from hf_emotion.processing.media import load_clip
 from hf_emotion.processing.processing_acoustemo import AcoustEmoProcessor, merge_shortest
 from hf_emotion.processing.sound_chunks import chunked_features
-from hf_emotion.sizes import build, tiny_tokenizer
 
 RATE = 16000
 ROWS = [(0.2, 1.0, "I am fine."), {"start": 1.24, "end": 2.0, "text": "Why?", "speaker": "Ann"}]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from hf_emotion.papers import EMOTION_LLAMA, build, esva_config, esva_processor
 from hf_emotion.processing.processing_esva import QUESTIONS
-from hf_emotion.sizes import EMOTION_LLAMA, build, esva_config, esva_processor
 from hf_emotion.training.collator import EmotionCollator, encode
 
 RATE = 16000

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModel
 
 import hf_emotion
-from hf_emotion.sizes import PAPERS, build
+from hf_emotion.papers import PAPERS, build
 
 AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextToText", "AutoModelForCausalLM")
 
@@ -112,7 +112,7 @@ def test_the_folder_holds_exactly_the_files_that_the_model_and_the_processor_nee
         "processing_emotion.py",
         "processing_microemo.py",
         "qformer.py",
-        "sharing.py",
+        "remote_code.py",
         "utterances.py",
         "words.py",
     }

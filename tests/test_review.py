@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from hf_emotion.cli import main
-from hf_emotion.data.build import LicenceError, check_licence
-from hf_emotion.data.clues import MOVEMENTS, face_measures, movements, pitch, voice_measures
-from hf_emotion.data.files import DataError
-from hf_emotion.data.review import (
+from hf_emotion.curation.measures import MOVEMENTS, face_measures, movements, pitch, voice_measures
+from hf_emotion.curation.people import COLUMNS, agreement, alpha, export_sheet, import_sheets, make_dataset, read_people
+from hf_emotion.curation.reviewers import Offline, Pipeline, Server, model_of
+from hf_emotion.curation.stages import (
     STAGES,
     Consistency,
     Dropped,
@@ -40,17 +40,9 @@ from hf_emotion.data.review import (
     read_synthesis,
     review,
 )
-from hf_emotion.data.reviewed import (
-    COLUMNS,
-    agreement,
-    alpha,
-    export_sheet,
-    import_sheets,
-    make_dataset,
-    read_people,
-)
+from hf_emotion.data.build import LicenceError, check_licence
+from hf_emotion.data.files import DataError
 from hf_emotion.evaluation.judge import JudgeError, ServerChat
-from hf_emotion.evaluation.reviewers import Offline, Pipeline, Server, model_of
 from hf_emotion.processing.faces import FaceFinder, FaceTrack
 
 DATA = Path(os.environ.get("HF_EMOTION_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -552,7 +544,7 @@ def test_a_real_pipeline_of_a_tiny_language_model_answers(tmp_path):
     import torch
     from transformers import LlamaForCausalLM
 
-    from hf_emotion.sizes import tiny_llama, tiny_tokenizer
+    from hf_emotion.papers import tiny_llama, tiny_tokenizer
 
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
@@ -582,7 +574,7 @@ def test_real_pipelines_look_and_listen():
         pipeline,
     )
 
-    from hf_emotion.sizes import tiny_llama, tiny_tokenizer
+    from hf_emotion.papers import tiny_llama, tiny_tokenizer
 
     torch.manual_seed(0)
     small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -969,7 +961,7 @@ def test_the_command_refuses_in_one_sentence(rows, tmp_path, capsys, change, opt
 KILLED = """
 import os, signal, sys
 from hf_emotion.cli import main
-from hf_emotion.evaluation.reviewers import Offline
+from hf_emotion.curation.reviewers import Offline
 
 calls = 0
 answer = Offline.__call__

@@ -1,6 +1,5 @@
 """Training by recipe: what a recipe says, what a phase moves, and that each phase starts where the last one ended."""
 
-import argparse
 import json
 import os
 import re
@@ -14,25 +13,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_emotion.cli import main
+from hf_emotion.cli import main, parser
+from hf_emotion.cli.train import settings_of
 from hf_emotion.data.demo import make_demo
 from hf_emotion.inference import load
-from hf_emotion.sizes import build
+from hf_emotion.papers import build
 from hf_emotion.training.cache import FeatureCache
+from hf_emotion.training.check_rows import BadRowsError, usable
 from hf_emotion.training.recipe import RECIPES, RecipeError, limited_to, read_recipe, recipe_names, recipes_of
 from hf_emotion.training.train import (
     REPORT,
     Samples,
     TrainingError,
-    add_train_parser,
     last_checkpoint,
     question_rows,
     run_phase,
     run_phases,
     select,
-    settings_of,
 )
-from hf_emotion.training.validation import BadRowsError, usable
 
 PHASES = {
     1: {"audio_projector"},
@@ -219,11 +217,9 @@ def test_the_command_runs_the_phases_one_after_the_other(demo, tmp_path, capsys)
         text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("\ntiny:")[0]
         text += "\ntiny: {epochs: 1, batch_size: 6, num_frames: 2}\n"
         (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
-    parser = argparse.ArgumentParser()
-    add_train_parser(parser.add_subparsers())
     recipes = [str(tmp_path / f"{name}.yaml") for name in recipe_names("omni_emotion")]
     arguments = ["train", *recipes, "--size", "tiny", "--data", str(demo[0]), "--output", str(tmp_path / "out")]
-    args = parser.parse_args(arguments)
+    args = parser("train").parse_args(arguments)
     assert args.func(args) == 0
     assert len(capsys.readouterr().out.strip().splitlines()[-3:]) == 3
     assert all((tmp_path / "out" / f"phase_{n}" / REPORT).is_file() for n in (1, 2, 3))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hf_emotion.evaluation.words import READING_PROMPT, emotion_words
+from hf_emotion.answers.words import READING_PROMPT, emotion_words
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def defer(names: list[str], module) -> None:
 def add_pipeline(module) -> None:
     """Let `pipeline("emotion-recognition", model=...)` find this package's own, which is imported when it is used."""
     module.PIPELINE_REGISTRY.supported_tasks["emotion-recognition"] = {
-        "impl": f"{__package__}.evaluation.pipeline_emotion.EmotionRecognitionPipeline",
+        "impl": f"{__package__}.answers.pipeline_emotion.EmotionRecognitionPipeline",
         "pt": (module.AutoModelForMultimodalLM,),
         "type": "multimodal",
     }

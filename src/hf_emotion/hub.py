@@ -37,7 +37,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .data.build import HUB_LICENCES, card_template
 from .modeling.parts import PICKLE_SUFFIXES
-from .modeling.sharing import PIPELINE_FILES, no_safetensors
+from .modeling.remote_code import PIPELINE_FILES, no_safetensors
 from .training.train import REPORT as TRAINING_REPORT
 
 TASK = "video-text-to-text"

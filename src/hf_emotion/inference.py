@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoModelForMultimodalLM, AutoProcessor, logging
 
-from .evaluation.words import emotion_words
+from .answers.words import emotion_words
 from .processing.faces import FaceError
 from .processing.utterances import transcribe
 

@@ -29,12 +29,12 @@ from torch import nn
 from tqdm import tqdm
 from transformers import Trainer, TrainingArguments
 
+from .answers.words import emotion_words
 from .data.demo import VOICES, make_demo, movement_sizes, render_clips
 from .data.files import write_whole
-from .evaluation.words import emotion_words
 from .inference import describe
+from .papers import build
 from .processing.faces import draw_regions
-from .sizes import build
 from .training.collator import EmotionCollator, encode
 
 NUM_CLIPS = 240

@@ -6,7 +6,7 @@ on a dataset.
 
 from pathlib import Path
 
-from .words import emotion_words
+from ..answers.words import emotion_words
 
 METRICS_FOLDER = Path(__file__).with_name("metrics")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .lexicon import shipped
+from ..answers.lexicon import shipped
 from .sets import check_lengths, labels_of
 from .statistics import Clips, mean
 

@@ -1,12 +1,10 @@
-"""`hf-emotion evaluate`: a model on a data set, then scores. `hf-emotion score`: files of predictions and references to
-scores.
+"""A model on a data set, then scores; files of predictions and references to scores.
 
 Every score comes with what a paper seldom prints: an interval by bootstrap over clips, and what trivial answers get on
 the same clips (a constant answer, the same predictions shuffled over the clips). Scores that need a judge or official
 word tables use what the user names and nothing else.
 """
 
-import argparse
 import json
 import os
 import tempfile
@@ -17,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.recognition import DFEW_CLASSES, MAFW_CLASSES
+from ..answers.words import emotion_words
+from ..data.readers.recognition import DFEW_CLASSES, MAFW_CLASSES
 from . import classes, judge, sets, wheel
-from .grouping import Embeddings, LanguageModelGroups, named
-from .score_files import read_cells
+from .grouping import LanguageModelGroups, named
 from .statistics import Clips, bootstrap, compare
-from .words import emotion_words
 
 OK, SOME_FAILED = 0, 1
 SHUFFLES = 10
@@ -478,49 +475,6 @@ def _bar(waiting: Sequence, done: int, progress: bool):
     return tqdm(total=len(waiting) + done, initial=done, desc="Describing", unit="clip", disable=not progress)
 
 
-def read_rows(data: str | Path, split: str | None = None, media_root: str | Path | None = None) -> list[dict]:
-    """Data rows of a jsonl, json or csv table, a folder of clips, or a folder saved by `datasets`.
-
-    Args:
-        data: the file or folder.
-        split: which split; needed only where there are several.
-        media_root: folder of the clips; by default the folder of the table. Paths in a saved dataset are taken from it
-            when given.
-
-    Raises:
-        EvaluationError: no such data, or several splits and none named.
-    """
-    from ..data.files import MediaFolder
-    from ..data.own import read_folder, read_table
-
-    data = Path(data)
-    if not data.exists():
-        raise EvaluationError(f"--data {data} does not exist")
-    if data.is_dir() and any(
-        (data / name).is_file() for name in ("dataset_dict.json", "dataset_info.json", "state.json")
-    ):
-        from datasets import DatasetDict, load_from_disk
-
-        loaded = load_from_disk(str(data))
-        splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"all": loaded}
-    elif data.is_dir():
-        splits = read_folder(data).splits
-    else:
-        splits = read_table(data, MediaFolder(media_root)).splits
-    if split is None and len(splits) > 1:
-        raise EvaluationError(f"--data {data} has the splits {', '.join(splits)}; name one with --split")
-    name = next(iter(splits)) if split is None else split
-    if name not in splits:
-        raise EvaluationError(f"--data {data} has no split {split!r}; found {', '.join(splits)}")
-    rows = [dict(row) for row in splits[name]]
-    if media_root is not None:
-        for row in rows:
-            for kind in ("video", "audio"):
-                if row.get(kind):
-                    row[kind] = os.path.join(media_root, row[kind])
-    return rows
-
-
 def references_of(name: str, rows: Iterable[dict]) -> dict[str, object]:
     """Reference of each row for a metric; rows without one are absent.
 
@@ -540,230 +494,10 @@ def references_of(name: str, rows: Iterable[dict]) -> dict[str, object]:
     return found
 
 
-def add_score_parser(subparsers) -> argparse.ArgumentParser:
-    """`hf-emotion score`; the parser's `func` runs it and returns the exit code."""
-    parser = subparsers.add_parser(
-        "score",
-        help="score a file of predictions against a file of references",
-        description="Score predictions in the official formats (csv, npz, npy folder or zip, txt, json, jsonl).",
-    )
-    parser.add_argument("metric", metavar="METRIC", choices=METRICS, help=", ".join(METRICS))
-    parser.add_argument("--predictions", required=True, metavar="FILE")
-    parser.add_argument("--references", required=True, metavar="FILE")
-    parser.add_argument("--against", metavar="FILE", help="predictions of a second system, for a paired comparison")
-    parser.add_argument("--column", metavar="NAME", help="value column of the predictions (default: the usual ones)")
-    parser.add_argument("--reference-column", metavar="NAME", help="value column of the references")
-    parser.add_argument("--output", metavar="FILE", help="also write the report as JSON")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
-    _add_metric_options(parser)
-    parser.set_defaults(func=run_score)
-    return parser
-
-
-def add_evaluate_parser(subparsers) -> argparse.ArgumentParser:
-    """`hf-emotion evaluate`; the parser's `func` runs it and returns the exit code."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="run a model on a data set and score its answers",
-        description="Writes OUTPUT/predictions.jsonl (row by row; run again to go on after an interruption) and "
-        "OUTPUT/scores.json, and prints a table. Exit code 1: some clips could not be described.",
-    )
-    parser.add_argument("--model", required=True, help="a model folder or Hub id")
-    parser.add_argument("--data", required=True, help="jsonl, json or csv table, folder of clips, or saved dataset")
-    parser.add_argument("--metrics", required=True, nargs="+", metavar="METRIC", help=", ".join(METRICS))
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
-    parser.add_argument("--split", help="which split of the data")
-    parser.add_argument("--media-root", metavar="FOLDER", help="folder of the clips (default: as the data says)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    parser.add_argument("--question", help="asked of every clip (default: the row's question, or the model's own)")
-    parser.add_argument("--num-frames", type=int, help="frames to look at (default: the model's)")
-    parser.add_argument("--modalities", nargs="+", metavar="NAME", help="what to use: video, audio (default: all)")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="length limit of an answer (default 128)")
-    parser.add_argument("--num-beams", type=int, default=1, help="beam search with that many beams (default greedy)")
-    parser.add_argument("--batch-size", type=int, default=4, help="clips generated together (default 4)")
-    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the code of the model's repository")
-    _add_metric_options(parser)
-    parser.set_defaults(func=run_evaluate)
-    return parser
-
-
-def _add_metric_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--strict", action="store_true", help="the official code bit for bit, its exceptions and NaN included")
-    add("--bootstrap", type=int, default=1000, metavar="N", help="draws for intervals (default 1000; 0 = none)")
-    add("--no-baselines", action="store_true", help="leave out the constant and the shuffled answers")
-    add("--seed", type=int, default=0, help="of draws and shuffles (default 0)")
-    add("--wheel-dir", metavar="FOLDER", help="official emotion_wheel folder (or HF_EMOTION_WHEEL_DIR)")
-    add("--version", choices=wheel.VERSIONS, help="version of the wheel tables; the two official ones differ")
-    add("--unchecked-tables", action="store_true", help="score with changed wheel tables (reported)")
-    add("--groups", metavar="PATH", help="emotion_set: stored groups of each clip (npy folder or zip, json)")
-    add("--grouper", help="emotion_set: exact, lexicon, lexicon2, embeddings:MODEL, or judge")
-    add("--labels", nargs="+", help=f"closed set of classes, or one of {', '.join(LABEL_SETS)}")
-    add("--folds", metavar="FILE", help="emotion_recognition: fold of each clip; scores are means over folds")
-    add("--track", choices=classes.TRACKS, help="mer_challenge: which track")
-    add("--reading", choices=("class", "emotion_llama"), default="class", help="mer_challenge: how a reply is read")
-    add("--judge-model", help="emotion_overlap, or --grouper judge: a language model (run here unless --judge-url)")
-    add("--judge-url", help="server with the OpenAI chat protocol, such as http://127.0.0.1:8000/v1")
-    add("--judge-key-env", metavar="NAME", help="environment variable that holds the server's key")
-    add("--judge-cache", metavar="FILE", help="JSON file of judge replies; makes a judged score repeatable")
-    add("--judge-reads", action="store_true", help="prose answers: the judge, not rules, names their emotion words")
-    add("--overlap", choices=("clue", "label", "both"), default="both", help="emotion_overlap: which (default both)")
-    add("--overlap-language", choices=tuple(judge.PROMPTS), default="zh", help="zh = official prompts; en = translated")
-
-
-def settings_of(args: argparse.Namespace) -> Settings:
-    """The options of a command as `Settings`. Raises EvaluationError for options that contradict each other."""
-    chat = None
-    if args.judge_url and not args.judge_model:
-        raise EvaluationError("--judge-url needs --judge-model, the name of the model on that server")
-    if args.judge_url:
-        key = os.environ.get(args.judge_key_env) if args.judge_key_env else None
-        if args.judge_key_env and not key:
-            raise EvaluationError(f"--judge-key-env names {args.judge_key_env}, which is not set")
-        chat = judge.ServerChat(args.judge_url, args.judge_model, api_key=key)
-    elif args.judge_model:
-        chat = judge.TransformersChat(args.judge_model)
-    cache = judge.JudgeCache(args.judge_cache)
-    if args.judge_reads and chat is None and not args.judge_cache:
-        raise EvaluationError("--judge-reads needs --judge-model (and --judge-url for a server), or --judge-cache")
-    grouper = args.grouper
-    if grouper and grouper.startswith("embeddings:"):
-        grouper = Embeddings(grouper.partition(":")[2])
-    elif grouper == "judge":
-        if chat is None and not args.judge_cache:
-            raise EvaluationError(
-                "--grouper judge needs --judge-model (and --judge-url for a server), or --judge-cache"
-            )
-        grouper = LanguageModelGroups(chat, cache)
-    labels = args.labels
-    if labels and len(labels) == 1 and labels[0] in LABEL_SETS:
-        labels = LABEL_SETS[labels[0]]
-    return Settings(
-        strict=args.strict,
-        wheel_dir=args.wheel_dir,
-        version=args.version,
-        check_tables=not args.unchecked_tables,
-        groups=read_cells(args.groups, ("groups", "openset", "reply")) if args.groups else None,
-        grouper=named(grouper),
-        labels=labels,
-        folds=read_cells(args.folds, ("fold", "folds", "set")) if args.folds else None,
-        track=args.track,
-        reading=args.reading,
-        chat=chat,
-        cache=cache,
-        kind=args.overlap,
-        language=args.overlap_language,
-        judge_reads=args.judge_reads,
-    )
-
-
-def run_score(args: argparse.Namespace) -> int:
-    """Score files; returns 0."""
-    metric, settings = METRICS[args.metric], settings_of(args)
-    predicted = (args.column,) if args.column else metric.predicted
-    reference = (args.reference_column,) if args.reference_column else metric.reference
-    predictions, references = read_cells(args.predictions, predicted), read_cells(args.references, reference)
-    if settings.track in classes.VALENCE_TRACKS:
-        settings.predicted_valence = read_cells(args.predictions, ("valence", "val"), optional=True)
-        settings.valence = read_cells(args.references, ("valence", "val"), optional=True)
-    try:
-        report = score(
-            args.metric,
-            predictions,
-            references,
-            settings,
-            args.bootstrap,
-            not args.no_baselines,
-            read_cells(args.against, predicted) if args.against else None,
-            args.seed,
-        )
-    finally:
-        settings.cache.save()
-    report |= {"predictions": str(args.predictions), "references": str(args.references)}
-    if args.output:
-        write_json(args.output, _storable(report))
-    print(json.dumps(_storable(report), ensure_ascii=False, indent=2, sort_keys=True) if args.json else table(report))
-    return OK
-
-
-def run_evaluate(args: argparse.Namespace) -> int:
-    """Run a model on data and score it; returns 0, or 1 where some clips could not be described."""
-    import sys
-    from functools import partial
-
-    unknown = [name for name in args.metrics if name not in METRICS]
-    if unknown:
-        raise EvaluationError(f"metric {unknown[0]!r} is not one of {', '.join(METRICS)}")
-    settings = settings_of(args)
-    rows = read_rows(args.data, args.split, args.media_root)[: args.limit]
-    if not rows:
-        raise EvaluationError(f"--data {args.data} holds no rows")
-    # What the metrics need is checked before the model runs for hours.
-    references = {name: references_of(name, rows) for name in args.metrics}
-    for name in args.metrics:
-        METRICS[name].clips([], [], settings, [])
-
-    from ..inference import describe, load
-
-    model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
-    options = {"num_frames": args.num_frames, "modalities": args.modalities}
-    asking = {"max_new_tokens": args.max_new_tokens, "num_beams": args.num_beams}
-    options = {key: value for key, value in options.items() if value is not None}
-    answers = predict(
-        rows,
-        partial(describe, model=model, processor=processor, batch_size=args.batch_size, load_options=options, **asking),
-        args.output / "predictions.jsonl",
-        {
-            "model": args.model,
-            "data": str(args.data),
-            "split": args.split,
-            "question": args.question,
-            **options,
-            **asking,
-        },
-        args.batch_size,
-        args.question,
-        progress=sys.stderr.isatty(),
-    )
-    return score_answers(args.metrics, answers, rows, references, settings, args)
-
-
-def score_answers(metrics, answers, rows, references, settings: Settings, args) -> int:
-    """Score the answers of a model with every metric; writes OUTPUT/scores.json and prints the tables."""
-    failed = [answer for answer in answers if "error" in answer]
-    reports = {}
-    try:
-        for name in metrics:
-            # A clip that could not be described answered nothing; it is scored as such, not left out.
-            predictions = {
-                answer["id"]: next(
-                    (answer[key] for key in METRICS[name].predicted if answer.get(key) is not None), None
-                )
-                for answer in answers
-            }
-            if name in ("emotion_recognition", "mer_challenge"):
-                predictions = {answer["id"]: answer.get("description") for answer in answers}
-            report = score(
-                name, predictions, references[name], settings, args.bootstrap, not args.no_baselines, seed=args.seed
-            )
-            report["n_failed"] = len(failed)
-            report["n_no_reference"] = len(rows) - len(references[name])
-            reports[name] = report
-            print(table(report), end="\n\n")
-    finally:
-        settings.cache.save()
-    content = {"model": str(args.model), "data": str(args.data), "split": args.split, "metrics": _storable(reports)}
-    write_json(args.output / "scores.json", content)
-    for answer in failed:
-        print(f"not described: {answer['id']}: {answer['error']}")
-    return SOME_FAILED if failed else OK
-
-
-def _storable(value):
+def storable(value):
     """Values that JSON has: NaN becomes null."""
     if isinstance(value, dict):
-        return {str(key): _storable(item) for key, item in value.items()}
+        return {str(key): storable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_storable(item) for item in value]
+        return [storable(item) for item in value]
     return None if isinstance(value, float) and np.isnan(value) else value

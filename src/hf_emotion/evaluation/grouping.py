@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..answers.lexicon import Lexicon, shipped
 from .judge import Chat, JudgeCache, clean_reply, judge_name
-from .lexicon import Lexicon, shipped
 from .sets import parse_groups
 
 # The official prompt of EMER and MER2024, word for word (MERTools, Apache-2.0 part). There the words come in the order

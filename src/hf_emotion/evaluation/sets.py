@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .lexicon import Lexicon, shipped
+from ..answers.lexicon import Lexicon, shipped
+from ..answers.words import emotion_words
 from .statistics import Clips, mean
-from .words import emotion_words
 
 Grouper = Callable[[list[str]], list[list[str]]]
 

@@ -80,9 +80,7 @@ class AcoustEmoModel(EmotionModel):
     def acoustic_frames(self, *sound, **kwargs):
         """The tower's output, F_A of 3.2 with positions (B, L, D), and its times (B, L) int64 ms, -1 without sound."""
         layers = {"layers": self.config.audio_layers, "layer_reduction": self.config.audio_layer_reduction}
-        output, states, times = sound_frames(
-            self.audio_tower, self.config.audio_frame_rate, *sound, **layers, **kwargs
-        )
+        output, states, times = sound_frames(self.audio_tower, self.config.audio_frame_rate, *sound, **layers, **kwargs)
         states = states.to(self.audio_projector.weight.dtype)
         if self.config.num_audio_positions:
             states = states + self.audio_position_embedding(times >= 0)

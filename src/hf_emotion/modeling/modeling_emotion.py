@@ -27,7 +27,7 @@ from .configuration_emotion import EmotionConfig
 from .modeling_facexformer import FaceXFormerModel
 from .modeling_imagebind_audio import ImageBindAudioModel
 from .qformer import QFormer
-from .sharing import SharingMixin
+from .remote_code import SharingMixin
 
 # Towers that AutoModel cannot build: transformers lacks FaceXFormer and ImageBind, does not list EVA ViT-g
 # (InstructBLIP) by itself, and means encoder and decoder together by "whisper".
@@ -522,8 +522,8 @@ def naming(forward, media):
 class EmotionModel(EmotionPreTrainedModel):
     """A paper's model without the language-model head.
 
-    A paper adds its parts in `__init__` and says in `get_video_features`, `get_audio_features`, ... what a batch becomes.
-    The media inputs of the whole model are the parameters of these methods; they are named nowhere else.
+    A paper adds its parts in `__init__` and says in `get_video_features`, `get_audio_features`, ... what a batch
+    becomes. The media inputs of the whole model are the parameters of these methods; they are named nowhere else.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
@@ -555,7 +555,7 @@ class EmotionModel(EmotionPreTrainedModel):
         return self.vision_tower(pixels[real].to(self.vision_tower.dtype), return_dict=True, **kwargs)
 
     def present(self, inputs) -> dict[str, torch.Tensor]:
-        """Modality -> (B,) bool, the clips that have it; only modalities that the model and some clip of the batch have."""
+        """Modality -> (B,) bool, the clips that have it; only modalities that the model and some clip have."""
         found = {}
         times, heard = inputs.get("video_times"), inputs.get("audio_attention_mask")
         if times is not None and hasattr(self, "vision_tower"):
@@ -613,7 +613,7 @@ class EmotionModel(EmotionPreTrainedModel):
 
 
 class EmotionForConditionalGeneration(EmotionPreTrainedModel, MediaGenerationMixin):
-    """A paper's generating model. A paper gives `model_class`, `assemble` and, where its loss has more terms, `losses`."""
+    """A paper's generating model: it gives `model_class`, `assemble` and, where its loss has more terms, `losses`."""
 
     model_class: type[EmotionModel]
     output_class = EmotionCausalLMOutputWithPast
@@ -657,7 +657,7 @@ class EmotionForConditionalGeneration(EmotionPreTrainedModel, MediaGenerationMix
         return self.model.get_audio_features(*args, **kwargs)
 
     def losses(self, outputs, logits, labels, **kwargs) -> dict:
-        """Fields of the output that the loss gives; `kwargs` are what `forward` was given and the model did not take."""
+        """Fields of the output that the loss gives; `kwargs` are inputs of `forward` that the model did not take."""
         if labels is None:
             return {}
         vocab_size = self.config.text_config.vocab_size

@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEEmbeddings, ViTMAEModel
 from transformers.utils import can_return_tuple
 
-from .alignment import AlignmentOutput, AudioVideoAlignment
+from .alignment_esva import AlignmentOutput, AudioVideoAlignment
 from .configuration_esva import ESVAConfig
 from .modeling_emotion import (
     EmotionCausalLMOutputWithPast,
@@ -509,7 +509,7 @@ class ESVAModel(EmotionModel):
         where `pixel_values_faces` show a face; it decides `modalities` and nothing else.
         """
         config = self.config
-        video_times, face_times, face_found = (inputs.get(f"{name}") for name in ("video_times", "face_times", "face_found"))
+        video_times, face_times, face_found = map(inputs.get, ("video_times", "face_times", "face_found"))
         seen, faces, motion = {}, None, None
         used = {}
         if config.vision_config is not None and video_times is not None and (video_times >= 0).any():
@@ -655,7 +655,7 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
         return terms
 
     def losses(self, outputs, logits, labels, emotion_ids: Tensor | None = None, **kwargs) -> dict:
-        """The combined loss of 3.5; `emotion_ids` (B,) int64 numbers each clip's emotion, for Eq. 2, -1 where unknown."""
+        """The combined loss of 3.5; `emotion_ids` (B,) int64 numbers each clip's emotion (Eq. 2), -1 where unknown."""
         found = {"alignment": None if outputs.media is None else outputs.media.alignment}
         if labels is None:
             return found

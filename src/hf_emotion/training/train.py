@@ -6,22 +6,19 @@ A phase is a `Trainer` run over the rows' questions with only the parts moving t
 the model or the adapter, the processor and `phase.json`, what was trained and how the loss went. A run that was killed
 continues from its last checkpoint with `--resume`, and ends with the weights that it would have had.
 
-On many devices: `torchrun --nproc_per_node N -m hf_emotion.training.train train ...`, or
-`accelerate launch --config_file CONFIG -m hf_emotion.training.train train ...` with one of the files in `accelerate/`.
+On many devices: `torchrun --nproc_per_node N -m hf_emotion.cli train ...`, or
+`accelerate launch --config_file CONFIG -m hf_emotion.cli train ...` with one of the files in `accelerate/`.
 """
 
-import argparse
 import inspect
 import json
 import os
 import random
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 
-from .recipe import OWN_TASKS, Recipe, RecipeError, limited_to, read_recipe, recipe_names, recipes_of
+from .recipe import OWN_TASKS, Recipe, limited_to
 
 REPORT = "phase.json"
 
@@ -235,9 +232,9 @@ def run_phase(
 
     from ..data.files import write_whole
     from .cache import FeatureCache
+    from .check_rows import usable
     from .collator import EmotionCollator, encode, stack
     from .trainer import EmotionTrainer
-    from .validation import usable
 
     if early_stopping is not None and not eval_rows:
         raise TrainingError("early stopping needs rows to evaluate on")
@@ -456,162 +453,3 @@ def run_phases(
     if not reports:
         raise TrainingError(f"the model in {start} has no part that these recipes train")
     return reports
-
-
-def add_train_parser(subparsers) -> argparse.ArgumentParser:
-    """Add `hf-emotion train` to the command line; `args.func(args)` runs it and returns the exit code."""
-    parser = subparsers.add_parser(
-        "train",
-        help="train a paper's phases one after the other, by its recipes",
-        description="Each phase starts from the folder that the one before it wrote: OUTPUT/phase_1, phase_2, ...",
-    )
-    parser.add_argument(
-        "recipe", nargs="+", help="a paper (omni_emotion, emotion_llama: all its phases), or recipes by name or file"
-    )
-    parser.add_argument("--data", required=True, help="rows: what hf-emotion build or make_demo wrote")
-    parser.add_argument("--split", help="of the rows; needed where there are several (default for the demo: train)")
-    parser.add_argument("--eval-split", help="rows to evaluate on after each epoch, by loss and by generated answers")
-    parser.add_argument("--media-root", help="folder that the rows' media paths start from")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the phases; must be new or empty")
-    parser.add_argument("--resume", action="store_true", help="continue a run that was interrupted, in its --output")
-    # Not --start, which torchrun would take for its own --start-method.
-    parser.add_argument("--start-from", help="folder or Hub id to start from (default: random weights, tiny size only)")
-    parser.add_argument("--size", default="paper", choices=("tiny", "paper"), help="whose values of a recipe to use")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a field of the recipes (epochs=1), or of transformers' TrainingArguments (bf16=true, save_steps=100)",
-    )
-    parser.add_argument("--tasks", nargs="+", help="ask these instead of the recipe's (recognition, clues, ...)")
-    parser.add_argument("--options", nargs="+", metavar="LABEL", help="closed set of recognition (default: the labels)")
-    parser.add_argument("--features", help="folder that hf-emotion cache wrote: towers do not run")
-    parser.add_argument("--skip-bad-rows", action="store_true", help="leave out rows that cannot be used; they count")
-    parser.add_argument("--early-stopping", type=int, metavar="N", help="end after N evaluations without improvement")
-    parser.add_argument("--four-bit", action="store_true", help="QLoRA: the language model in four bits (bitsandbytes)")
-    parser.add_argument("--base-id", metavar="REPO", help="Hub id that an adapter names as its base")
-    parser.add_argument("--per-device-batch-size", type=int, help="gradients are accumulated to the recipe's batch")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(func=run_train)
-    return parser
-
-
-def rows_of(data: str | Path, split: str | None = None, media_root: str | Path | None = None) -> list[dict]:
-    """Data rows of what `make_demo` (by default its training split), `hf-emotion build` or `datasets` wrote."""
-    from ..data.demo import read_demo
-    from ..evaluation.evaluate import read_rows
-
-    if (Path(data) / "metadata.jsonl").is_file() and media_root is None:
-        return read_demo(data, split or "train")
-    return read_rows(data, split, media_root)
-
-
-def settings_of(pairs: Sequence[str]) -> tuple[dict, dict]:
-    """`["epochs=1", "bf16=true"]` -> changes of the recipe, and of `TrainingArguments`.
-
-    Raises:
-        TrainingError: no `=`, or a name that neither has.
-    """
-    from transformers import TrainingArguments
-
-    changes, arguments = {}, {}
-    of_recipe = {item.name for item in fields(Recipe)} - {"name", "model", "phase"}
-    of_trainer = {item.name for item in fields(TrainingArguments) if item.init}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or name not in of_recipe | of_trainer:
-            raise TrainingError(
-                f"--set {pair}: KEY=VALUE is accepted, with a field of TrainingArguments or one of "
-                f"{', '.join(sorted(of_recipe))}"
-            )
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        (changes if name in of_recipe else arguments)[name] = value
-    return changes, arguments
-
-
-def run_train(args) -> int:
-    """`hf-emotion train`."""
-    from ..sizes import build
-
-    changes, arguments = settings_of(args.set)
-    recipes = []
-    for name in args.recipe:
-        several = recipe_names(name)
-        recipes += recipes_of(name, args.size, **changes) if several else [read_recipe(name, args.size, **changes)]
-    if args.tasks:
-        # Only what is tuned last is asked otherwise; what is aligned before keeps its own questions.
-        recipes[-1] = replace(recipes[-1], tasks=args.tasks)
-    models = {recipe.model for recipe in recipes}
-    if len(models) > 1:
-        raise RecipeError(f"the recipes are for {' and '.join(sorted(models))}; those of one model are accepted")
-    main_process = os.environ.get("RANK", "0") == "0"
-    taken = main_process and not args.resume and args.output.exists()
-    if taken and (not args.output.is_dir() or any(args.output.iterdir())):
-        raise TrainingError(
-            f"--output {args.output} exists and is not empty; a new or empty folder is accepted, or --resume"
-        )
-    rows = rows_of(args.data, args.split, args.media_root)
-    eval_rows = rows_of(args.data, args.eval_split, args.media_root) if args.eval_split else None
-    start = args.start_from
-    if start is None:
-        if args.size != "tiny":
-            raise TrainingError(
-                "at paper size give --start-from: a folder that from_pretrained_parts and save_pretrained made"
-            )
-        start = args.output / "start"
-        if not (start / "processor_config.json").is_file():
-            # Each process makes the same one, and only whole folders are seen.
-            model, processor = build(models.pop(), "tiny", seed=args.seed, **recipes[0].fields)
-            unfinished = start.with_name(f".start.{os.getpid()}")
-            model.save_pretrained(unfinished)
-            processor.save_pretrained(unfinished)
-            try:
-                os.replace(unfinished, start)
-            except OSError:
-                shutil.rmtree(unfinished)
-    reports = run_phases(
-        start,
-        rows,
-        recipes,
-        args.output,
-        resume=args.resume,
-        quantize=args.four_bit,
-        options=args.options,
-        seed=args.seed,
-        per_device_batch_size=args.per_device_batch_size,
-        remember=args.size == "tiny",
-        features=args.features,
-        eval_rows=eval_rows,
-        early_stopping=args.early_stopping,
-        skip_bad_rows=args.skip_bad_rows,
-        base_id=args.base_id,
-        **arguments,
-    )
-    for report in reports if main_process else []:
-        loss = report["loss"]
-        for reason in report["skipped"]:
-            print(f"skipped {reason}", file=sys.stderr)
-        print(
-            f"{report['recipe']['name']}: {report['questions']} questions, {len(report['skipped'])} rows skipped, "
-            f"{len(loss)} steps, loss {loss[0]:.3f} -> {loss[-1]:.3f}, {report['seconds']:.0f} s, {report['folder']}"
-        )
-    return 0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m hf_emotion.training.train", description=__doc__.splitlines()[0])
-    add_train_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(arguments)
-    try:
-        return args.func(args)
-    except (ValueError, OSError) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,8 +10,8 @@ import torch
 from accelerate.utils import gather_object
 from transformers import Trainer
 
+from ..answers.words import emotion_words
 from ..evaluation.sets import lexicon_clips
-from ..evaluation.words import emotion_words
 
 
 def word_scores(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, float]:

@@ -8,8 +8,8 @@ The definition is in hf_emotion.evaluation.sets and the words in hf_emotion/eval
 import datasets
 import evaluate
 
+from hf_emotion.answers.lexicon import Lexicon
 from hf_emotion.evaluation import module, sets
-from hf_emotion.evaluation.lexicon import Lexicon
 from hf_emotion.evaluation.statistics import result
 
 _DESCRIPTION = """Labels are mapped to the groups of a lexicon with two levels, made from published emotion families

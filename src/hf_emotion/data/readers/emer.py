@@ -7,8 +7,8 @@ how Omni-Emotion and ESVA use them. MicroEmo and AcoustEmo train on a part they 
 NAME=FILE` takes a list of names.
 """
 
-from .files import DataError, Ids, MediaFolder, Reading, find_file, read_csv, subtitles_of, word_list
-from .schema import make_row
+from ..files import DataError, Ids, MediaFolder, Reading, find_file, read_csv, subtitles_of, word_list
+from ..schema import make_row
 
 LEAK = (
     "all EMER clips are drawn from the MER2023 train set: a model trained on MER2023, MER2024, MER2025 or OV-MERD "

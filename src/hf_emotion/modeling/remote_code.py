@@ -78,7 +78,7 @@ class SharingMixin:
 
 def pipeline_file(name: str, config) -> str | Path | None:
     """Where a file of the pipeline lies: in the package, else beside the weights; `None` if in neither."""
-    inside = Path(__file__).parents[1] / "evaluation" / name
+    inside = Path(__file__).parents[1] / "answers" / name
     if inside.is_file():
         return inside
     if not config.name_or_path:

@@ -18,8 +18,7 @@ clips of all of them come from one pool, so names can repeat between sources; `b
 
 from pathlib import Path
 
-from .emer import openset_of
-from .files import (
+from ..files import (
     DataError,
     Ids,
     MediaFolder,
@@ -34,7 +33,8 @@ from .files import (
     read_text,
     subtitles_of,
 )
-from .schema import make_row
+from ..schema import make_row
+from .emer import openset_of
 
 MER_CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 MERR_CLASSES = (*MER_CLASSES, "fear", "contempt", "doubt")

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from .build import REPORT, check_output, numbers_of, save_built
-from .files import DataError, read_csv, read_json, write_whole
-from .questions import instruction_rows
-from .review import INTENSITIES, ReviewError, draw, read_summary, reviewed_row, write
-from .schema import FIELDS
+from ..data.build import REPORT, check_output, numbers_of, save_built
+from ..data.files import DataError, read_csv, read_json, write_whole
+from ..data.questions import instruction_rows
+from ..data.schema import FIELDS
+from .stages import INTENSITIES, ReviewError, draw, read_summary, reviewed_row, write
 
 PEOPLE = "people.json"
 VERDICTS = ("accept", "edit", "reject")
@@ -333,7 +333,7 @@ def make_dataset(
     """
     from datasets import Dataset, DatasetDict, Value
 
-    from .schema import FEATURES
+    from ..data.schema import FEATURES
 
     summary = read_summary(folder)
     people = read_people(folder) if (Path(folder) / PEOPLE).is_file() else None

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import (
+from ..files import (
     DataError,
     Ids,
     MediaFolder,
@@ -31,7 +31,7 @@ from .files import (
     read_text,
     read_xlsx,
 )
-from .schema import make_row
+from ..schema import make_row
 
 DFEW_CLASSES = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 MAFW_CLASSES = (

@@ -11,7 +11,7 @@ subtitle file. Paths are taken from the media folder, or from the folder of the 
 import json
 from pathlib import Path
 
-from .files import (
+from ..files import (
     AUDIO_SUFFIXES,
     VIDEO_SUFFIXES,
     DataError,
@@ -24,7 +24,7 @@ from .files import (
     read_text,
     word_list,
 )
-from .schema import FIELDS, RowError, make_row
+from ..schema import FIELDS, RowError, make_row
 
 SPLITS = {
     "train": "train",
