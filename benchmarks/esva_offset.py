@@ -27,7 +27,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from hf_emotion.modeling.alignment_esva_esva import fastest_form, window_sums
+from hf_emotion.modeling.alignment_esva import fastest_form, window_sums
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH, WINDOW = 64, 25

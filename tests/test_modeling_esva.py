@@ -19,7 +19,7 @@ from transformers import (
     WhisperConfig,
 )
 
-from hf_emotion.modeling.alignment_esva_esva import (
+from hf_emotion.modeling.alignment_esva import (
     FORMS,
     GAIN_RANGE,
     AudioVideoAlignment,
