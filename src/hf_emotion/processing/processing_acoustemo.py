@@ -11,43 +11,28 @@ import warnings
 from dataclasses import replace
 from itertools import pairwise
 
+from .chat_formats import LLAMA_2, write_template
 from .processing_emotion import EmotionProcessor
 from .sound_chunks import check_length, whole_sound_features
 from .utterances import fixed_windows
 
-CHAT_TEMPLATE = """\
-{%- set state = namespace(system='', media=false) -%}
-{%- for message in messages -%}
-    {%- set content = message['content'] -%}
-    {%- set parts = [{'type': 'text', 'text': content}] if content is string else content -%}
-    {%- set text = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') | trim -%}
-    {%- if message['role'] == 'system' -%}
-        {%- set state.system = '<<SYS>>\\n' ~ text ~ '\\n<</SYS>>\\n\\n' -%}
-    {%- elif message['role'] == 'user' -%}
-        {{- bos_token ~ '[INST] ' ~ state.system -}}
-        {%- set state.system = '' -%}
-        {%- set state.media = false -%}
-        {%- for part in parts -%}
-            {%- if part['type'] == 'video' -%}
-                {%- set state.media = true -%}
-                {{- 'The video content is as follows: <Video><video></Video>. ' -}}
-            {%- elif part['type'] == 'audio' -%}
-                {%- set state.media = true -%}
-                {%- if part.get('shown', true) -%}
-                    {{- 'The audio content' ~ part.get('order', '') ~ ' is as follows: <Audio><audio></Audio>. ' -}}
-                {%- endif -%}
-            {%- elif part['type'] == 'utterances' -%}
-                {{- 'The utterances are as follows:\\n' ~ part['lines'] -}}
-            {%- endif -%}
-        {%- endfor -%}
-        {{- ('Now answer my question based on all of this. ' if state.media else '') ~ text ~ ' [/INST]' -}}
-    {%- else -%}
-        {%- generation -%}
-        {{- ' ' ~ text ~ eos_token -}}
-        {%- endgeneration -%}
+# A user's message; see `write_template`.
+CONTENT = """\
+{%- for part in parts -%}
+    {%- if part['type'] == 'video' -%}
+        {%- set state.media = true -%}
+        {{- 'The video content is as follows: <Video><video></Video>. ' -}}
+    {%- elif part['type'] == 'audio' -%}
+        {%- set state.media = true -%}
+        {%- if part.get('shown', true) -%}
+            {{- 'The audio content' ~ part.get('order', '') ~ ' is as follows: <Audio><audio></Audio>. ' -}}
+        {%- endif -%}
+    {%- elif part['type'] == 'utterances' -%}
+        {{- 'The utterances are as follows:\\n' ~ part['lines'] -}}
     {%- endif -%}
 {%- endfor -%}
-"""
+{{- ('Now answer my question based on all of this. ' if state.media else '') ~ text -}}"""
+CHAT_TEMPLATE = write_template(CONTENT, LLAMA_2)
 
 
 class AcoustEmoProcessor(EmotionProcessor):
@@ -74,6 +59,7 @@ class AcoustEmoProcessor(EmotionProcessor):
         others: see `EmotionProcessor`.
     """
 
+    content = CONTENT
     default_chat_template = CHAT_TEMPLATE
     prompt_markers = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<Video>", "</Video>", "<Audio>", "</Audio>")
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
 
+from .chat_formats import marks_in
 from .faces import FaceFinder, FaceTrack
 from .media import load_clip
 from .utterances import read, to_spans
@@ -98,6 +99,8 @@ class EmotionProcessor(ProcessorMixin):
 
     video_token = "<video>"
     audio_token = "<audio>"
+    # Jinja of a user's message (`chat_formats.write_template`), and the whole template in the paper's own turns.
+    content: str | None = None
     default_chat_template: str | None = None
     # What the chat template writes around turns and media, beside the tokenizer's special tokens.
     prompt_markers: tuple[str, ...] = ()
@@ -285,7 +288,8 @@ class EmotionProcessor(ProcessorMixin):
         placeholder, a special token or the border of a turn.
         """
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        meanings = sorted({*special, *self.prompt_markers} - {""}, key=len, reverse=True)
+        marks = marks_in(self.chat_template or "")
+        meanings = sorted({*special, *self.prompt_markers, *marks} - {""}, key=len, reverse=True)
         return re.sub("|".join(map(re.escape, meanings)), lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
     def apply_chat_template(self, conversation, chat_template=None, *, processor_kwargs=None, **kwargs):

@@ -18,40 +18,26 @@ from typing import ClassVar
 import numpy as np
 from transformers.processing_utils import MultiModalData
 
+from .chat_formats import LLAMA_2, write_template
 from .processing_emotion import EmotionProcessor, pad_rows
 from .sound_chunks import check_length, whole_sound_features
 
-CHAT_TEMPLATE = """\
-{%- set state = namespace(system='') -%}
-{%- for message in messages -%}
-    {%- set content = message['content'] -%}
-    {%- set parts = [{'type': 'text', 'text': content}] if content is string else content -%}
-    {%- set text = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') | trim -%}
-    {%- if message['role'] == 'system' -%}
-        {%- set state.system = '<<SYS>>\\n' ~ text ~ '\\n<</SYS>>\\n\\n' -%}
-    {%- elif message['role'] == 'user' -%}
-        {{- bos_token ~ '[INST] ' ~ state.system -}}
-        {%- set state.system = '' -%}
-        {%- for part in parts -%}
-            {%- if part['type'] == 'video' -%}
-                {{- '<video><VideoHere></video> ' -}}
-            {%- elif part['type'] == 'audio' -%}
-                {{- '<feature><AudioHere></feature> ' -}}
-            {%- elif part['type'] == 'utterances' and part.get('line') -%}
-                {{- 'The person in video says: ' ~ part['line'] ~ '.  ' -}}
-            {%- endif -%}
-        {%- endfor -%}
-        {{- text ~ ' [/INST]' -}}
-    {%- else -%}
-        {%- generation -%}
-        {{- ' ' ~ text ~ eos_token -}}
-        {%- endgeneration -%}
+# A user's message; see `write_template`.
+CONTENT = """\
+{%- for part in parts -%}
+    {%- if part['type'] == 'video' -%}
+        {{- '<video><VideoHere></video> ' -}}
+    {%- elif part['type'] == 'audio' -%}
+        {{- '<feature><AudioHere></feature> ' -}}
+    {%- elif part['type'] == 'utterances' and part.get('line') -%}
+        {{- 'The person in video says: ' ~ part['line'] ~ '.  ' -}}
     {%- endif -%}
 {%- endfor -%}
-"""
+{{- text -}}"""
+CHAT_TEMPLATE = write_template(CONTENT, LLAMA_2)
 # As Emotion-LLaMA's demo writes it: all tokens where the patches stand, the other mark left over as text, two starts.
 LEGACY_CHAT_TEMPLATE = (
-    CHAT_TEMPLATE.replace("bos_token ~ '[INST] '", "bos_token ~ bos_token ~ '[INST] '")
+    CHAT_TEMPLATE.replace("bos_token ~ '[INST] ", "bos_token ~ bos_token ~ '[INST] ")
     .replace("'<video><VideoHere></video> '", "'<video><VideoHere>'")
     .replace("'<feature><AudioHere></feature> '", "'<AudioHere></video> <feature><FeatureHere></feature> '")
 )
@@ -95,6 +81,7 @@ class ESVAProcessor(EmotionProcessor):
         others: see `EmotionProcessor`.
     """
 
+    content = CONTENT
     default_chat_template = CHAT_TEMPLATE
     prompt_markers = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<video>", "</video>", "<feature>", "</feature>")
     # The words `<video>` and `</video>` are Emotion-LLaMA's marks around what they hold, in plain text.

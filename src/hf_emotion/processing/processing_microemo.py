@@ -8,44 +8,29 @@ which it compares, in LLaMA-2's turn format, with the utterances and their times
 
 import numpy as np
 
+from .chat_formats import LLAMA_2, write_template
 from .processing_emotion import EmotionProcessor, pad_rows
 
-CHAT_TEMPLATE = """\
-{%- set state = namespace(system='', media=false) -%}
-{%- for message in messages -%}
-    {%- set content = message['content'] -%}
-    {%- set parts = [{'type': 'text', 'text': content}] if content is string else content -%}
-    {%- set text = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') | trim -%}
-    {%- if message['role'] == 'system' -%}
-        {%- set state.system = '<<SYS>>\\n' ~ text ~ '\\n<</SYS>>\\n\\n' -%}
-    {%- elif message['role'] == 'user' -%}
-        {{- bos_token ~ '[INST] ' ~ state.system -}}
-        {%- set state.system = '' -%}
-        {%- set state.media = false -%}
-        {%- for part in parts -%}
-            {%- if part['type'] == 'video' -%}
-                {%- set state.media = true -%}
-                {{- 'The video content is as follows: <Video><video></Video>. ' -}}
-            {%- elif part['type'] == 'audio' -%}
-                {%- set state.media = true -%}
-                {{- 'The audio content is as follows: <Audio><audio></Audio>. ' -}}
-            {%- elif part['type'] == 'utterances' -%}
-                {{- 'The utterances are as follows:\\n' -}}
-                {%- for row in part['utterances'] -%}
-                    {{- 'Utterance ' ~ loop.index ~ ' (' ~ '%.1f' | format(row['start']) ~ 's - ' -}}
-                    {{- '%.1f' | format(row['end']) ~ 's' ~ (', ' ~ row['speaker'] if row['speaker'] else '') ~ ')' -}}
-                    {{- (': ' ~ row['text'] if row['text'] else '') ~ '\\n' -}}
-                {%- endfor -%}
-            {%- endif -%}
+# A user's message; see `write_template`.
+CONTENT = """\
+{%- for part in parts -%}
+    {%- if part['type'] == 'video' -%}
+        {%- set state.media = true -%}
+        {{- 'The video content is as follows: <Video><video></Video>. ' -}}
+    {%- elif part['type'] == 'audio' -%}
+        {%- set state.media = true -%}
+        {{- 'The audio content is as follows: <Audio><audio></Audio>. ' -}}
+    {%- elif part['type'] == 'utterances' -%}
+        {{- 'The utterances are as follows:\\n' -}}
+        {%- for row in part['utterances'] -%}
+            {{- 'Utterance ' ~ loop.index ~ ' (' ~ '%.1f' | format(row['start']) ~ 's - ' -}}
+            {{- '%.1f' | format(row['end']) ~ 's' ~ (', ' ~ row['speaker'] if row['speaker'] else '') ~ ')' -}}
+            {{- (': ' ~ row['text'] if row['text'] else '') ~ '\\n' -}}
         {%- endfor -%}
-        {{- ('Now answer my question based on all of this. ' if state.media else '') ~ text ~ ' [/INST]' -}}
-    {%- else -%}
-        {%- generation -%}
-        {{- ' ' ~ text ~ eos_token -}}
-        {%- endgeneration -%}
     {%- endif -%}
 {%- endfor -%}
-"""
+{{- ('Now answer my question based on all of this. ' if state.media else '') ~ text -}}"""
+CHAT_TEMPLATE = write_template(CONTENT, LLAMA_2)
 
 
 class MicroEmoProcessor(EmotionProcessor):
@@ -64,6 +49,7 @@ class MicroEmoProcessor(EmotionProcessor):
         others: see `EmotionProcessor`.
     """
 
+    content = CONTENT
     default_chat_template = CHAT_TEMPLATE
     prompt_markers = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<Video>", "</Video>", "<Audio>", "</Audio>")
 

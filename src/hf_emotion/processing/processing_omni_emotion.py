@@ -17,39 +17,22 @@ from math import ceil
 import numpy as np
 from transformers.processing_utils import MultiModalData
 
+from .chat_formats import CHATML, write_template
 from .media import Clip
 from .processing_emotion import EmotionProcessor, pad_rows
 from .sound_chunks import chunked_features
 
-CHAT_TEMPLATE = """\
-{%- if messages[0]['role'] != 'system' -%}
-    {{- '<|im_start|>system\\nYou are a helpful assistant.' ~ eos_token ~ '\\n' -}}
-{%- endif -%}
-{%- for message in messages -%}
-    {%- set content = message['content'] -%}
-    {%- set parts = [{'type': 'text', 'text': content}] if content is string else content -%}
-    {%- set text = parts | selectattr('type', 'equalto', 'text') | map(attribute='text') | join(' ') | trim -%}
-    {{- '<|im_start|>' ~ message['role'] ~ '\\n' -}}
-    {%- if message['role'] == 'assistant' -%}
-        {%- generation -%}
-        {{- text ~ eos_token -}}
-        {%- endgeneration -%}
-    {%- else -%}
-        {%- for part in parts -%}
-            {%- if part['type'] == 'video' -%}
-                {{- '<vi_start><video><vi_end>\\n' -}}
-            {%- elif part['type'] == 'audio' -%}
-                {{- '<au_start><audio><au_end>\\n' -}}
-            {%- endif -%}
-        {%- endfor -%}
-        {{- text ~ eos_token -}}
+# A user's message; see `write_template`.
+CONTENT = """\
+{%- for part in parts -%}
+    {%- if part['type'] == 'video' -%}
+        {{- '<vi_start><video><vi_end>\\n' -}}
+    {%- elif part['type'] == 'audio' -%}
+        {{- '<au_start><audio><au_end>\\n' -}}
     {%- endif -%}
-    {{- '\\n' -}}
 {%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
+{{- text -}}"""
+CHAT_TEMPLATE = write_template(CONTENT, CHATML)
 # Qwen2's end of a turn; its base tokenizer names another token as the end of a text.
 END_OF_TURN = "<|im_end|>"
 MARKERS = ("<vi_start>", "<vi_end>", "<au_start>", "<au_end>")
@@ -87,6 +70,7 @@ class OmniEmotionProcessor(EmotionProcessor):
         others: see `EmotionProcessor`.
     """
 
+    content = CONTENT
     default_chat_template = CHAT_TEMPLATE
     prompt_markers = ("<|im_start|>", END_OF_TURN, *MARKERS)
     face_token = "<face>"
