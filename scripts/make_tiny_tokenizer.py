@@ -10,10 +10,11 @@ alike.
 
 import argparse
 import itertools
-import os
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from hf_emotion.data.files import write_whole
 
 OUTPUT = Path(__file__).parents[1] / "src" / "hf_emotion" / "processing" / "tiny_tokenizer.json"
 VOCABULARY = 2048
@@ -158,9 +159,7 @@ def main():
     parser.add_argument("--output", type=Path, default=OUTPUT, help="file to write")
     output = parser.parse_args().output
     tokenizer = build()
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
-    unfinished.write_text(tokenizer.to_str(pretty=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, output)
+    write_whole(output, tokenizer.to_str(pretty=False) + "\n")
     print(f"{output}: {tokenizer.get_vocab_size()} tokens, {output.stat().st_size / 1024:.0f} KiB")
 
 

@@ -36,6 +36,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from huggingface_hub.utils import validate_repo_id
 
 from .data.build import HUB_LICENCES, card_template
+from .data.files import replacing
 from .modeling.parts import PICKLE_SUFFIXES
 from .modeling.remote_code import PIPELINE_FILES, no_safetensors
 from .training.train import REPORT as TRAINING_REPORT
@@ -604,11 +605,10 @@ def write_space(model_id: str, folder, title: str | None = None) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HubError(f"{folder} exists and is not empty; a new or empty folder is accepted")
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    for name, content in space_files(model_id, title).items():
-        (unfinished / name).write_bytes(content)
-    os.replace(unfinished, folder)
+    with replacing(folder, overwrite=False) as unfinished:
+        unfinished.mkdir()
+        for name, content in space_files(model_id, title).items():
+            (unfinished / name).write_bytes(content)
     return folder
 
 

@@ -6,11 +6,11 @@ found = listen(model, processor, "clip.mp4", utterances="clip.srt")
 plot_listening(found, "clip.png")
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+
+from .data.files import replacing
 
 
 @dataclass
@@ -100,10 +100,8 @@ def plot_listening(found: Listening, path=None):
     heat.set_yticks(np.arange(len(rows)) + 0.5, names)
     heat.set_xlabel("time, s")
     if path is not None:
-        path = Path(path)
-        unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-        figure.savefig(unfinished, dpi=120)
-        os.replace(unfinished, path)
+        with replacing(path) as unfinished:
+            figure.savefig(unfinished, dpi=120)
         pyplot.close(figure)
     return figure
 

@@ -2,9 +2,9 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
+from ..data.files import replacing
 from .arguments import OK, count_parameters
 
 
@@ -47,10 +47,9 @@ def run(args) -> int:
         if source is not None
     }
     model, processor = build(args.name, args.size, seed=args.seed, **tokenizers, **fields_of(args.set))
-    unfinished = args.output.with_name(f".{args.output.name}.{os.getpid()}")
-    model.save_pretrained(unfinished)
-    processor.save_pretrained(unfinished)
-    os.replace(unfinished, args.output)
+    with replacing(args.output, overwrite=False) as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
     size = sum(file.stat().st_size for file in args.output.rglob("*") if file.is_file())
     print(
         f"{args.output}: {args.name} at {args.size} size with random weights, {count_parameters(model):,} parameters, "

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..curation.people import export_sheet, import_sheets, make_dataset
 from ..curation.reviewers import Offline, model_of
 from ..curation.stages import ROLES, ReviewError, Settings, review
-from ..data.files import read_text
+from ..data.files import read_lines
 from ..data.questions import TASKS
 from ..data.rows import read_rows
 
@@ -94,7 +94,7 @@ def run_review(args) -> int:
         args.output,
         models,
         Settings(threshold=args.threshold, exclude=tuple(args.exclude), face_fps=args.face_fps),
-        held_out=[name.strip() for file in args.held_out for name in read_text(file).splitlines() if name.strip()],
+        held_out=[name.strip() for file in args.held_out for _, name in read_lines(file) if name.strip()],
         workers=args.workers,
         retry_unread=args.retry_unread,
         progress=sys.stderr.isatty(),

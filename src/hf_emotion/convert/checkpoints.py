@@ -7,9 +7,6 @@ containers only. What they write is safetensors, a `config.json` and `conversion
 
 import argparse
 import json
-import os
-import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +14,7 @@ from pickle import UnpicklingError
 import torch
 from safetensors.torch import load_file, save_file
 
+from hf_emotion.data.files import replacing
 from hf_emotion.modeling.parts import PartsReport
 
 # Names under which the peers' runners wrap a model's tensors.
@@ -107,9 +105,8 @@ def write_folder(output, tensors: dict[str, torch.Tensor], config: dict, report:
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConversionError(f"{output} exists and is not an empty folder; give a new one")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with replacing(output, overwrite=False) as partial:
+        partial.mkdir()
         if tensors:
             save_file(own_memory(tensors), partial / "model.safetensors", metadata={"format": "pt"})
         write_json(partial / "config.json", config)
@@ -118,11 +115,6 @@ def write_folder(output, tensors: dict[str, torch.Tensor], config: dict, report:
             (partial / "adapter").mkdir()
             save_file(own_memory(adapter[0]), partial / "adapter" / "adapter_model.safetensors", {"format": "pt"})
             write_json(partial / "adapter" / "adapter_config.json", adapter[1])
-        partial.chmod(0o755)
-        os.replace(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def own_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -7,14 +7,13 @@ Models and adapters of this package are read from safetensors only. What is writ
 """
 
 import argparse
-import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from safetensors.torch import save_file
 
+from hf_emotion.data.files import replacing
 from hf_emotion.modeling.parts import PICKLE_SUFFIXES
 
 from .checkpoints import ConversionError, own_memory, read_checkpoints
@@ -43,18 +42,12 @@ def convert(folder, output, allow_pickle: bool = False) -> list[str]:
     if name is None:
         raise ConversionError(f"{folder} holds neither pytorch_model*.bin nor adapter_model.bin")
     tensors = read_checkpoints(found[name], allow_pickle)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with replacing(output, overwrite=False) as partial:
+        partial.mkdir()
         for file in folder.iterdir():
             if file.is_file() and file not in pickles and not file.name.endswith(".bin.index.json"):
                 shutil.copyfile(file, partial / file.name)
         save_file(own_memory(tensors), partial / name, metadata={"format": "pt"})
-        partial.chmod(0o755)
-        os.replace(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return [file.name for file in found[name]]
 
 

@@ -13,8 +13,6 @@ The dataset card is filled from that file and nothing else.
 import inspect
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from .files import DataError, MediaFolder, MissingMediaError, Reading, read_text
+from .files import DataError, MediaFolder, MissingMediaError, Reading, read_lines, replacing
 from .questions import TASKS, instruction_rows
 from .readers import emer, mer, own, recognition
 from .schema import FIELDS, make_row
@@ -338,7 +336,7 @@ def _resplit(
     """The published rows in the splits of the lists given; a name that no row has, or two lists have, is an error."""
     by_id, wanted = {row["id"]: row for split in published.values() for row in split}, {}
     for split, path in lists.items():
-        for line, name in enumerate(read_text(path).splitlines(), 1):
+        for line, name in read_lines(path):
             name = name.strip()
             if not name:
                 continue
@@ -472,7 +470,7 @@ def _shared_clips(dataset, against: Sequence) -> list[str]:
         if path.is_dir():
             others = {f"{path.name} {name}": split["id"] for name, split in load_from_disk(str(path)).items()}
         else:
-            others = {path.name: [name.strip() for name in read_text(path).splitlines() if name.strip()]}
+            others = {path.name: [name.strip() for _, name in read_lines(path) if name.strip()]}
         for name, split in dataset.items():
             for title, ids in others.items():
                 shared = shared_clips(split["id"], ids)
@@ -496,17 +494,9 @@ def check_output(output, overwrite: bool) -> None:
 
 def save_built(dataset, report: dict, output) -> None:
     """Save under a temporary name beside `output`, then move it there: an interrupted build leaves no half dataset."""
-    path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        dataset.save_to_disk(str(work / "new"))
-        (work / "new" / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        if path.exists():
-            os.replace(path, work / "old")
-        os.replace(work / "new", path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with replacing(output) as partial:
+        dataset.save_to_disk(str(partial))
+        (partial / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 # A licence identifier of the Hub; anything else goes under `license: other`.

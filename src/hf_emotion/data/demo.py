@@ -42,6 +42,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from ..processing.faces import FaceFinder
+from .files import read_lines, replacing, write_whole
 from .schema import make_row
 
 CUES = ("face", "prosody", "words", "agreement")
@@ -288,9 +289,7 @@ def make_demo(
                     raise
 
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row, _ in plan)
-    partial = folder / "metadata.jsonl.part"
-    partial.write_text(lines, encoding="utf-8")
-    os.replace(partial, folder / "metadata.jsonl")
+    write_whole(folder / "metadata.jsonl", lines)
     return read_demo(folder)
 
 
@@ -308,7 +307,7 @@ def read_demo(folder: str | os.PathLike, split: str | None = None) -> list[dict]
     path = Path(folder) / "metadata.jsonl"
     if not path.is_file():
         raise DemoError(f"{folder}: no metadata.jsonl here; make_demo writes one when all its clips are made")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for _, line in read_lines(path)]
     return [row | {"video": str(Path(folder) / row["video"])} for row in rows if split in (None, row["split"])]
 
 
@@ -938,8 +937,7 @@ def render_sound(draws: dict) -> np.ndarray:
 
 
 def _write_mp4(path: str, frames: np.ndarray, rate: Fraction, sound: np.ndarray, fingerprint: str) -> None:
-    partial = f"{path}.part"
-    with av.open(partial, "w", format="mp4") as container:
+    with replacing(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         container.metadata["comment"] = fingerprint
         # With more threads x264's rate control depends on their timing, with macroblock trees on where memory lies.
         options = {"preset": "veryfast", "crf": "18", "threads": "1", "x264-params": "mbtree=0"}
@@ -957,7 +955,6 @@ def _write_mp4(path: str, frames: np.ndarray, rate: Fraction, sound: np.ndarray,
             block.sample_rate, block.pts, block.time_base = SAMPLING_RATE, start, Fraction(1, SAMPLING_RATE)
             container.mux(voice.encode(block))
         container.mux(voice.encode(None))
-    os.replace(partial, path)
 
 
 def render_clips(

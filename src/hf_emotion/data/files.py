@@ -12,10 +12,12 @@ import math
 import os
 import pickle
 import re
+import shutil
 import threading
 import zipfile
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -71,11 +73,48 @@ def find_file(annotations, *names: str) -> Path:
     raise DataError(path, None, f"none of {', '.join(names)} is in this folder")
 
 
-def write_whole(path: Path, text: str, encoding: str = "utf-8") -> None:
-    """Write a file that is never seen half written: under a temporary name, then moved into place."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    partial.write_text(text, encoding=encoding, newline="")
-    os.replace(partial, path)
+@contextmanager
+def replacing(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path` to write a file or a folder to; it takes the place of `path` when the block ends.
+
+    If the block fails (full disk, interruption), what was written is removed and `path` stays as it was.
+
+    Args:
+        overwrite: replace an existing file or folder. If false, only an empty folder is replaced.
+
+    Raises:
+        OSError: the disk is full or read-only, or `path` exists and `overwrite` is false; it names `path`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if overwrite and path.is_dir():
+            # A folder that holds files cannot be replaced in one step.
+            previous = temporary.with_name(f"{temporary.name}.previous")
+            os.replace(path, previous)
+            os.replace(temporary, path)
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
+    except BaseException as error:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        about_it = isinstance(error, OSError) and error.errno and str(temporary) in str(error.filename or temporary)
+        if about_it:
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        if type(error).__name__ == "SafetensorError":  # a full disk, not as an OSError
+            raise OSError(f"{path} could not be written: {error}") from error
+        raise
+
+
+def write_whole(path: str | Path, text: str, encoding: str = "utf-8") -> None:
+    """Write a text file so that a half-written one is never seen; its folder is made if needed."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding=encoding, newline="")
 
 
 def read_text(path) -> str:
@@ -96,6 +135,13 @@ def read_text(path) -> str:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(path, line, "a zero byte; this is not a text file, or UTF-16: save it as UTF-8")
     return text
+
+
+def read_lines(path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line) of a UTF-8 file. Unlike `str.splitlines`, only line feeds and carriage returns end a
+    line: U+2028 and its like may stand inside a JSON string."""
+    for number, line in enumerate(io.StringIO(read_text(path), newline=None), 1):
+        yield number, line.removesuffix("\n")
 
 
 def read_csv(path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, str]]]:

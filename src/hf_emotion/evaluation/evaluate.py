@@ -6,8 +6,6 @@ word tables use what the user names and nothing else.
 """
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..answers.words import emotion_words
+from ..data.files import write_whole
 from ..data.readers.recognition import DFEW_CLASSES, MAFW_CLASSES
 from . import classes, judge, sets, wheel
 from .grouping import LanguageModelGroups, named
@@ -364,18 +363,8 @@ def _columns(rows: list[list[str]]) -> list[str]:
 
 
 def write_json(path: str | Path, content) -> None:
-    """Write JSON with sorted keys through a temporary file, so that no half-written file stands under the name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False, indent=2, sort_keys=True)
-            file.write("\n")
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write JSON with sorted keys ; a half-written file is never seen."""
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
 def predict(

@@ -13,9 +13,7 @@ by default: an unreadable reply, or one outside
 """
 
 import json
-import os
 import re
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.files import write_whole
 from .sets import check_lengths
 from .statistics import Clips, mean
 
@@ -263,15 +262,7 @@ class JudgeCache:
         if self.path is None or not self._unsaved:
             return
         text = json.dumps({"replies": self.replies}, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name, suffix=".part")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, self.path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(self.path, text)
         self._unsaved = 0
 
 

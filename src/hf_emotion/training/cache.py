@@ -19,7 +19,7 @@ import torch
 from peft import PeftModel
 from tqdm import tqdm
 
-from ..data.files import write_whole
+from ..data.files import replacing, write_whole
 from ..processing.faces import FaceError
 from ..processing.media import Clip
 from .collator import conversation, encode
@@ -393,14 +393,11 @@ class _Writer:
         kinds = {"key": "string", "stamps": "string", "about": "string", "data": "large_binary"}
         number = len(list(self.folder.glob("features-*.arrow")))
         path = self.folder / f"features-{number:05d}.arrow"
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with ArrowWriter(
-            path=str(partial), features=Features({name: Value(kind) for name, kind in kinds.items()})
-        ) as writer:
+        features = Features({name: Value(kind) for name, kind in kinds.items()})
+        with replacing(path) as partial, ArrowWriter(path=str(partial), features=features) as writer:
             for row in self.rows:
                 writer.write(row)
             writer.finalize()
-        os.replace(partial, path)
         self.rows, self.bytes = [], 0
 
 

@@ -30,7 +30,7 @@ from ..files import (
     read_corpus,
     read_csv,
     read_json,
-    read_text,
+    read_lines,
     subtitles_of,
 )
 from ..schema import make_row
@@ -107,7 +107,7 @@ def read_merr(
 
 def _merr_list(path: Path) -> dict[str, tuple[int, str]]:
     ids, listed = Ids(path), {}
-    for line, text in enumerate(read_text(path).splitlines(), 1):
+    for line, text in read_lines(path):
         if not text.strip():
             continue
         words = text.split()

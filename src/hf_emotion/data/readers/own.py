@@ -21,6 +21,7 @@ from ..files import (
     number,
     read_csv,
     read_json,
+    read_lines,
     read_text,
     word_list,
 )
@@ -130,7 +131,7 @@ def _records(path: Path):
         # Either name will do, so the reader of rows asks for it, not the reader of cells.
         yield from read_csv(path, ())
     elif path.suffix == ".jsonl":
-        for line, text in enumerate(read_text(path).splitlines(), 1):
+        for line, text in read_lines(path):
             if not text.strip():
                 continue
             try:

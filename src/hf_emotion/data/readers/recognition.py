@@ -28,7 +28,7 @@ from ..files import (
     number,
     read_corpus,
     read_csv,
-    read_text,
+    read_lines,
     read_xlsx,
 )
 from ..schema import make_row
@@ -148,7 +148,7 @@ def read_mafw(annotations, media: MediaFolder, fold: int = 1, language: str = "e
     for split in ("train", "test"):
         path = find_file(root / f"set_{_fold(root, fold)}", f"{split}.txt")
         ids, rows = Ids(path), []
-        for line, text in enumerate(read_text(path).splitlines(), 1):
+        for line, text in read_lines(path):
             if not text.strip():
                 continue
             words = text.split()
@@ -386,7 +386,7 @@ def read_iemocap(annotations, media: MediaFolder, test_session: int = 5) -> Read
     for table in tables:
         session = int(table.parts[-4][-1])
         said, ids = _iemocap_transcript(table.parents[1] / "transcriptions" / table.name), Ids(table)
-        for line, text in enumerate(read_text(table).splitlines(), 1):
+        for line, text in read_lines(table):
             if not text.startswith("["):
                 continue
             match = re.fullmatch(
@@ -431,7 +431,7 @@ def read_iemocap(annotations, media: MediaFolder, test_session: int = 5) -> Read
 
 def _iemocap_transcript(path: Path) -> dict[str, str]:
     said, ids = {}, Ids(path)
-    for line, text in enumerate(read_text(path).splitlines(), 1):
+    for line, text in read_lines(path):
         # Remarks without a time ("M: [LAUGHTER]") belong to no turn.
         if not text.startswith("Ses"):
             continue
