@@ -58,7 +58,8 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from hf_emotion.evaluation.classes import class_scores, read_class
+from hf_emotion.answers.choices import read_choice
+from hf_emotion.evaluation.classes import class_scores
 from hf_emotion.modeling.configuration_acoustemo import AcoustEmoConfig
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration, AcoustEmoModel
 from hf_emotion.modeling.modeling_emotion import encode_sound
@@ -566,7 +567,7 @@ def answers(model, processor, samples, max_new_tokens, batch=40):
 
 def number_of(reply):
     """The emotion a reply names, as a number; 8 for none of them."""
-    found = read_class(reply, EMOTIONS)
+    found = read_choice(reply, EMOTIONS)
     return len(EMOTIONS) if found is None else EMOTIONS.index(found)
 
 

@@ -303,11 +303,11 @@ def test_replies_already_paid_for_are_kept_when_the_judge_breaks_down(tmp_path):
 
 
 def test_groups_already_paid_for_are_kept_when_the_judge_breaks_down(tmp_path):
-    answers = iter(["[['a', 'b']]"])
+    answers = iter(["[['calm', 'glad']]"])
     group = LanguageModelGroups(lambda prompt: next(answers), judge.JudgeCache(tmp_path / "cache.json"))
     with pytest.raises(StopIteration):
-        sets.set_clips(["[a]", "[c]"], ["[b]", "[d]"], grouper=group)
-    assert list(judge.JudgeCache(tmp_path / "cache.json").replies.values()) == ["[['a', 'b']]"]
+        sets.set_clips(["[calm]", "[sad]"], ["[glad]", "[angry]"], grouper=group)
+    assert list(judge.JudgeCache(tmp_path / "cache.json").replies.values()) == ["[['calm', 'glad']]"]
 
 
 def test_overlap_asks_again_and_counts_failures_instead_of_averaging_them():

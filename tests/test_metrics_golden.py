@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hf_emotion.answers.choices import read_preference
 from hf_emotion.evaluation import classes, evaluate, judge, sets, wheel
 from hf_emotion.evaluation.score_files import read_cells
 
@@ -169,7 +170,7 @@ def test_mer2023_scores_are_the_official_ones():
 def test_preference_scores_and_replies_are_the_official_ones():
     cases = golden("mer_prefer")
     for case in cases["parsing"]:
-        assert classes.read_preference(case["response"]) == case["label"], case
+        assert read_preference(case["response"]) == case["label"], case
     for case in cases["cases"]:
         scores = classes.challenge_clips(case["predictions"], case["references"], "mer2026_track3").scores()
         for key in ("weighted_f1", "accuracy"):

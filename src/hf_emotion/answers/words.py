@@ -16,10 +16,11 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 
 from .lexicon import Lexicon, normalise, shipped, word_set
+from .replies import chosen_options, final_answer, without_refusals
 
 # A label longer than this is a sentence that happens to stand in a list.
 MAX_LABEL_WORDS = 5
@@ -33,7 +34,6 @@ READING_PROMPT = (
     "Description: {text}\nAnswer:"
 )
 
-_THINKING = re.compile(r"<think>.*?</think>|<think>.*\Z|\A.*?</think>", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"```[a-z]*\n?|```", re.IGNORECASE)
 _BRACKETS = re.compile(r"\[[^\[\]]*\]")
 _PLAIN_LIST = re.compile(r"""\[\s*'[^'"\[\]\\]*'(?:\s*,\s*'[^'"\[\]\\]*')*\s*\]""")
@@ -55,6 +55,10 @@ _LIST_KEYS = (
     "label",
     "openset",
     "answer",
+    "final_answer",
+    "prediction",
+    "emotion_label",
+    "predicted_emotion",
     "emotion_words",
     "emotional_state",
     "output",
@@ -99,9 +103,17 @@ _SENTENCE_ADVERBS = word_set(
 
 
 def emotion_words(
-    text, *, chat: Callable[[str], str] | None = None, lexicon: Lexicon | None = None, unknown: bool = True
+    text,
+    *,
+    chat: Callable[[str], str] | None = None,
+    lexicon: Lexicon | None = None,
+    unknown: bool = True,
+    options: Mapping[str, str] | Sequence[str] | None = None,
 ) -> list[str]:
     """Emotion words named by a text, in their order, lower case, each once.
+
+    A reply is first reduced to its final answer (`replies.final_answer`: reasoning dropped, `<answer>` opened), and
+    clauses that decline to answer are left out.
 
     Args:
         text: a string in any form (see above), a list of labels (cleaned, never searched), or None.
@@ -109,6 +121,8 @@ def emotion_words(
             reply is parsed by the same rules. Lists are never sent to it. None (default): rules only.
         lexicon: the words that count in prose; the shipped lexicon by default.
         unknown: keep words of a list that the lexicon does not know (default). In prose unknown words are never kept.
+        options: where the question listed options by letter: letter -> text, or texts lettered A, B, C ... An answer
+            `A,B,D` then gives their words. A single letter is never an emotion word itself.
 
     Returns:
         list of str. Empty for None, NaN, "", "[]", and for prose without a known emotion word (also prose that is not
@@ -122,12 +136,15 @@ def emotion_words(
     if text is None or (isinstance(text, float) and math.isnan(text)):
         return []
     if isinstance(text, str):
-        listed = _listed(text, lexicon)
-        if listed is None:
+        text = final_answer(text)
+        pieces = chosen_options(text, options)
+        if pieces is None:
+            text = without_refusals(text)
+            pieces = _listed(text, lexicon)
+        if pieces is None:
             if chat is not None:
                 return emotion_words(chat(READING_PROMPT.format(text=text)), lexicon=lexicon, unknown=unknown)
             return _unique(_from_prose(text, lexicon))
-        pieces = listed
     elif isinstance(text, Iterable) and not isinstance(text, (bytes, dict)):
         pieces = list(text)
         strange = next((piece for piece in pieces if not (piece is None or isinstance(piece, str))), None)
@@ -149,12 +166,14 @@ def _unique(words: Iterable[str]) -> list[str]:
 def _clean(label: str) -> str:
     label = unicodedata.normalize("NFKC", label).casefold().replace("’", "'")
     label = re.sub(r"\([^()]*\)|\s+", " ", label).strip(" \t\n.,;:!?\"'`*#[](){}<>。、，；：！？“”‘’·…~-")
-    return "" if label in ("none", "nan", "null", "n/a", "na", "nil", "unknown", "etc") else label
+    if label in ("none", "nan", "null", "n/a", "na", "nil", "unknown", "etc") or re.fullmatch("[a-z]", label):
+        return ""  # a letter names an option, never an emotion
+    return label
 
 
 def _listed(text: str, lexicon: Lexicon) -> list[str] | None:
     """The labels of a text that is, or contains, a list; None for prose."""
-    text = _FENCE.sub("", _THINKING.sub("", text)).strip()
+    text = _FENCE.sub("", text).strip()
     if not text:
         return []
     if _PLAIN_LIST.fullmatch(text):  # the usual form, read without a parser
@@ -218,7 +237,7 @@ def _from_json(text: str) -> list[str] | None:
             except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
                 continue
             if isinstance(value, dict):
-                lowered = {str(key).casefold(): item for key, item in value.items()}
+                lowered = {str(key).strip().casefold().replace(" ", "_"): item for key, item in value.items()}
                 value = next((lowered[key] for key in _LIST_KEYS if key in lowered), None)
             if isinstance(value, str):
                 return _split(value)
@@ -266,7 +285,7 @@ def _plain_list(text: str, lexicon: Lexicon) -> list[str] | None:
 
 
 def _from_prose(text: str, lexicon: Lexicon) -> list[str]:
-    text = _FENCE.sub("", _THINKING.sub("", text))
+    text = _FENCE.sub("", text)
     sentences = [sentence for sentence in _SENTENCE.split(text) if sentence.strip()]
     concluding = [sentence for sentence in sentences if _CONCLUSION.search(sentence)]
     for candidates in (concluding, sentences):

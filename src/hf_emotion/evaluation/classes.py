@@ -1,20 +1,21 @@
 """Closed sets of classes: UAR and WAR (DFEW, MAFW), the scores of the MER challenges, sentiment (MER-UniBench).
 
-Written on numpy alone: confusion counts, then the definitions. Official scripts use scikit-learn's; the results are the
-same to the last digits. What differs by default, and is undone by `strict=True`: a reply is searched for one of the
-classes instead of compared with it, a reply that names none is an error of its true class instead of an exception or a
-silent "neutral", and a predicted class that never occurs in the truth does not turn the UAR into NaN.
+Written on numpy alone: confusion counts, then the definitions. Official scripts use scikit-learn; the results agree to
+the last digits. What differs by default, and is undone by `strict=True`: a reply is read (`answers.choices.read_choice`)
+instead of compared with the class, a reply that names no class is an error of its true class instead of an exception or
+a silent "neutral", and a predicted class that never occurs in the truth does not turn the UAR into NaN.
 """
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..answers.choices import read_choice, read_preference
 from ..answers.lexicon import shipped
+from ..answers.replies import declines, final_answer
 from .sets import check_lengths, labels_of
-from .statistics import Clips, mean
+from .statistics import Clips, mean, size
 
 MER_LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 # Tracks that rank by weighted F1 over the six labels; the second group subtracts a quarter of the valence error.
@@ -26,48 +27,6 @@ POSITIVE_FAMILIES = frozenset(["joy", "trust", "calm"])
 NEGATIVE_FAMILIES = frozenset(["anger", "sadness", "fear", "disgust"])
 
 
-def read_class(reply, classes: Sequence[str]) -> str | None:
-    """The class a reply names: the reply itself, else the class mentioned first (whole words), else the class whose
-    lexicon group is that of the first emotion word of the reply; None where there is none (an invalid reply).
-
-    Args:
-        reply: text of a model, or None.
-        classes: the closed set. Case and surrounding blanks do not matter.
-    """
-    if reply is None:
-        return None
-    text = str(reply).strip().casefold()
-    folded = {name.strip().casefold(): name for name in classes}
-    if text in folded:
-        return folded[text]
-    places = []
-    for name in folded:
-        match = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
-        if match:
-            # Of two classes that begin at one place ("very sad" and "very sad indeed") the longer one is meant.
-            places.append((match.start(), -len(name), name))
-    words = labels_of(str(reply))
-    # A class that is only denied ("not angry but sad") is mentioned and yet not named: what the words say goes first.
-    for _, _, name in sorted(places):
-        if not words or name in words:
-            return folded[name]
-    lexicon = shipped()
-    group_of = {}
-    for name in folded:
-        lemma = lexicon.lemma(name)
-        if lemma is not None:
-            group_of.setdefault(lexicon.groups[lemma], folded[name])
-            group_of.setdefault(lexicon.groups[lemma][0], folded[name])
-    for word in words:
-        lemma = lexicon.lemma(word)
-        if lemma is not None:
-            group = lexicon.groups[lemma]
-            found = group_of.get(group) or group_of.get(group[0])
-            if found is not None:
-                return found
-    return None
-
-
 def read_emotion_llama(reply: str) -> str:
     """Label of a reply as Emotion-LLaMA's eval_emotion.py takes it: the text after the last blank; anything but the six
     labels, "happy." and "angry " included, is neutral."""
@@ -75,35 +34,41 @@ def read_emotion_llama(reply: str) -> str:
     return last if last in MER_LABELS else "neutral"
 
 
-def read_preference(reply) -> str:
-    """Answer of MER2026 Track3 in a reply: a1, a2 or same; the one it starts with, else the earliest, else same."""
-    text = str(reply or "").strip().lower()
-    for answer in ("a1", "a2", "same"):
-        if text.startswith(answer):
-            return answer
-    places = sorted((text.find(answer), answer) for answer in ("a1", "a2", "same") if answer in text)
-    return places[0][1] if places else "same"
-
-
-def class_scores(truth: np.ndarray, predicted: np.ndarray, classes: int, strict: bool = False) -> dict:
-    """UAR, WAR, F1 and the confusion table from class numbers.
+def class_scores(
+    truth: np.ndarray, predicted: np.ndarray, classes: int, strict: bool = False, counts: np.ndarray | None = None
+) -> dict:
+    """UAR, WAR, F1 from class numbers; see `table_scores`.
 
     Args:
         truth: (N,) int, 0 <= class < classes.
         predicted: (N,) int; `classes` itself = a reply outside the closed set.
         classes: number of classes C.
+        strict: as in `table_scores`.
+        counts: (N,) how often each pair counts; None = once.
+    """
+    return table_scores(confusion(truth, predicted, classes, counts), strict)
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int, counts: np.ndarray | None = None) -> np.ndarray:
+    """(C, C + 1) float: how often class `row` was answered as `column`; the last column is no class of the set."""
+    cells = np.asarray(truth, int) * (classes + 1) + np.asarray(predicted, int)
+    return np.bincount(cells, counts, classes * (classes + 1)).astype(float).reshape(classes, classes + 1)
+
+
+def table_scores(table: np.ndarray, strict: bool = False) -> dict:
+    """Scores of a confusion table (C, C + 1).
+
+    Args:
+        table: rows are the true classes; the last column counts replies outside the closed set.
         strict: UAR over the classes of truth and prediction together, NaN where a predicted class never occurs in the
             truth, as the confusion table of MAE-DFER and DFER-CLIP gives it.
 
     Returns:
         dict of floats: `uar` = mean over the classes of the truth of the share recognised, `war` = share recognised of
-        all clips,
-        `weighted_f1`, `macro_f1` (over the classes of truth or prediction), `weighted_precision`, `invalid_rate`. All
-        0.0 for N = 0.
+        all clips, `weighted_f1`, `macro_f1` (over the classes of truth or prediction), `weighted_precision`,
+        `invalid_rate`. All 0.0 for an empty table.
     """
-    total = len(truth)
-    table = np.zeros((classes, classes + 1))
-    np.add.at(table, (truth, predicted), 1)
+    classes, total = len(table), table.sum()
     hits = np.diag(table)
     support, chosen = table.sum(1), table[:, :classes].sum(0)
     present = support > 0
@@ -133,75 +98,89 @@ def recognition_clips(
     labels: Sequence[str] | None = None,
     folds: Sequence | None = None,
     strict: bool = False,
+    options: Sequence[Mapping[str, str] | None] | None = None,
 ) -> Clips:
     """UAR, WAR, weighted and macro F1 of closed-set emotion recognition.
 
     Args:
         predictions: one reply (or class) per clip.
         references: the true class of each clip.
-        labels: the closed set (the 7 classes of DFEW, the 11 of MAFW). A reply is searched for one of them
-            (`read_class`), and a reply that names none is an error of its true class, counted in `invalid_rate`. None:
-            the classes that occur in truth and predictions, which are then compared as they are.
+        labels: the closed set (the 7 classes of DFEW, the 11 of MAFW); None: the classes of the references. Each reply
+            is read as one of them (`read_choice`). A reply that names none is an error of its true class, counted in
+            `invalid_rate`, and in `refusal_rate` where it declines to answer.
         folds: the fold of each clip; every score is then the plain mean over folds, as DFEW and MAFW are reported, not
             pooled.
-        strict: predictions are compared as they are and the UAR is NaN where a predicted class never occurs in the
-            truth.
+        strict: predictions are compared as they are, with `labels`, or with the classes that occur in truth and
+            predictions; the UAR is NaN where a predicted class never occurs in the truth.
+        options: for each clip the options that its question listed by letter, letter -> text, or None.
 
     Returns:
-        Clips with the scores of `class_scores`, `confusion` (rows truth, columns `classes` and, last, invalid; over all
-        folds),
-        `classes`, `n`, and with folds `per_fold` [{uar, war, ...}].
+        Clips with the scores of `table_scores`, `refusal_rate`, `confusion` (rows truth, columns `classes` and, last,
+        invalid; over all folds), `classes`, `recall` {class: share recognised, None without a clip}, `n`, and with
+        folds `per_fold` [{uar, war, ...}].
 
     Raises:
         ValueError: a reference outside `labels` (the message names it).
     """
-    check_lengths(predictions=predictions, references=references, folds=folds)
+    check_lengths(predictions=predictions, references=references, folds=folds, options=options)
     truths = [str(reference) for reference in references]
     if labels is None:
-        replies = ["" if prediction is None else str(prediction) for prediction in predictions]
-        # An empty answer is no class of its own.
-        classes = sorted({*truths, *(reply for reply in replies if reply)})
-        number = {name: i for i, name in enumerate(classes)}
-        chosen = [number.get(reply, len(classes)) for reply in replies]
+        classes = sorted(set(truths))
+        if strict:
+            # An empty answer is no class of its own.
+            classes = sorted({*classes, *(str(prediction) for prediction in predictions if prediction)})
     else:
         classes = list(labels)
-        number = {name: i for i, name in enumerate(classes)}
         folded = {name.casefold(): name for name in classes}
         truths = [folded.get(truth.strip().casefold(), truth) for truth in truths]
-        strange = next((truth for truth in truths if truth not in number), None)
+        strange = next((truth for truth in truths if truth not in folded.values()), None)
         if strange is not None:
             raise ValueError(f"reference {strange!r} is none of the labels {', '.join(classes)}")
-        read: dict = {}
-        for prediction in predictions:
-            if prediction not in read:
-                read[prediction] = prediction if strict else read_class(prediction, classes)
-        chosen = [number.get(read[prediction], len(classes)) for prediction in predictions]
+    number = {name: i for i, name in enumerate(classes)}
     names = sorted(set(folds)) if folds is not None else []
     fold = {name: i for i, name in enumerate(names)}
-    columns = np.array(
-        [
-            [number[truth], choice, fold[folds[i]] if names else 0]
-            for i, (truth, choice) in enumerate(zip(truths, chosen, strict=True))
-        ],
-        dtype=float,
-    ).reshape(-1, 3)
+    columns = np.zeros((len(truths), 4))
+    columns[:, 0] = [number[truth] for truth in truths]
+    codes: dict = {}
+    for i, prediction in enumerate(predictions):
+        listed = options[i] if options is not None else None
+        key = prediction if listed is None else (prediction, tuple(listed.items()))
+        if key not in codes:
+            codes[key] = _code(prediction, number, listed, strict)
+        columns[i, 1:3] = codes[key]
+    if names:
+        columns[:, 3] = [fold[name] for name in folds]
 
-    def score(rows: np.ndarray) -> dict:
-        truth, choice, part = rows.astype(int).T
-        table = np.zeros((len(classes), len(classes) + 1), dtype=int)
-        np.add.at(table, (truth, choice), 1)
-        rest = {"n": len(rows), "confusion": table.tolist()}
-        if not names:
-            return {**class_scores(truth, choice, len(classes), strict), **rest}
-        per_fold = [
-            class_scores(truth[part == i], choice[part == i], len(classes), strict) for i in sorted(set(part.tolist()))
-        ]
-        if not per_fold:
-            per_fold = [class_scores(truth, choice, len(classes), strict)]
-        means = {key: float(np.mean([one[key] for one in per_fold])) for key in per_fold[0]}
-        return {**means, **rest, "per_fold": per_fold}
+    def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
+        table = confusion(rows[:, 0], rows[:, 1], len(classes), counts)
+        whole = table_scores(table, strict)
+        rest = {"refusal_rate": mean(rows[:, 2], counts), "n": size(rows, counts)}
+        if names:
+            parts = [(rows[:, 3] == i) & (counts > 0 if counts is not None else True) for i in range(len(names))]
+            per_fold = [
+                table_scores(
+                    confusion(rows[p, 0], rows[p, 1], len(classes), None if counts is None else counts[p]), strict
+                )
+                for p in parts
+                if p.any()
+            ] or [whole]
+            whole = {key: float(np.mean([one[key] for one in per_fold])) for key in whole}
+            rest["per_fold"] = per_fold
+        support = table.sum(1)
+        recall = {name: float(table[i, i] / support[i]) if support[i] else None for i, name in enumerate(classes)}
+        return {**whole, **rest, "recall": recall, "confusion": table.astype(int).tolist()}
 
     return Clips(columns, score, {"classes": classes, "strict": strict})
+
+
+def _code(prediction, number: Mapping[str, int], options: Mapping[str, str] | None, strict: bool) -> tuple[int, int]:
+    """The number of the class that a reply names (the number of classes = none), and whether it declines to answer."""
+    if strict:
+        return number.get("" if prediction is None else str(prediction), len(number)), 0
+    name = read_choice(prediction, list(number), options)
+    if name is not None:
+        return number[name], 0
+    return len(number), int(prediction is not None and declines(str(prediction)))
 
 
 def challenge_clips(
@@ -226,8 +205,7 @@ def challenge_clips(
     Returns:
         Clips with scores: label tracks `weighted_f1` (the ranking score), `accuracy`, `weighted_precision`, `macro_f1`,
         `invalid_rate`; valence tracks also `valence_mse` and `combined` = weighted F1 - 0.25 * MSE (the ranking score);
-        Track3
-        `weighted_f1` and `accuracy` of two classes (a reference "same" is dropped, a predicted "same" counts as a1) and
+        Track3 `weighted_f1` and `accuracy` of two classes (a reference "same" is dropped, a predicted "same" counts as a1) and
         `threeclass_weighted_f1`, `threeclass_accuracy`. No clip: 0.0.
 
     Raises:
@@ -238,7 +216,7 @@ def challenge_clips(
     if reading not in ("class", "emotion_llama"):
         raise ValueError(f"reading is {reading!r}; accepted are class and emotion_llama")
     if track in PREFERENCE_TRACKS:
-        return _preference_clips(predictions, references, track)
+        return _preference_clips(predictions, references, track, strict)
     needs_valence = track in VALENCE_TRACKS
     if needs_valence and (valence is None or predicted_valence is None):
         raise ValueError(
@@ -258,25 +236,26 @@ def challenge_clips(
         if reading == "emotion_llama":
             chosen = [number[read_emotion_llama(reply)] for reply in predictions]
         else:
-            chosen = [number.get(read_class(reply, MER_LABELS), len(MER_LABELS)) for reply in predictions]
+            read = {reply: read_choice(reply, MER_LABELS) for reply in set(predictions)}
+            chosen = [number.get(read[reply], len(MER_LABELS)) for reply in predictions]
     columns = np.full((len(truth), 4), np.nan)
     columns[:, 0], columns[:, 1] = truth, chosen
     if needs_valence:
         columns[:, 2], columns[:, 3] = np.asarray(valence, float), np.asarray(predicted_valence, float)
 
-    def score(rows: np.ndarray) -> dict:
-        found = class_scores(rows[:, 0].astype(int), rows[:, 1].astype(int), len(MER_LABELS))
-        result = {"accuracy": found["war"]}
-        result |= {key: found[key] for key in ("weighted_f1", "macro_f1", "weighted_precision", "invalid_rate")}
+    def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
+        scores = class_scores(rows[:, 0], rows[:, 1], len(MER_LABELS), counts=counts)
+        result = {"accuracy": scores["war"]}
+        result |= {key: scores[key] for key in ("weighted_f1", "macro_f1", "weighted_precision", "invalid_rate")}
         if needs_valence:
-            result["valence_mse"] = mean((rows[:, 2] - rows[:, 3]) ** 2)
+            result["valence_mse"] = mean((rows[:, 2] - rows[:, 3]) ** 2, counts)
             result["combined"] = result["weighted_f1"] - 0.25 * result["valence_mse"]
-        return {**result, "n": len(rows)}
+        return {**result, "n": size(rows, counts)}
 
     return Clips(columns, score, {"track": track, "reading": reading, "strict": strict})
 
 
-def _preference_clips(predictions: Sequence, references: Sequence, track: str) -> Clips:
+def _preference_clips(predictions: Sequence, references: Sequence, track: str, strict: bool) -> Clips:
     check_lengths(predictions=predictions, references=references)
     number = {"a1": 0, "a2": 1, "same": 2}
     strange = next((reference for reference in references if reference not in number), None)
@@ -284,23 +263,24 @@ def _preference_clips(predictions: Sequence, references: Sequence, track: str) -
         raise ValueError(f"reference {strange!r} is none of the answers a1, a2, same")
     columns = np.array(
         [
-            [number[reference], number[read_preference(prediction)]]
+            [number[reference], number[read_preference(prediction if strict else final_answer(str(prediction or "")))]]
             for reference, prediction in zip(references, predictions, strict=True)
         ],
         dtype=float,
     ).reshape(-1, 2)
 
-    def score(rows: np.ndarray) -> dict:
+    def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
         truth, chosen = rows.astype(int).T
-        three = class_scores(truth, chosen, 3)
+        three = class_scores(truth, chosen, 3, counts=counts)
         kept = truth != number["same"]
-        two = class_scores(truth[kept], np.where(chosen[kept] == number["same"], number["a1"], chosen[kept]), 2)
+        decided = np.where(chosen == number["same"], number["a1"], chosen)
+        two = class_scores(truth[kept], decided[kept], 2, counts=None if counts is None else counts[kept])
         return {
             "weighted_f1": two["weighted_f1"],
             "accuracy": two["war"],
             "threeclass_weighted_f1": three["weighted_f1"],
             "threeclass_accuracy": three["war"],
-            "n": int(kept.sum()),
+            "n": size(kept, counts),
         }
 
     return Clips(columns, score, {"track": track})
@@ -309,9 +289,9 @@ def _preference_clips(predictions: Sequence, references: Sequence, track: str) -
 def read_sentiment(reply, strict: bool = False) -> int:
     """1 positive, -1 negative, 0 anything else.
 
-    Strict: exactly the string "positive" or "negative". By default case, blanks and a final full stop do not matter,
-        and where a
-    reply names neither, its emotion words vote by family (joy, trust, calm against anger, sadness, fear, disgust).
+    Strict: exactly the string "positive" or "negative". By default the reply is read as one of positive, negative and
+    neutral, and where it names none, its emotion words vote by family (joy, trust, calm against anger, sadness, fear,
+    disgust).
     """
     exact = {"positive": 1, "negative": -1}
     if strict:
@@ -319,7 +299,7 @@ def read_sentiment(reply, strict: bool = False) -> int:
     if reply is None:
         return 0
     if isinstance(reply, str):
-        text = reply.strip().strip(".'\"*[]").casefold()
+        text = final_answer(reply).strip(" \t\r\n.,'\"*[]").casefold()
         if text in exact or text == "neutral":
             return exact.get(text, 0)
     lexicon = shipped()
@@ -355,14 +335,15 @@ def sentiment_clips(predictions: Sequence, references: Sequence, strict: bool = 
         dtype=float,
     ).reshape(-1, 2)
 
-    def score(rows: np.ndarray) -> dict:
-        kept = rows[(rows[:, 0] != 0) & ~np.isnan(rows[:, 0])]
-        found = class_scores((kept[:, 0] > 0).astype(int), (kept[:, 1] > 0).astype(int), 2)
+    def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
+        scored = (rows[:, 0] != 0) & ~np.isnan(rows[:, 0])
+        kept = rows[scored]
+        scores = class_scores(kept[:, 0] > 0, kept[:, 1] > 0, 2, counts=None if counts is None else counts[scored])
         return {
-            "weighted_f1": found["weighted_f1"],
-            "accuracy": found["war"],
-            "n": len(kept),
-            "n_skipped": len(rows) - len(kept),
+            "weighted_f1": scores["weighted_f1"],
+            "accuracy": scores["war"],
+            "n": size(scored, counts),
+            "n_skipped": size(~scored, counts),
         }
 
     return Clips(columns, score, {"strict": strict})

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..data.files import write_whole
 from .sets import check_lengths
-from .statistics import Clips, mean
+from .statistics import Clips, mean, size
 
 Chat = Callable[[str], str]
 
@@ -372,12 +372,13 @@ def overlap_clips(
         cache.save()
     kinds = ("clue", "label") if kind == "both" else (kind,)
 
-    def score(rows: np.ndarray) -> dict:
+    def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
         result = {}
         for name in kinds:
             values = rows[:, ("clue", "label").index(name)]
-            failed = int(np.isnan(values).sum())
-            result |= {f"{name}_overlap": mean(values), f"n_{name}": len(values) - failed, f"failed_{name}": failed}
+            failed = size(np.isnan(values), counts)
+            result[f"{name}_overlap"] = mean(values, counts)
+            result |= {f"n_{name}": size(rows, counts) - failed, f"failed_{name}": failed}
         return result
 
     judge = f"stored replies of {', '.join(cache.judges)}" if chat is None else judge_name(chat)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..answers.lexicon import Lexicon, shipped
 from ..answers.words import emotion_words
-from .statistics import Clips, mean
+from .statistics import Clips, mean, size
 
 Grouper = Callable[[list[str]], list[list[str]]]
 
@@ -154,15 +154,15 @@ def overlap(labels: set, predicted: set, strict: bool = True) -> tuple[float, fl
     return common / len(predicted), common / len(labels)
 
 
-def _set_scores(columns: np.ndarray) -> dict:
-    accuracy, recall = mean(columns[:, 0]), mean(columns[:, 1])
-    skipped = int(np.isnan(columns[:, 0]).sum())
+def _set_scores(columns: np.ndarray, counts: np.ndarray | None) -> dict:
+    accuracy, recall = mean(columns[:, 0], counts), mean(columns[:, 1], counts)
+    skipped = size(np.isnan(columns[:, 0]), counts)
     return {
         "accuracy_s": accuracy,
         "recall_s": recall,
         "avg": (accuracy + recall) / 2,
-        "predicted_labels": mean(columns[:, 2]),
-        "n": len(columns) - skipped,
+        "predicted_labels": mean(columns[:, 2], counts),
+        "n": size(columns, counts) - skipped,
         "n_skipped": skipped,
     }
 
@@ -195,21 +195,21 @@ def lexicon_clips(predictions: Sequence, references: Sequence, lexicon: Lexicon 
     return Clips(columns, _lexicon_scores, info)
 
 
-def _lexicon_scores(columns: np.ndarray) -> dict:
+def _lexicon_scores(columns: np.ndarray, counts: np.ndarray | None) -> dict:
     result = {}
     for level in (0, 1):
-        precision, recall = mean(columns[:, 2 * level]), mean(columns[:, 2 * level + 1])
+        precision, recall = mean(columns[:, 2 * level], counts), mean(columns[:, 2 * level + 1], counts)
         result[f"level{level + 1}_f"] = f_score(precision, recall)
         result[f"level{level + 1}_precision"] = precision
         result[f"level{level + 1}_recall"] = recall
-    skipped = int(np.isnan(columns[:, 0]).sum())
-    words = columns[:, 6].sum()
+    skipped = size(np.isnan(columns[:, 0]), counts)
+    known, words = mean(columns[:, 5], counts), mean(columns[:, 6], counts)
     return {
         "f": (result["level1_f"] + result["level2_f"]) / 2,
         **result,
-        "coverage": float(columns[:, 5].sum() / words) if words else 0.0,
-        "predicted_labels": mean(columns[:, 4]),
-        "n": len(columns) - skipped,
+        "coverage": known / words if words else 0.0,
+        "predicted_labels": mean(columns[:, 4], counts),
+        "n": size(columns, counts) - skipped,
         "n_skipped": skipped,
     }
 

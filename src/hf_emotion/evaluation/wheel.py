@@ -25,7 +25,7 @@ import numpy as np
 
 from ..data.files import read_xlsx
 from .sets import check_lengths, f_score, labels_of, overlap, parse_mer2025
-from .statistics import Clips, mean
+from .statistics import Clips, mean, size
 
 VERSIONS = ("mer2025", "mer2026")
 WHEELS = tuple(f"wheel{k}" for k in range(1, 6))
@@ -193,15 +193,15 @@ def wheel_clips(predictions: Sequence, references: Sequence, tables: WheelTables
                 columns[i, 2 * j : 2 * j + 2] = overlap(G, {case[word] for word in predicted if word in case})
     nan = strict and tables.version == "mer2025"
 
-    def score(rows: np.ndarray) -> dict:
+    def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
         per_case = {}
         for j, name in enumerate(names):
-            precision, recall = mean(rows[:, 2 * j], nan), mean(rows[:, 2 * j + 1], nan)
+            precision, recall = mean(rows[:, 2 * j], counts, nan), mean(rows[:, 2 * j + 1], counts, nan)
             per_case[name] = {
                 "f": f_score(precision, recall, nan),
                 "precision": precision,
                 "recall": recall,
-                "n": int((~np.isnan(rows[:, 2 * j])).sum()),
+                "n": size(~np.isnan(rows[:, 2 * j]), counts),
             }
         result = {}
         for level in LEVELS:
@@ -211,8 +211,8 @@ def wheel_clips(predictions: Sequence, references: Sequence, tables: WheelTables
             "f": (result["level1_f"] + result["level2_f"]) / 2,
             **result,
             "m_avg": float(np.mean([case["f"] for case in per_case.values()])),
-            "predicted_labels": mean(rows[:, -1]),
-            "n": len(rows),
+            "predicted_labels": mean(rows[:, -1], counts),
+            "n": size(rows, counts),
             "per_case": per_case,
         }
 
@@ -268,20 +268,20 @@ def hit_rate_clips(
             hits, named = len(G & P), len(P & known[j])
             columns[i, 2 * j : 2 * j + 2] = hits, hits / named if named else 0.0
 
-    def score(rows: np.ndarray) -> dict:
+    def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
         per_wheel = {
             wheel: {
-                "hit_rate": mean(rows[:, 2 * j], strict),
-                "mscore": mean(rows[:, 2 * j + 1], strict),
-                "n": int((~np.isnan(rows[:, 2 * j])).sum()),
+                "hit_rate": mean(rows[:, 2 * j], counts, strict),
+                "mscore": mean(rows[:, 2 * j + 1], counts, strict),
+                "n": size(~np.isnan(rows[:, 2 * j]), counts),
             }
             for j, wheel in enumerate(WHEELS)
         }
         return {
             "hit_rate": float(np.mean([wheel["hit_rate"] for wheel in per_wheel.values()])),
             "mscore": float(np.mean([wheel["mscore"] for wheel in per_wheel.values()])),
-            "predicted_labels": mean(rows[:, -1]),
-            "n": len(rows),
+            "predicted_labels": mean(rows[:, -1], counts),
+            "n": size(rows, counts),
             "per_wheel": per_wheel,
         }
 
