@@ -17,6 +17,8 @@ from hf_emotion.processing import media
 from hf_emotion.processing.media import Clip, MediaError, load_clip
 
 WIDTH, HEIGHT = 64, 48
+REQUEST = media._Request(None, "uniform", None, True, True, 16000, 1800.0, None)
+SOUND_CODEC = SimpleNamespace(sample_rate=16000)
 
 
 def picture(index: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
@@ -390,8 +392,8 @@ def test_a_hole_in_the_sound_becomes_silence(tmp_path):
 
 
 def test_the_run_up_of_an_encoder_before_time_zero_is_cut_off():
-    stream = SimpleNamespace(time_base=Fraction(1, 16000), duration=None, start_time=None, codec_context=None)
-    sound = media._Sound("a", stream, 0.0, 16000, decode=True, notes=[])
+    stream = SimpleNamespace(time_base=Fraction(1, 16000), duration=None, start_time=None, codec_context=SOUND_CODEC)
+    sound = media._Sound("a", stream, 0.0, REQUEST, notes=[])
     samples = tone(1, 16000)
     sound._feed(samples[:, :600], 16000, -1000)
     sound._feed(samples[:, 600:4000], 16000, -400)
@@ -402,8 +404,8 @@ def test_the_run_up_of_an_encoder_before_time_zero_is_cut_off():
 
 
 def test_sound_that_overlaps_itself_does_not_drift_away_from_its_times():
-    stream = SimpleNamespace(time_base=Fraction(1, 16000), duration=None, start_time=None, codec_context=None)
-    sound = media._Sound("a", stream, 0.0, 16000, decode=True, notes=[])
+    stream = SimpleNamespace(time_base=Fraction(1, 16000), duration=None, start_time=None, codec_context=SOUND_CODEC)
+    sound = media._Sound("a", stream, 0.0, REQUEST, notes=[])
     for start in range(0, 160_000, 900):
         sound._feed(np.full((1, 1000), start / 16000, np.float32), 16000, start)
     sound._resample()
@@ -572,7 +574,9 @@ def test_a_packet_torn_by_the_break_is_neither_shown_nor_decoded(tmp_path, monke
     monkeypatch.setattr(media, "_receive", lambda context, packet: (sent.append(packet), receive(context, packet))[1])
     clip = load_clip(whole.read_bytes()[:cut], num_frames=100)
     assert clip.frame_times.tolist() == [index * 40 for index in range(30)]
-    assert clip.notes == ["The file breaks off after 1.20 s of the 2.00 s its header tells: what can be read is used."]
+    assert clip.notes == [
+        "The file breaks off after 1.20 s of the 2.00 s that its header states: what can be read is used."
+    ]
     assert not any(packet.is_corrupt for packet in sent if packet is not None)
 
 
@@ -618,7 +622,7 @@ def bad_files(folder: Path) -> dict:
     film(folder / "long.mkv", ticks=range(0, 2000, 40), per_second=1)
     return {
         folder / "missing.mp4": "missing.mp4: no such file",
-        folder: "is a folder",
+        folder: "is a directory",
         folder / "no_moov.mp4": r"no_moov.mp4 is an mp4 without its index \(the moov atom\)",
         folder / "notes.mp4": "notes.mp4 is not a video or sound file",
         folder / "noise.mp4": "noise.mp4 is not a video or sound file",

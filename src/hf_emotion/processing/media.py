@@ -12,16 +12,21 @@ peak frame of Emotion-LLaMA, on which ESVA builds. What differs from the peers' 
   memory of its chosen frames and of its 16 kHz waveform.
 * Time 0 is where the clip starts to play. A stream that starts later keeps its delay: a frame its time, the sound a
   stretch of silence, so that waveform sample `s` always belongs to `s / sampling_rate` seconds.
+* Clips come from strangers. FFmpeg gets a file object, never a name, and only the formats in `FORMATS`, so that no clip
+  can make it open another file or an address (playlists can). What a clip would cost is compared with the limits below
+  before the work is done.
 """
 
 import io
 import math
 import os
 import re
+import stat
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -39,14 +44,27 @@ ACCEPTED = "a path, bytes, a binary file object, a PIL image, an array, a dict o
 MIN_SIDE = 16  # pixels; below this a picture holds no face, and a model's patch no detail
 MAX_CHOSEN_BYTES = 2**31  # of RGB; 345 frames of 1920 x 1080
 MAX_PIXELS = 2**26  # of one frame; 8192 x 8192
+MAX_DECODED_PIXELS = 2**37  # of all frames that have to be decoded: 30 minutes of 1920 x 1080 at 36 frames a second
+MAX_FPS = 1000.0  # frames a second
+MIN_RATE, MAX_RATE = 1000, 768_000  # Hz of a sound; outside of it a header is wrong
+MAX_SAMPLES = 2**31  # of all channels together: 30 minutes of 8 channels at 149 kHz
+MAX_PACKETS = 2**21  # of a file: 30 minutes with 1,165 a second
+MAX_STREAM_BYTES = 2**31  # of a source that can be read only once, and so has to be held in memory
 FFMPEG_RESAMPLED = "The sound was resampled by FFmpeg, because soxr is not installed; the two differ slightly."
 HELD_BYTES = 2**26  # of compressed video kept from the first reading
 PEAK_CANDIDATES = 64
 PEAK_SIDE = 960  # pixels; candidates are only looked at, the frames returned have full size
 ARRAY_FPS = 25.0
 IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
-# FFmpeg plays any text file as terminal art; to a user that is "not a video".
-TEXT_ART = {"ansi", "bintext", "xbin", "idf"}
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+# Formats that keep everything in one file. FFmpeg knows 300 more; some of them (hls, concat, dash, image2, sdp) open
+# whatever their text names, others (tty) play any text file as terminal art.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,live_flv,kux,asf,ogg,mxf,nut,rm,wtv,dv,gxf,ivf,nsv,"
+    "h264,hevc,vvc,av1,obu,m4v,h263,h261,mpegvideo,vc1,mjpeg,gif,gif_pipe,apng,avif,tiff_pipe,jpegxl_pipe,jpegxl_anim,"
+    "wav,w64,flac,mp3,aac,ac3,eac3,ac4,dts,dtshd,truehd,mlp,aiff,au,caf,amr,amrnb,amrwb,ape,wv,tta,tak,shn,mpc,mpc8,"
+    "oma,voc,dsf,iff,sox,ircam,nistsphere,loas,gsm,qcp,srt,webvtt,ass"
+)
 # Their headers hold no length, so FFmpeg guesses one from the first bit rate it meets.
 GUESSED_LENGTH = {"mp3", "aac"}
 
@@ -93,26 +111,24 @@ class _Request:
     max_duration: float
     motion: Callable | None
     max_pixels: int = MAX_PIXELS
+    max_decoded_pixels: int = MAX_DECODED_PIXELS
 
     def __post_init__(self):
         if self.sampling not in SAMPLINGS:
             raise MediaError(f"sampling is {self.sampling!r}, one of {', '.join(SAMPLINGS)} is accepted.")
-        if self.num_frames is not None and (int(self.num_frames) != self.num_frames or self.num_frames < 1):
-            raise MediaError(f"num_frames is {self.num_frames!r}, a whole number from 1 is accepted.")
         if (self.fps is not None) != (self.sampling == "fps"):
             raise MediaError(f'fps goes with sampling="fps": found fps={self.fps!r} with sampling={self.sampling!r}.')
-        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
-            raise MediaError(f"fps is {self.fps!r}, a positive number of frames a second is accepted.")
         if self.sampling == "peak" and self.frames and not callable(self.motion):
             raise MediaError(
                 'sampling="peak" needs motion=, a callable from frames (T, H, W, 3) to (T,) facial motion.'
             )
-        if int(self.sampling_rate) != self.sampling_rate or self.sampling_rate < 1:
-            raise MediaError(f"sampling_rate is {self.sampling_rate!r}, a whole number of Hz is accepted.")
-        if int(self.max_pixels) != self.max_pixels or self.max_pixels < 1:
-            raise MediaError(f"max_pixels is {self.max_pixels!r}, a whole number from 1 is accepted.")
-        if not self.max_duration > 0:
-            raise MediaError(f"max_duration is {self.max_duration!r}, a positive number of seconds is accepted.")
+        for name in ("num_frames", "max_pixels", "max_decoded_pixels"):
+            if getattr(self, name) is not None:
+                _check_number(name, getattr(self, name), 1, whole=True)
+        if self.fps is not None:
+            _check_number("fps", self.fps, 0, MAX_FPS)
+        _check_number("sampling_rate", self.sampling_rate, MIN_RATE, MAX_RATE, whole=True)
+        _check_number("max_duration", self.max_duration, 0)
         self.count = int(self.num_frames or (8 if self.sampling == "uniform" else 1))
 
     def choose(self, times: np.ndarray, end: float, look: Callable, notes: list[str]) -> np.ndarray:
@@ -148,6 +164,21 @@ class _Request:
         return np.arange(first, min(first + self.count, len(times)))
 
 
+def _check_number(what: str, value: Any, low: float, high: float = math.inf, whole: bool = False) -> None:
+    """Refuse what is not a number in [low, high]; a bound of 0 is itself refused, one of infinity is none."""
+    try:
+        number = float(value)
+        valid = low <= number <= high and number > 0 and not (whole and number != int(number))
+    except (TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid:
+        kind = "a whole number" if whole else "a number"
+        bounds = f"from {low:g} to {high:g}" if high < math.inf and low else f"from {low:g}" if low else "above 0"
+        if high < math.inf and not low:
+            bounds += f" and up to {high:g}"
+        raise MediaError(f"{what} is {value!r}, {kind} {bounds} is accepted.")
+
+
 def load_clip(
     source: Any,
     *,
@@ -160,6 +191,7 @@ def load_clip(
     max_duration: float = 1800.0,
     motion: Callable[[np.ndarray], np.ndarray] | None = None,
     max_pixels: int = MAX_PIXELS,
+    max_decoded_pixels: int = MAX_DECODED_PIXELS,
 ) -> Clip:
     """Read one clip: chosen frames with their true times, and the sound.
 
@@ -183,13 +215,16 @@ def load_clip(
             channels are averaged).
         max_duration: s; a longer clip is an error.
         motion: frames (C, H, W, 3) uint8 -> (C,) facial motion, for "peak"; sees frames of at most 960 pixels a side.
-        max_pixels: of one frame of a video; larger frames are not decoded, whatever the file's header says of them.
+        max_pixels: of one frame or picture; larger ones are not decoded, whatever the file's header says of them.
+        max_decoded_pixels: of all frames of a video that have to be decoded for those that are chosen.
 
     Raises:
         MediaError: whatever makes the clip unusable. A file that breaks off in the middle is used up to there, with a
             note; an mp4 cut before its index (the moov atom) is an error.
     """
-    request = _Request(num_frames, sampling, fps, frames, sound, sampling_rate, max_duration, motion, max_pixels)
+    request = _Request(
+        num_frames, sampling, fps, frames, sound, sampling_rate, max_duration, motion, max_pixels, max_decoded_pixels
+    )
     return _load(source, request)
 
 
@@ -200,8 +235,7 @@ def _load(source: Any, request: _Request) -> Clip:
     if isinstance(source, (str, os.PathLike)):
         return _load_path(os.fspath(source), request)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
-        return _load_file(f"<{len(data)} bytes>", lambda: io.BytesIO(data), data[:16], request)
+        return _load_file(f"<{len(source)} bytes>", io.BytesIO(source), request)
     if isinstance(source, Image.Image):
         return _load_image("<PIL image>", source, request)
     if isinstance(source, dict):
@@ -216,32 +250,32 @@ def _load(source: Any, request: _Request) -> Clip:
 def _load_path(path: str, request: _Request) -> Clip:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         raise MediaError(f"{path} is a URL, and clips are not fetched from the network: {ACCEPTED} is accepted.")
-    if os.path.isdir(path):
-        raise MediaError(f"{path} is a folder: the path of one video, sound or picture file is accepted.")
     try:
-        with open(path, "rb") as file:
-            head = file.read(16)
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise MediaError(f"{path} is a directory: the path of one video, sound or picture file is accepted.")
+        # Opening a pipe waits for its other end, and a device may have none.
+        if not stat.S_ISREG(mode):
+            raise MediaError(f"{path} is a pipe or a device: a file, or an open file object, is accepted.")
+        file = open(path, "rb")  # noqa: SIM115
     except FileNotFoundError:
         raise MediaError(f"{path}: no such file; the path of a video, sound or picture file is accepted.") from None
+    except MediaError:
+        raise
     except (OSError, ValueError) as error:
         raise MediaError(f"{path} cannot be opened ({error}).") from None
-    # Spelled as a file, or FFmpeg takes the part of a name before a colon for a protocol.
-    return _load_file(path, lambda: "file:" + os.path.abspath(path), head, request)
+    with file:
+        return _load_file(path, file, request)
 
 
 def _load_stream(stream: Any, request: _Request) -> Clip:
     name = str(getattr(stream, "name", "<file object>"))
     if not (hasattr(stream, "seekable") and stream.seekable()):
-        stream = io.BytesIO(stream.read())
-
-    def rewind():
-        stream.seek(0)
-        return stream
-
-    head = rewind().read(16)
-    if not isinstance(head, bytes):
-        raise MediaError(f"{name} is a text file object: open it in binary mode.")
-    return _load_file(name, rewind, head, request)
+        content = stream.read(MAX_STREAM_BYTES + 1)
+        if len(content) > MAX_STREAM_BYTES:
+            raise MediaError(f"{name} has more than {MAX_STREAM_BYTES:,} bytes: save it as a file and give its path.")
+        stream = io.BytesIO(content) if isinstance(content, bytes) else io.StringIO(content)
+    return _load_file(name, stream, request)
 
 
 def _load_dict(source: dict, request: _Request) -> Clip:
@@ -271,14 +305,14 @@ def _load_dict(source: dict, request: _Request) -> Clip:
         raise MediaError(f"A clip given as a dict needs frames, waveform, video, audio, path or bytes: found {found}.")
     notes, clip = [], Clip(name, None, None, None, request.sampling_rate, 0)
     if source.get("frames") is not None:
-        pictures = np.asarray(source["frames"])
+        pictures = _as_array(f"{name}: frames", source["frames"])
         times, end = _array_times(name, len(pictures), source.get("times"), source.get("fps"), notes)
-        _choose_from_array(clip, _check_pictures(name, pictures), times, end, request, notes)
+        _choose_from_array(clip, _check_pictures(name, pictures, request), times, end, request, notes)
     if waveform is not None:
         rate = source.get("sampling_rate")
         if rate is None:
             raise MediaError(f"{name}: a waveform needs its sampling_rate in Hz beside it.")
-        _hear_array(clip, np.asarray(waveform), rate, request, notes)
+        _add_waveform(clip, _as_array(f"{name}: the waveform", waveform), rate, request, notes)
     return _finish(clip, request, notes)
 
 
@@ -287,10 +321,10 @@ def _load_array(array: np.ndarray, request: _Request) -> Clip:
     clip = Clip(name, None, None, None, request.sampling_rate, 0)
     if array.ndim == 1:
         notes.append(f"The waveform came without a sampling rate: {request.sampling_rate} Hz is assumed.")
-        _hear_array(clip, array, request.sampling_rate, request, notes)
+        _add_waveform(clip, array, request.sampling_rate, request, notes)
     else:
         still = array.ndim == 3
-        pictures = _check_pictures(name, array[None] if still else array)
+        pictures = _check_pictures(name, array[None] if still else array, request)
         times, end = (np.zeros(1), 0.0) if still else _array_times(name, len(array), None, None, notes)
         _choose_from_array(clip, pictures, times, end, request, notes)
     return _finish(clip, request, notes)
@@ -298,16 +332,25 @@ def _load_array(array: np.ndarray, request: _Request) -> Clip:
 
 def _load_image(name: str, image: Image.Image, request: _Request) -> Clip:
     clip = Clip(name, None, None, None, request.sampling_rate, 0)
+    _check_size(name, *image.size, request.max_pixels)
     try:
+        # Pillow cuts 16 bits off at 255, which makes a white picture; the upper 8 of them are meant.
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
         pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise MediaError(f"{name} is a picture that cannot be decoded ({error}).") from None
+    except Exception as error:  # Pillow's decoders raise whatever their malformed input leads to
+        raise MediaError(f"{name} is a picture that cannot be decoded ({_reason(error)}).") from None
     notes = ["A still picture: one frame at 0 s, no sound."]
-    _choose_from_array(clip, _check_pictures(name, pixels[None]), np.zeros(1), 0.0, request, notes)
+    _choose_from_array(clip, _check_pictures(name, pixels[None], request), np.zeros(1), 0.0, request, notes)
     return _finish(clip, request, notes)
 
 
-def _check_pictures(name: str, pictures: np.ndarray) -> np.ndarray:
+def _reason(error: Exception) -> str:
+    """What an exception of a library says, on one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
+
+
+def _check_pictures(name: str, pictures: np.ndarray, request: _Request) -> np.ndarray:
     if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8:
         raise MediaError(
             f"{name}: frames of shape {pictures.shape} and type {pictures.dtype} were found, "
@@ -315,13 +358,24 @@ def _check_pictures(name: str, pictures: np.ndarray) -> np.ndarray:
         )
     if len(pictures) == 0:
         raise MediaError(f"{name} has zero frames: at least one is needed.")
-    _check_size(name, pictures.shape[2], pictures.shape[1])
+    _check_size(name, pictures.shape[2], pictures.shape[1], request.max_pixels)
     return pictures
 
 
-def _check_size(name: str, width: int, height: int) -> None:
+def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise MediaError(f"{name}: the picture is {width}x{height} pixels, at least {MIN_SIDE}x{MIN_SIDE} is accepted.")
+    if width * height > max_pixels:
+        raise MediaError(
+            f"{name}: the picture is {width}x{height} pixels, at most max_pixels={max_pixels:,} in all are accepted."
+        )
+
+
+def _as_array(what: str, value: Any, dtype: Any = None) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError) as error:
+        raise MediaError(f"{what} cannot be read as an array ({_reason(error)}).") from None
 
 
 def _array_times(name: str, count: int, times: Any, fps: Any, notes: list[str]) -> tuple[np.ndarray, float]:
@@ -330,10 +384,9 @@ def _array_times(name: str, count: int, times: Any, fps: Any, notes: list[str]) 
         if fps is None:
             fps = ARRAY_FPS
             notes.append(f"The frames came without times: {fps:g} frames a second are assumed.")
-        if not (math.isfinite(fps) and fps > 0):
-            raise MediaError(f"{name}: fps is {fps!r}, a positive number of frames a second is accepted.")
+        _check_number(f"{name}: fps", fps, 0, MAX_FPS)
         return np.arange(count) / fps, count / fps
-    times = np.asarray(times, dtype=np.float64)
+    times = _as_array(f"{name}: times", times, np.float64)
     if times.shape != (count,):
         raise MediaError(f"{name}: {count} frames came with times of shape {times.shape}: one time a frame is needed.")
     if not np.isfinite(times).all() or times.min() < 0 or (np.diff(times) <= 0).any():
@@ -351,9 +404,8 @@ def _choose_from_array(
         clip.frame_times = np.round(times[chosen] * 1000).astype(np.int64)
 
 
-def _hear_array(clip: Clip, samples: np.ndarray, rate: Any, request: _Request, notes: list[str]) -> None:
-    if not (math.isfinite(rate) and rate >= 1):
-        raise MediaError(f"{clip.source}: sampling_rate is {rate!r}, a positive number of Hz is accepted.")
+def _add_waveform(clip: Clip, samples: np.ndarray, rate: Any, request: _Request, notes: list[str]) -> None:
+    _check_number(f"{clip.source}: sampling_rate", rate, MIN_RATE, MAX_RATE)
     if samples.dtype.kind not in "fi" and samples.dtype != np.uint8:
         raise MediaError(f"{clip.source}: a waveform of {samples.dtype} was found, float, int or uint8 is accepted.")
     if samples.ndim == 2:
@@ -405,22 +457,38 @@ def _spread(times: np.ndarray, end: float, count: int) -> np.ndarray:
     return _on_screen(times, times[0] + (np.arange(count) + 0.5) * (end - times[0]) / count)
 
 
-def _load_file(name: str, reopen: Callable[[], Any], head: bytes, request: _Request) -> Clip:
-    """`reopen` gives what PyAV opens, at its start, as often as asked."""
-    if not head:
-        raise MediaError(f"{name} is empty (0 bytes): a video, sound or picture file is accepted.")
-    if head.startswith(IMAGE_HEADS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        source = reopen()
-        try:
-            image = Image.open(source.removeprefix("file:") if isinstance(source, str) else source)
-        except (OSError, Image.DecompressionBombError) as error:
-            raise MediaError(f"{name} is a picture that cannot be opened ({error}).") from None
-        with image:
-            return _load_image(name, image, request)
+def _load_file(name: str, file: BinaryIO, request: _Request) -> Clip:
+    """The one gate for paths, bytes, URLs and file objects: `file` is read from its start, and nothing else is."""
+    try:
+        file.seek(0)
+        head = file.read(16)
+        if not isinstance(head, bytes):
+            raise MediaError(f"{name} is a text file object: open it in binary mode.")
+        if not head:
+            raise MediaError(f"{name} is empty (0 bytes): a video, sound or picture file is accepted.")
+        if head.startswith(IMAGE_HEADS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+            return _load_image(name, _open_image(name, file), request)
+        return _load_container(name, file, head, request)
+    except MediaError:
+        raise
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise MediaError(f"{name} cannot be read as a video or sound file ({_reason(error)}).") from error
+
+
+def _open_image(name: str, file: BinaryIO) -> Image.Image:
+    file.seek(0)
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # max_pixels decides
+            return Image.open(file, formats=IMAGE_FORMATS)
+    except Exception as error:  # Pillow's parsers raise whatever their malformed input leads to
+        raise MediaError(f"{name} is a picture that cannot be opened ({_reason(error)}).") from None
+
+
+def _load_container(name: str, file: BinaryIO, head: bytes, request: _Request) -> Clip:
     notes: list[str] = []
     clip = Clip(name, None, None, None, request.sampling_rate, 0)
-    with _open(name, reopen, head) as container:
-        picture, sound = _scan(name, container, reopen, head, request, notes)
+    with _open(name, file, head) as container:
+        picture, sound = _scan(name, container, lambda: _open(name, file, head), request, notes)
         if sound is not None and request.sound:
             clip.waveform = sound.finish()
             if clip.waveform is None:
@@ -435,18 +503,29 @@ def _load_file(name: str, reopen: Callable[[], Any], head: bytes, request: _Requ
     return _finish(clip, request, notes)
 
 
-def _open(name: str, reopen: Callable[[], Any], head: bytes) -> av.container.InputContainer:
+class _Nameless:
+    """An open file for FFmpeg without its name, by which FFmpeg would guess a format and look for more files."""
+
+    def __init__(self, file: BinaryIO):
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _open(name: str, file: BinaryIO, head: bytes) -> av.container.InputContainer:
+    file.seek(0)
     try:
-        # A playlist may name other files; none is opened over the network.
-        return av.open(reopen(), options={"protocol_whitelist": "file"})
+        return av.open(
+            _Nameless(file),
+            options={"format_whitelist": FORMATS, "protocol_whitelist": ""},
+            buffer_size=2**16,
+            metadata_errors="replace",
+        )
     except (av.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         if head[4:8] == b"ftyp":
             raise MediaError(
                 f"{name} is an mp4 without its index (the moov atom), cut off while it was written or copied: "
                 "nothing of it can be read; copy it again from its source."
             ) from None
-        raise MediaError(f"{name} is not a video or sound file that can be read ({reason}).") from None
+        raise MediaError(f"{name} is not a video or sound file that can be read ({_reason(error)}).") from None
 
 
 def _streams(container: av.container.InputContainer) -> tuple[Any, Any]:
@@ -460,31 +539,33 @@ def _streams(container: av.container.InputContainer) -> tuple[Any, Any]:
 def _scan(
     name: str,
     container: av.container.InputContainer,
-    reopen: Callable[[], Any],
-    head: bytes,
+    reopen: Callable[[], av.container.InputContainer],
     request: _Request,
     notes: list[str],
 ) -> tuple["_Picture | None", "_Sound | None"]:
     """Read the file once: the table of its video packets, and its sound decoded."""
     video, audio = _streams(container)
-    if video is not None and (video.codec_context is None or video.codec_context.name in TEXT_ART):
-        raise MediaError(f"{name} is not a video or sound file that can be read (it looks like text).")
+    for stream in (video, audio):
+        if stream is not None and stream.codec_context is None:
+            raise MediaError(f"{name} holds a {stream.type} stream of a kind that FFmpeg cannot decode.")
+        if stream is not None and not stream.time_base:
+            raise MediaError(f"{name} holds a {stream.type} stream without a unit of time.")
     if video is None and audio is None:
         found = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
         raise MediaError(f"{name} holds neither picture nor sound: its streams are {found}.")
     # A start before 0 is the encoder's run-up, which the decoder cuts off.
     origin = max(0.0, (container.start_time or 0) / av.time_base)
-    told = (container.duration or 0) / av.time_base
+    declared = (container.duration or 0) / av.time_base
     if container.format.name in GUESSED_LENGTH:
-        told = 0.0
+        declared = 0.0
     # Some muxers (Matroska) count the length from 0 though the clip starts later.
-    _check_length(name, told - origin, request.max_duration)
+    _check_length(name, declared - origin, request.max_duration)
     picture = sound = None
     if video is not None:
-        picture = _Picture(name, video, origin, lambda: _open(name, reopen, head), hold=request.frames)
+        picture = _Picture(name, video, origin, reopen, hold=request.frames)
     if audio is not None:
-        sound = _Sound(name, audio, origin, request.sampling_rate, decode=request.sound, notes=notes)
-    broken = False
+        sound = _Sound(name, audio, origin, request, notes)
+    broken, count = False, 0
     packets = container.demux([stream for stream in (video, audio) if stream is not None])
     parts = {stream.index: part for stream, part in ((video, picture), (audio, sound)) if stream is not None}
     while True:
@@ -495,6 +576,9 @@ def _scan(
             break
         if packet is None:
             break
+        count += 1
+        if count > MAX_PACKETS:
+            raise MediaError(f"{name} has more than the {MAX_PACKETS:,} packets that are accepted.")
         if packet.size:
             part = parts[packet.stream_index]
             part.add(packet)
@@ -510,8 +594,8 @@ def _scan(
         if picture is None:
             raise MediaError(f"{name} has a sound stream with zero samples, and no picture.")
     end = max(part.end for part in (picture, sound) if part is not None)
-    if broken or told - origin - end > max(0.5, 0.02 * told):
-        whole = f" of the {told:.2f} s its header tells" if told > end else ""
+    if broken or declared - origin - end > max(0.5, 0.02 * declared):
+        whole = f" of the {declared:.2f} s that its header states" if declared > end else ""
         notes.append(f"The file breaks off after {end:.2f} s{whole}: what can be read is used.")
     return picture, sound
 
@@ -602,9 +686,12 @@ class _FFmpegResampler:
 class _Sound:
     """The audio stream: packets in, one waveform out, resampled on the way."""
 
-    def __init__(self, name: str, stream: Any, origin: float, sampling_rate: int, decode: bool, notes: list[str]):
+    def __init__(self, name: str, stream: Any, origin: float, request: _Request, notes: list[str]):
         self.name, self.context, self.clock, self.notes = name, stream.codec_context, _Clock(stream, origin), notes
-        self.sampling_rate, self.decode = sampling_rate, decode
+        self.sampling_rate, self.decode, self.limit = request.sampling_rate, request.sound, request.max_duration
+        if self.context.sample_rate:  # else the first decoded frame knows it
+            _check_number(f"{name}: the sampling rate of its sound", self.context.sample_rate, MIN_RATE, MAX_RATE)
+        self.samples = 0  # of all channels, as decoded
         self.begin: float | None = None  # s
         self.end = 0.0  # s, by the packets: the same whether the sound is decoded or not
         self.packets = 0
@@ -634,7 +721,12 @@ class _Sound:
             self._feed(channels, frame.sample_rate, frame.pts)
 
     def _feed(self, channels: np.ndarray, rate: int, pts: int | None) -> None:
+        _check_number(f"{self.name}: the sampling rate of its sound", rate, MIN_RATE, MAX_RATE)
+        self.samples += channels.size
+        if self.samples > MAX_SAMPLES:
+            raise MediaError(f"{self.name}: its sound has more than the {MAX_SAMPLES:,} samples that are accepted.")
         start = self.fed if pts is None else self.clock.seconds(pts)
+        _check_length(self.name, start, self.limit)
         if self.begin is None:
             if start < 0:
                 channels, start = channels[:, round(-start * rate) :], 0.0
@@ -729,6 +821,10 @@ class _Picture:
         self.order = np.array([shown[pts] for pts in sorted(shown)], dtype=np.int64)  # decode indices, as shown
         if not len(self.order):
             return False
+        if len(self.rows) > MAX_FPS * (1 + self.end):
+            raise MediaError(
+                f"{self.name}: {len(self.rows)} frames in {self.end:.2f} s, at most {MAX_FPS:g} a second are accepted."
+            )
         self.times = np.array([self.clock.seconds(self.pts[index]) for index in self.order])
         if self.end <= self.times[-1]:
             self.end = float(self.times[-1] + (np.median(np.diff(self.times)) if len(self.times) > 1 else 0.0))
@@ -737,35 +833,30 @@ class _Picture:
     def sample(self, request: _Request, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Frames (T, H, W, 3) uint8 and their times (T,) int64 ms."""
         context = self.stream.codec_context
-        _check_size(self.name, context.width, context.height)
-        self.max_pixels = request.max_pixels
-        if context.width * context.height > self.max_pixels:
-            raise MediaError(
-                f"{self.name}: the picture is {context.width}x{context.height} pixels, at most "
-                f"max_pixels={self.max_pixels:,} in all are accepted."
-            )
+        self.request = request
+        canvas = self._canvas(0)
+        canvas.set_size(context.width, context.height)
+        width, height = canvas.size
 
         def look(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             pictures, times = self._frames(some, PEAK_SIDE)
             return pictures, np.searchsorted(self.times, times - 1e-9)
 
         chosen = request.choose(self.times, self.end, look, notes)
-        size = len(chosen) * context.width * context.height * 3
-        if size > MAX_CHOSEN_BYTES:
-            raise MediaError(
-                f"{self.name}: {len(chosen)} frames of {context.width}x{context.height} pixels would need "
-                f"{size / 2**30:.1f} GiB, at most {MAX_CHOSEN_BYTES / 2**30:g} GiB is accepted: ask for fewer frames."
-            )
+        _check_memory(self.name, len(chosen), width, height)
         frames, times = self._frames(chosen)
         if len(frames) < len(chosen):
             notes.append(f"{len(chosen) - len(frames)} of {len(chosen)} frames could not be decoded and are left out.")
         return frames, np.round(times * 1000).astype(np.int64)
 
+    def _canvas(self, count: int, max_side: int | None = None) -> "_Canvas":
+        return _Canvas(self.name, count, self.stream.sample_aspect_ratio, max_side, self.request.max_pixels)
+
     def _frames(self, chosen: np.ndarray, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Decode the frames `chosen` (indices in order of presentation) -> (T, H, W, 3) uint8, (T,) s."""
         wanted = self.order[chosen]
         row_of = {self.pts[index]: row for row, index in enumerate(wanted)}
-        canvas = _Canvas(len(wanted), self.stream.sample_aspect_ratio, max_side)
+        canvas = self._canvas(len(wanted), max_side)
         for frame in self._decode(self._spans(wanted), wanted):
             row = row_of.pop(frame.pts, None)
             if row is not None:
@@ -812,6 +903,14 @@ class _Picture:
             full[:] = False
             full[wanted] = True
             send &= full | ~self.disposable
+        size = self.stream.codec_context
+        pixels = int(send.sum()) * size.width * size.height
+        if pixels > self.request.max_decoded_pixels:
+            raise MediaError(
+                f"{self.name}: {int(send.sum()):,} frames of {size.width}x{size.height} pixels would have to be "
+                f"decoded, at most max_decoded_pixels={self.request.max_decoded_pixels:,} in all are accepted: cut or "
+                "shrink the clip."
+            )
         restarts = set() if len(self.keys) == len(self.pts) else {start for start, _ in spans[1:]}
         container = None
         if self.held is None:
@@ -823,7 +922,7 @@ class _Picture:
         context = stream.codec_context
         if not context.is_open:
             # The size can change in the middle of a stream; the decoder itself then refuses the frame.
-            context.options = {**context.options, "max_pixels": str(self.max_pixels)}
+            context.options = {**context.options, "max_pixels": str(self.request.max_pixels)}
             stream.thread_type = "AUTO"
         try:
             for index, packet in enumerate(packets):
@@ -852,20 +951,29 @@ def _receive(context: Any, packet: Any) -> list:
 class _Canvas:
     """Chosen frames, converted one by one into one array: RGB, square pixels, display orientation, one size."""
 
-    def __init__(self, count: int, aspect: Any, max_side: int | None):
-        self.count, self.aspect, self.max_side = count, float(aspect or 1), max_side
+    def __init__(self, name: str, count: int, aspect: Any, max_side: int | None, max_pixels: int):
+        self.name, self.count, self.aspect, self.max_side = name, count, float(aspect or 1), max_side
+        self.max_pixels = max_pixels
         self.size: tuple[int, int] | None = None  # width and height as decoded, after aspect and max_side
+        self.matrix: Any = None  # the first frame's, for all: one array holds one shape
         self.frames: np.ndarray | None = None
         self.pts: list[int | None] = [None] * count
         self.reformatter = VideoReformatter()  # one for all frames keeps its tables
 
+    def set_size(self, width: int, height: int) -> None:
+        width = max(1, round(width * self.aspect))
+        _check_size(self.name, width, height, self.max_pixels)
+        scale = min(1.0, self.max_side / max(width, height)) if self.max_side else 1.0
+        self.size = max(1, round(width * scale)), max(1, round(height * scale))
+
     def put(self, row: int, frame: Any) -> None:
         if self.size is None:
-            width, height = max(1, round(frame.width * self.aspect)), frame.height
-            scale = min(1.0, self.max_side / max(width, height)) if self.max_side else 1.0
-            self.size = max(1, round(width * scale)), max(1, round(height * scale))
+            self.set_size(frame.width, frame.height)
+            _check_memory(self.name, self.count, *self.size)
+            # Asked for by name: before PyAV 19 iterating over side data gives its values, since then its keys.
+            self.matrix = frame.side_data.get("DISPLAYMATRIX")
         rgb = self.reformatter.reformat(frame, width=self.size[0], height=self.size[1], format="rgb24").to_ndarray()
-        rgb = _upright(rgb, frame)
+        rgb = _upright(rgb, self.matrix)
         if self.frames is None:
             self.frames = np.empty((self.count, *rgb.shape), dtype=np.uint8)
         self.frames[row] = rgb
@@ -883,10 +991,17 @@ class _Canvas:
         return (self.frames[[rows[pts] for pts in order]] if order else None), order
 
 
-def _upright(rgb: np.ndarray, frame: Any) -> np.ndarray:
-    """Turn or mirror a picture (H, W, 3) by the frame's display matrix, to the nearest quarter turn."""
-    # Asked for by name: before PyAV 19 iterating over side data gives its values, since then its keys.
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+def _check_memory(name: str, count: int, width: int, height: int) -> None:
+    size = count * width * height * 3
+    if size > MAX_CHOSEN_BYTES:
+        raise MediaError(
+            f"{name}: {count} frames of {width}x{height} pixels would need {size / 2**30:.1f} GiB, at most "
+            f"{MAX_CHOSEN_BYTES / 2**30:g} GiB is accepted: ask for fewer frames."
+        )
+
+
+def _upright(rgb: np.ndarray, matrix: Any) -> np.ndarray:
+    """Turn or mirror a picture (H, W, 3) by a frame's display matrix, to the nearest quarter turn."""
     if matrix is not None:
         # Column-major 3 x 3 in the machine's byte order: x' = a x + c y, y' = b x + d y.
         a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
