@@ -1,8 +1,8 @@
 """A reply -> one class of a closed set, or one answer of a fixed list (sentiment, preference).
 
 Official scripts mostly compare the raw reply with the class; `hf_emotion.evaluation` keeps that behaviour under
-`strict`. Here the reply is read: its final answer, an option letter, a JSON value, the class it mentions, else the class
-of the same emotion family.
+`strict`. Here the reply is read: its final answer, an option letter, the class it mentions, else the class of the same
+emotion family.
 """
 
 import re

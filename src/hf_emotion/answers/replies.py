@@ -103,8 +103,8 @@ def by_letter(options: Mapping[str, str] | Sequence[str] | None) -> dict[str, st
 def chosen_options(answer: str, options: Mapping[str, str] | Sequence[str] | None) -> list[str] | None:
     """The options that an answer names by letter, in its order; None where it names none by letter.
 
-    Read are letters alone (`B`, `(b).`, `A,B,D`, `A and C`), letters that lead a line (`B. sad`, `(B) sad`), and letters
-    in a sentence that says so (`the answer is B`, `option (C)`). "A happy person" names no option.
+    Letters are read alone (`B`, `(b).`, `A,B,D`, `A and C`), at the head of a line (`B. sad`, `(B) sad`), and in a
+    sentence that says so (`the answer is B`, `option (C)`). "A happy person" names no option.
 
     Args:
         answer: as `final_answer` gives it.

@@ -1,9 +1,9 @@
 """Closed sets of classes: UAR and WAR (DFEW, MAFW), the scores of the MER challenges, sentiment (MER-UniBench).
 
 Written on numpy alone: confusion counts, then the definitions. Official scripts use scikit-learn; the results agree to
-the last digits. What differs by default, and is undone by `strict=True`: a reply is read (`answers.choices.read_choice`)
-instead of compared with the class, a reply that names no class is an error of its true class instead of an exception or
-a silent "neutral", and a predicted class that never occurs in the truth does not turn the UAR into NaN.
+the last digits. Three things differ by default and are undone by `strict=True`: a reply is read (`read_choice`) instead
+of compared with the class; a reply that names no class is an error of its true class instead of an exception or a
+silent "neutral"; a predicted class that never occurs in the truth does not turn the UAR into NaN.
 """
 
 import math
@@ -205,8 +205,8 @@ def challenge_clips(
     Returns:
         Clips with scores: label tracks `weighted_f1` (the ranking score), `accuracy`, `weighted_precision`, `macro_f1`,
         `invalid_rate`; valence tracks also `valence_mse` and `combined` = weighted F1 - 0.25 * MSE (the ranking score);
-        Track3 `weighted_f1` and `accuracy` of two classes (a reference "same" is dropped, a predicted "same" counts as a1) and
-        `threeclass_weighted_f1`, `threeclass_accuracy`. No clip: 0.0.
+        Track3 `weighted_f1` and `accuracy` of two classes (a reference "same" is dropped, a predicted "same" counts as
+        a1) and `threeclass_weighted_f1`, `threeclass_accuracy`. No clip: 0.0.
 
     Raises:
         ValueError: an unknown track, a reference that is no label, or valences missing for a track that needs them.

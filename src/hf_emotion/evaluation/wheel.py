@@ -94,7 +94,7 @@ class WheelTables:
             raise WheelError(
                 f"the tables in {self.folder} are not the official ones of {version}: "
                 + (f"they are those of {other}" if other else f"{', '.join(wrong)} differ")
-                + "; check=False (check_tables=False) scores with them all the same"
+                + "; check=False (check_tables=False) scores with them anyway"
             )
         unknown = sorted({base for bases in forms.values() for base in bases} - set(synonyms))
         if unknown:
@@ -240,9 +240,9 @@ def hit_rate_clips(
         tables: the official tables. MER-UniBench uses version "mer2025"; with "mer2026" the score is not an official
             one.
         candidates: the labels of the data set; by default all labels that occur in `references`, as officially.
-        strict: official parsing and NaN where nothing can be scored. Also as officially, the candidate labels are then
-            not lower-cased, so "Happy" as a reference gives an mscore of 0. By default they are, and nothing to score
-            gives 0.0.
+        strict: official parsing and NaN where nothing can be scored. Also as officially, the candidate labels are
+            then the reference cells as they are, so that "Happy" and "happy, sad" are in no table and give an mscore of
+            0. By default they are read, and nothing to score gives 0.0.
 
     Returns:
         Clips with scores `hit_rate`, `mscore`, `per_wheel` {wheel: {hit_rate, mscore, n}}, `predicted_labels`, `n`.
@@ -251,7 +251,8 @@ def hit_rate_clips(
     rule = "mer2025" if strict else None
     cases = [tables.cases[f"case3_{wheel}_level1"] for wheel in WHEELS]
     if candidates is None:
-        raw = (parse_mer2025(cell) if strict else labels_of(cell) for cell in references)
+        # The official candidates are the reference cells as they are: "happy, sad" is one label, and in no table.
+        raw = ([cell] if strict and isinstance(cell, str) else labels_of(cell, rule) for cell in references)
         candidates = sorted({label for labels in raw for label in labels})
     elif not strict:
         candidates = [label.lower().strip() for label in candidates]
