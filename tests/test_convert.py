@@ -687,7 +687,7 @@ def test_bad_parts_are_refused_in_one_sentence(folders, tmp_path):
         (lambda: assemble(folders, text="no/such/name/at all"), "neither a folder nor the name"),
         (lambda: assemble(folders, qformer=folders / "llama"), "must read each frame's timestamp"),
         (lambda: assemble(folders, video_llama=folders / "llama"), "accepted for video_llama"),
-        (lambda: assemble(folders, use_utterance=False), "'use_utterance' is no field"),
+        (lambda: assemble(folders, use_utterance=False), "'use_utterance' is neither a part"),
         (lambda: assemble(folders, num_frame_positions=7), r"\(6, 16\).*\(7, 16\)"),
         (lambda: load_part(tmp_path / "escape", {"": ""}), "outside its folder"),
         (

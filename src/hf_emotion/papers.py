@@ -318,10 +318,10 @@ def microemo_processor(config: MicroEmoConfig, tokenizer=None, qformer_tokenizer
     rows = config.vision_config.image_size // config.vision_config.patch_size
     processor = MicroEmoProcessor(
         image_processor=image_processor_of(config),
-        feature_extractor=ImageBindFeatureExtractor(),
         tokenizer=tokenizer or tiny_tokenizer(),
         qformer_tokenizer=qformer_tokenizer or tiny_tokenizer(),
         **{
+            "feature_extractor": ImageBindFeatureExtractor(),
             "num_video_query_tokens": config.num_video_query_tokens,
             "num_audio_query_tokens": config.num_audio_query_tokens,
             "patch_grid": (rows, rows),
@@ -427,12 +427,14 @@ def esva_processor(config: ESVAConfig, tokenizer=None, **settings) -> ESVAProces
 class Paper:
     """What the command line needs to know of a paper: how to make its configuration, its processor and its model.
 
-    `tokenizers`: those that its processor takes, and that the paper size needs. `base`: name and configuration of the
-    published checkpoint that the whole model starts from, where there is one.
+    `processor_class`: what `processor` makes. `tokenizers`: those that its processor takes, and that the paper size
+    needs. `base`: name and configuration of the published checkpoint that the whole model starts from, where there is
+    one.
     """
 
     config: Callable[..., EmotionConfig]
     processor: Callable[..., EmotionProcessor]
+    processor_class: type[EmotionProcessor]
     model: type[EmotionPreTrainedModel]
     tokenizers: tuple[str, ...] = ("tokenizer",)
     base: tuple[str, Callable[[], PreTrainedConfig]] | None = None
@@ -440,16 +442,21 @@ class Paper:
 
 PAPERS = {
     "microemo": Paper(
-        microemo_config, microemo_processor, MicroEmoForConditionalGeneration, ("tokenizer", "qformer_tokenizer")
+        microemo_config,
+        microemo_processor,
+        MicroEmoProcessor,
+        MicroEmoForConditionalGeneration,
+        ("tokenizer", "qformer_tokenizer"),
     ),
-    "acoustemo": Paper(acoustemo_config, acoustemo_processor, AcoustEmoForConditionalGeneration),
+    "acoustemo": Paper(acoustemo_config, acoustemo_processor, AcoustEmoProcessor, AcoustEmoForConditionalGeneration),
     "omni_emotion": Paper(
         omni_emotion_config,
         omni_emotion_processor,
+        OmniEmotionProcessor,
         OmniEmotionForConditionalGeneration,
         base=("llava-hf/llava-onevision-qwen2-7b-ov-hf", llava_onevision_7b),
     ),
-    "esva": Paper(esva_config, esva_processor, ESVAForConditionalGeneration),
+    "esva": Paper(esva_config, esva_processor, ESVAProcessor, ESVAForConditionalGeneration),
 }
 
 
@@ -485,10 +492,18 @@ def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=No
     processor = paper.processor(config, **tokenizers)
     torch.manual_seed(seed)
     model = paper.model(config).eval()
+    set_special_tokens(model, processor)
+    return model, processor
+
+
+def set_special_tokens(model, processor, endings: list[int] = ()) -> None:
+    """Let a model generate with its processor's special tokens; it also stops at the ids `endings`."""
     for kind in ("pad_token_id", "bos_token_id", "eos_token_id"):
         token = getattr(processor.tokenizer, kind)
         setattr(model.generation_config, kind, token)
         # `Trainer` compares these too. A padding token beyond the embedding table would not load again.
-        if token is not None and token < config.text_config.vocab_size:
-            setattr(config.text_config, kind, token)
-    return model, processor
+        if token is not None and token < model.config.text_config.vocab_size:
+            setattr(model.config.text_config, kind, token)
+    others = [token for token in endings if token != processor.tokenizer.eos_token_id]
+    if others:
+        model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id, *others]

@@ -7,6 +7,7 @@ containers only. What they write is safetensors, a `config.json` and `conversion
 
 import argparse
 import json
+import re
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +20,20 @@ from hf_emotion.modeling.parts import PartsReport
 
 # Names under which the peers' runners wrap a model's tensors.
 WRAPPERS = ("model", "state_dict", "module", "state_dict_backbone")
+
+# Published models, and a pattern for each tensor that a checkpoint of it must have. The first that fits is taken.
+SIGNATURES = {
+    "HumanOmni": (r"model\.bert_gate\.", r"model\.mm_projector\."),
+    "AffectGPT": (r"(affectgpt|multi_llama|face_llama|video_llama)_proj\.|multi_video_embs\.",),
+    "Emotion-LLaMA-v2": (r"convpro_model\.|conv_attention\.",),
+    "Emotion-LLaMA": (r"cls_tk_llama_proj\.", r"feats_llama_proj1\."),
+    "ImageBind": (r"modality_trunks\.",),
+    "FaceXFormer": (r"face_decoder\.|linear_fuse\.", r"backbone\."),
+    "TimeChat or Video-LLaMA": (r"video_Qformer\.|audio_Qformer\.",),
+    "BLIP-2 or InstructBLIP": (r"Qformer\.bert\.",),
+    "MiniGPT-v2": (r"llama_proj\.", r"llama_model\."),
+    "EVA": (r"(visual_encoder\.)?blocks\.\d+\.attn\.q_bias",),
+}
 
 
 class ConversionError(ValueError):
@@ -67,6 +82,72 @@ def read_checkpoints(paths, allow_pickle: bool = False) -> dict[str, torch.Tenso
     for path in paths:
         tensors.update(read_checkpoint(path, allow_pickle))
     return tensors
+
+
+def convert_files(files) -> tuple[list[Path], Path]:
+    """The weights among `files`, of which one may be a published folder, and the folder that they lie in.
+
+    Raises:
+        ConversionError: no such file, or a folder without weights.
+    """
+    files = [Path(file) for file in files]
+    if len(files) == 1 and files[0].is_dir():
+        folder = files[0]
+        found = sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pth")])
+        if not found:
+            raise ConversionError(f"{folder} holds no weights; .safetensors, .bin or .pth are accepted")
+        return found, folder
+    return files, files[0].parent
+
+
+def recognise(names) -> str | None:
+    """The published model that tensors of these names belong to; `None` for an unknown one."""
+    for model, patterns in SIGNATURES.items():
+        if all(any(re.match(pattern, name) for name in names) for pattern in patterns):
+            return model
+    return None
+
+
+def check_is(state_dict: dict[str, torch.Tensor], accepted: str) -> None:
+    """Refuse a checkpoint of another model than `accepted`, a key of `SIGNATURES`.
+
+    Raises:
+        ConversionError: names the model that the checkpoint belongs to, or some of its tensors.
+    """
+    found = recognise(state_dict)
+    if found != accepted:
+        some = ", ".join(sorted(state_dict)[:3])
+        what = f"a checkpoint of {found}" if found else f"no model known here (its tensors are {some}, ...)"
+        raise ConversionError(f"this is {what}; a checkpoint of {accepted} is accepted")
+
+
+def rename_all(
+    state_dict: dict[str, torch.Tensor], table: dict[str, str | None], reasons: dict[str, str], what: str
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Rename every tensor by a table; a tensor that is in no table is an error.
+
+    Args:
+        table: pattern of a whole name -> the new name, with references to the pattern's groups.
+        reasons: pattern of a whole name -> why such a tensor is left out; looked at first.
+        what: the checkpoint, for the message.
+
+    Returns:
+        the renamed tensors, and the names that were left out with the reason for each.
+
+    Raises:
+        ConversionError: a tensor has no place in either table.
+    """
+    tensors, ignored = {}, {}
+    for name, tensor in state_dict.items():
+        reason = next((why for pattern, why in reasons.items() if re.fullmatch(pattern, name)), None)
+        if reason is not None:
+            ignored[name] = reason
+            continue
+        pattern = next((pattern for pattern in table if re.fullmatch(pattern, name)), None)
+        if pattern is None:
+            raise ConversionError(f"{what} holds {name}, which has no place in the model and no reason to be left out")
+        tensors[re.sub(pattern, table[pattern], name)] = tensor
+    return tensors, ignored
 
 
 def check_against(model: torch.nn.Module, tensors: dict[str, torch.Tensor], what: str):

@@ -49,6 +49,21 @@ VISION_PREFIXES = {
 }
 AUDIO_PREFIXES = {"imagebind_audio": "", "whisper": "model.encoder."}
 
+# Towers that every paper's forward reads. Those of `ONE_CLASS_TOKEN` give one token for the picture, then the patches.
+ONE_CLASS_TOKEN = ("instructblip_vision_model", "clip_vision_model", "dinov2", "vit", "beit", "data2vec-vision")
+VISION_TOWERS = (*ONE_CLASS_TOKEN, "siglip_vision_model", "dinov2_with_registers", "dinov3_vit", "deit")
+AUDIO_TOWERS = (
+    "imagebind_audio",
+    "whisper",
+    "hubert",
+    "wav2vec2",
+    "wavlm",
+    "data2vec-audio",
+    "unispeech",
+    "unispeech-sat",
+    "wav2vec2-conformer",
+)
+
 ELSEWHERE = "belongs to another part of that checkpoint"
 
 
@@ -176,6 +191,18 @@ def read_config(source: str, **hub) -> dict:
     if not isinstance(config, dict):
         raise PartsError(f"config.json of {source!r} holds a {type(config).__name__}; accepted is an object")
     return config
+
+
+def check_tower(part: str, source: str, config, accepted: tuple[str, ...]) -> None:
+    """Refuse a tower that the model's forward cannot read.
+
+    Raises:
+        PartsError: names the tower's type and the accepted ones.
+    """
+    if config.model_type not in accepted:
+        raise PartsError(
+            f"{source!r} has a tower of type {config.model_type!r}; accepted for {part} are {', '.join(accepted)}"
+        )
 
 
 def check_type(part, source, accepted, **hub):
@@ -403,7 +430,9 @@ def check_given(cls, given: dict, overrides: dict) -> None:
         raise PartsError(f"no part is given; accepted are {', '.join(given)}")
     unknown = sorted(set(overrides) - set(cls.config_class.__dataclass_fields__))
     if unknown:
-        raise PartsError(f"{unknown[0]!r} is no field of {cls.config_class.__name__}")
+        raise PartsError(
+            f"{unknown[0]!r} is neither a part ({', '.join(given)}) nor a field of {cls.config_class.__name__}"
+        )
 
 
 class Assembly:
@@ -508,7 +537,9 @@ def assemble(
     fields = {} if config is None else config.to_dict()
     qformer_map: dict[str, str] = {}
     if vision is not None:
-        fields["vision_config"] = vision_config_of(vision, **hub).to_dict()
+        vision_config = vision_config_of(vision, **hub)
+        check_tower("vision", vision, vision_config, VISION_TOWERS)
+        fields["vision_config"] = vision_config.to_dict()
         if fields["vision_config"]["model_type"] != InstructBlipVisionConfig.model_type:
             fields["vision_post_layernorm_eps"] = None
     if video_llama is not None:
@@ -526,6 +557,7 @@ def assemble(
         fields.update(qformer_fields)
     if audio is not None:
         audio_config = audio_config_of(audio, **hub)
+        check_tower("audio", audio, audio_config, AUDIO_TOWERS)
         fields["audio_config"] = audio_config.to_dict()
         if "audio_feature" in cls.config_class.__dataclass_fields__:
             # One vector per chunk is ImageBind's; other encoders give time steps.
@@ -576,6 +608,7 @@ __all__ = [
     "PartsReport",
     "assemble",
     "check_given",
+    "check_tower",
     "check_type",
     "load_language_model",
     "load_part",

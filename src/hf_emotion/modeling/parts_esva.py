@@ -10,10 +10,13 @@ from transformers import AutoConfig, InstructBlipVisionConfig, ViTMAEModel
 
 from .parts import (
     AUDIO_PREFIXES,
+    AUDIO_TOWERS,
+    ONE_CLASS_TOKEN,
     VISION_PREFIXES,
     Assembly,
     audio_config_of,
     check_given,
+    check_tower,
     check_type,
     load_language_model,
     load_tower,
@@ -75,7 +78,9 @@ def assemble_esva(
 
     fields = {} if config is None else config.to_dict()
     if vision is not None:
-        fields["vision_config"] = vision_config_of(vision, **hub).to_dict()
+        vision_config = vision_config_of(vision, **hub)
+        check_tower("vision", vision, vision_config, ONE_CLASS_TOKEN)
+        fields["vision_config"] = vision_config.to_dict()
         if fields["vision_config"]["model_type"] == InstructBlipVisionConfig.model_type:
             fields["vision_config"]["image_size"] = image_size
         else:
@@ -86,7 +91,9 @@ def assemble_esva(
             own = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
             fields[f"{name}_config"] = own.to_dict()
     if audio is not None:
-        fields["audio_config"] = audio_config_of(audio, **hub).to_dict()
+        audio_config = audio_config_of(audio, **hub)
+        check_tower("audio", audio, audio_config, AUDIO_TOWERS)
+        fields["audio_config"] = audio_config.to_dict()
         # The tower's own rate.
         fields.pop("audio_frame_rate", None)
     if text is not None:

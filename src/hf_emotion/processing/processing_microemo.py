@@ -10,6 +10,7 @@ import numpy as np
 
 from .chat_formats import LLAMA_2, write_template
 from .processing_emotion import EmotionProcessor, pad_rows
+from .sound_chunks import whole_sound_features
 
 # A user's message; see `write_template`.
 CONTENT = """\
@@ -46,6 +47,7 @@ class MicroEmoProcessor(EmotionProcessor):
             "This frame is sampled at {time:.1f} second.".
         use_utterances: `False` is Table 2's "w/o utterance-aware V-QF": K_v tokens for any clip. The prompt still
             holds the transcribed speech.
+        max_waveform_seconds: longest sound for a tower that attends to a whole waveform.
         others: see `EmotionProcessor`.
     """
 
@@ -65,6 +67,7 @@ class MicroEmoProcessor(EmotionProcessor):
         patch_grid=(16, 16),
         timestamp_template="This frame is sampled at {time:.1f}s.",
         use_utterances=True,
+        max_waveform_seconds=120.0,
         modalities=("video", "audio"),
         num_frames=8,
         sampling="uniform",
@@ -92,6 +95,7 @@ class MicroEmoProcessor(EmotionProcessor):
         self.patch_grid = list(patch_grid)
         self.timestamp_template = timestamp_template
         self.use_utterances = use_utterances
+        self.max_waveform_seconds = max_waveform_seconds
 
     @property
     def model_input_names(self) -> list[str]:
@@ -102,6 +106,9 @@ class MicroEmoProcessor(EmotionProcessor):
 
     def num_sound_tokens(self, num_utterances: int) -> int:
         return self.num_audio_query_tokens
+
+    def sound_features(self, waveforms) -> dict:
+        return whole_sound_features(self.feature_extractor, waveforms, self.max_waveform_seconds)
 
     def _process_videos(self, videos, faces=None, landmarks=None, **kwargs):
         """As the base class, and for clips with a picture
