@@ -457,9 +457,9 @@ def test_evaluate_runs_a_model_scores_its_answers_and_reports_failures(tmp_path,
     table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     describer = Describer(broken=("d.mp4",))
 
-    def describe(clips, model, processor, *, utterances, question, batch_size, load_options, **generate):
-        assert (model, processor, load_options) == ("model", "processor", {"num_frames": 4})
-        assert generate == {"max_new_tokens": 16, "num_beams": 1}
+    def describe(clips, model, processor, *, utterances, question, batch_size, **options):
+        assert (model, processor) == ("model", "processor")
+        assert options == {"num_frames": 4, "per_utterance": False, "max_new_tokens": 16, "num_beams": 1}
         return describer([str(clip).rsplit("/", 1)[1] for clip in clips], utterances, question)
 
     monkeypatch.setattr("hf_emotion.inference.load", lambda source, **options: ("model", "processor"))

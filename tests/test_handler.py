@@ -110,7 +110,8 @@ def test_a_real_clip_from_a_widget_is_answered_in_the_tasks_schema(handler, shar
     [answer] = handler({"inputs": text_of(data), "parameters": OPTIONS})
     assert isinstance(answer["generated_text"], str)
     assert answer["generated_text"]
-    assert set(answer) == {"generated_text", "labels", "utterances", "modalities", "duration", "notes"}
+    assert answer["generated_text"] == answer["description"]
+    assert {"labels", "utterances", "modalities", "frames", "duration", "notes"} <= set(answer)
     assert {"video", "audio"} <= set(answer["modalities"])
     assert answer["duration"] == pytest.approx(2.4, abs=0.1)
     # As a video classification widget sends it: the body is the file.
@@ -335,3 +336,63 @@ def test_errors_have_their_status_over_http(endpoint, clip):
         assert connection.recv(100).startswith(b"HTTP/1.0 411 ")
     # After all that it still answers.
     assert ask(endpoint, clip, "video/mp4")[0] == 200
+
+
+# URLs
+
+
+def test_a_url_is_fetched_through_redirects(module, clips, clip):
+    for path in ("/clip.mp4", "/to?/clip.mp4", f"/to?{clips.url}/to?/clip.mp4", "/nolength"):
+        assert module.fetch(clips.url + path) == clip
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("/missing", 502, "status 404"),
+        ("/loop", 502, "redirects more than 5 times"),
+        ("/long", 413, "longer than the 1,000,000 bytes"),
+        ("/endless", 413, "longer than the 1,000,000 bytes"),
+        ("/short", 502, "broke off after"),
+        ("/slow", 504, "did not answer within 1 s"),
+        ("/drip", 504, "within 1 s"),
+        ("/to?file:///etc/passwd", 400, "http and https URLs are accepted"),
+        ("/to?ftp://127.0.0.1/x", 400, "http and https URLs are accepted"),
+        ("/to?http://127.0.0.1:1/", 502, "cannot be reached"),
+    ],
+)
+def test_trouble_behind_a_url_is_one_sentence_with_a_status(module, clips, path, status, sentence):
+    with pytest.raises(module.RequestError, match=sentence) as refused:
+        module.fetch(clips.url + path, max_bytes=1_000_000, timeout=1.0)
+    assert refused.value.status == status
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://a/b", "http:///x", "gopher://a", "data:nothing"])
+def test_other_kinds_of_url_are_refused(module, url):
+    with pytest.raises(module.RequestError) as refused:
+        module.fetch(url)
+    assert refused.value.status == 400
+
+
+def test_every_address_on_the_way_must_be_allowed_and_no_other_is_connected_to(module, clips):
+    asked = []
+
+    def only_one(address):
+        asked.append(str(address))
+        return str(address) == "127.0.0.1"
+
+    assert module.fetch(f"{clips.url}/clip.mp4", allowed=only_one)
+    before = len(clips.seen)
+    for target in (f"http://127.0.0.2:{clips.server_port}/clip.mp4", "http://[::1]/x", "http://169.254.169.254/"):
+        with pytest.raises(module.RequestError, match="an address that clips are not fetched from") as refused:
+            module.fetch(f"{clips.url}/to?{target}", allowed=only_one)
+        assert refused.value.status == 403
+    assert asked[-1] == "169.254.169.254"
+    assert len(clips.seen) == before + 3  # the redirects themselves, and nothing behind them
+
+
+def test_messages_show_no_secrets_of_a_url(module, clips):
+    with pytest.raises(module.RequestError) as refused:
+        module.fetch(f"http://user:password@127.0.0.1:{clips.server_port}/missing?token=secret")
+    assert "password" not in str(refused.value)
+    assert "secret" not in str(refused.value)

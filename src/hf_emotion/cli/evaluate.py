@@ -17,6 +17,7 @@ from ..evaluation.evaluate import (
     table,
     write_json,
 )
+from ..evaluation.score_files import label_words
 from .arguments import OK, SOME_FAILED
 from .metric_options import add_metric_options, settings_of
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     options = {key: value for key, value in options.items() if value is not None}
     answers = predict(
         rows,
-        partial(describe, model=model, processor=processor, batch_size=args.batch_size, load_options=options, **asking),
+        partial(describe, model=model, processor=processor, batch_size=args.batch_size, per_utterance=False, **options, **asking),
         args.output / "predictions.jsonl",
         {
             "model": args.model,
@@ -92,7 +93,7 @@ def score_answers(metrics, answers, rows, references, settings: Settings, args) 
             # A clip that could not be described answered nothing; it is scored as such, not left out.
             predictions = {
                 answer["id"]: next(
-                    (answer[key] for key in METRICS[name].predicted if answer.get(key) is not None), None
+                    (label_words(answer[key]) for key in METRICS[name].predicted if answer.get(key) is not None), None
                 )
                 for answer in answers
             }

@@ -56,7 +56,7 @@ def run(args) -> int:
         question=args.question,
         batch_size=args.batch_size,
         progress=sys.stderr.isatty(),
-        load_options={name: value for name, value in options.items() if value is not None},
+        **{name: value for name, value in options.items() if value is not None},
         max_new_tokens=args.max_new_tokens,
         num_beams=args.num_beams,
     )
@@ -77,13 +77,18 @@ def print_result(result: dict) -> None:
     frames = result["frames"]
     print(result["clip"])
     print(f"  description  {result['description']}")
-    print(f"  labels       {', '.join(result['labels']) or '(no emotion word)'}")
+    print(f"  labels       {words_of(result['labels'])}")
     print(f"  modalities   {', '.join(result['modalities'])}")
     if frames:
         seen = sum(frame.get("face", False) for frame in frames)
         faces = f", a face in {seen}" if "face" in frames[0] else ""
         print(f"  frames       {len(frames)} from {frames[0]['time']:.2f} s to {frames[-1]['time']:.2f} s{faces}")
     for i, spoken in enumerate(result["utterances"], 1):
-        print(f"  utterance {i}  {spoken['start']:.2f} - {spoken['end']:.2f} s  {spoken['text'] or ''}".rstrip())
+        words = f"  {spoken['text']}" if spoken["text"] else ""
+        print(f"  utterance {i}  {spoken['start']:.2f} - {spoken['end']:.2f} s{words}: {words_of(spoken['labels'])}")
     for note in result["notes"]:
         print(f"  note         {note}")
+
+
+def words_of(labels) -> str:
+    return ", ".join(f"{label['label']} {label['score']:.2f}" for label in labels) or "no emotion word"

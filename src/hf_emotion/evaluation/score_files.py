@@ -115,7 +115,14 @@ def _json(path: Path, columns: Sequence[str], optional: bool) -> dict:
     key, column = _columns(path, header, columns, optional)
     if column is None:
         return {}
-    return {_name(row[key]): row.get(column) for row in content if key in row}
+    return {_name(row[key]): label_words(row.get(column)) for row in content if key in row}
+
+
+def label_words(value):
+    """The words of the pipeline's labels, `[{"label", "score"}]`; any other value as it is."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "label" in item for item in value):
+        return [item["label"] for item in value]
+    return value
 
 
 def _npz(path: Path, columns: Sequence[str], optional: bool) -> dict:
