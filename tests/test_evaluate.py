@@ -416,7 +416,12 @@ class Describer:
         return [
             {"clip": clip, "error": f"{clip}: no such file"}
             if clip in self.broken
-            else {"clip": clip, "description": f"He is {words[clip]}.", "labels": [words[clip]], "time": np.float32(1)}
+            else {
+                "clip": clip,
+                "description": f"He is {words[clip]}.",
+                "labels": [{"label": words[clip], "score": 0.9}],
+                "time": np.float32(1),
+            }
             for clip in clips
         ]
 
@@ -438,7 +443,7 @@ def test_predictions_are_written_row_by_row_and_a_run_goes_on_where_it_stopped(t
     again = Describer()
     answers = evaluate.predict(ROWS, again, path, settings)
     assert [call[0] for call in again.calls] == [["d.mp4"]]  # what failed is tried again, nothing else
-    assert answers[3]["labels"] == ["calm"]
+    assert answers[3]["labels"] == [{"label": "calm", "score": 0.9}]
     assert read_cells(path, ("labels",)) == {"a": ["glad"], "b": ["sorrow"], "c": ["furious"], "d": ["calm"]}
 
 

@@ -219,7 +219,12 @@ def test_a_url_is_fetched_only_with_consent(one_pipe, server):
 
 @pytest.mark.parametrize(
     ("path", "sentence"),
-    [("/missing", "404"), ("/long", "broke off"), ("/endless", "more than the 1,000,000 bytes"), ("/slow", "timed out")],
+    [
+        ("/missing", "404"),
+        ("/long", "broke off"),
+        ("/endless", "more than the 1,000,000 bytes"),
+        ("/slow", "timed out"),
+    ],
 )
 def test_trouble_behind_a_url_is_one_sentence(server, path, sentence):
     with pytest.raises(ClipError, match=sentence):

@@ -67,7 +67,15 @@ def run(args: argparse.Namespace) -> int:
     options = {key: value for key, value in options.items() if value is not None}
     answers = predict(
         rows,
-        partial(describe, model=model, processor=processor, batch_size=args.batch_size, per_utterance=False, **options, **asking),
+        partial(
+            describe,
+            model=model,
+            processor=processor,
+            batch_size=args.batch_size,
+            per_utterance=False,
+            **options,
+            **asking,
+        ),
         args.output / "predictions.jsonl",
         {
             "model": args.model,
