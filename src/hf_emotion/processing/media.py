@@ -73,6 +73,10 @@ class MediaError(ValueError):
     """A clip that cannot be used: one sentence with the input, what was found and what is accepted."""
 
 
+class MediaLimitError(MediaError):
+    """A clip that would cost more than a limit allows."""
+
+
 @dataclass
 class Clip:
     """One clip, decoded. Letters: T frames, H and W pixels, S samples.
@@ -273,7 +277,9 @@ def _load_stream(stream: Any, request: _Request) -> Clip:
     if not (hasattr(stream, "seekable") and stream.seekable()):
         content = stream.read(MAX_STREAM_BYTES + 1)
         if len(content) > MAX_STREAM_BYTES:
-            raise MediaError(f"{name} has more than {MAX_STREAM_BYTES:,} bytes: save it as a file and give its path.")
+            raise MediaLimitError(
+                f"{name} has more than {MAX_STREAM_BYTES:,} bytes: save it as a file and give its path."
+            )
         stream = io.BytesIO(content) if isinstance(content, bytes) else io.StringIO(content)
     return _load_file(name, stream, request)
 
@@ -366,7 +372,7 @@ def _check_size(name: str, width: int, height: int, max_pixels: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise MediaError(f"{name}: the picture is {width}x{height} pixels, at least {MIN_SIDE}x{MIN_SIDE} is accepted.")
     if width * height > max_pixels:
-        raise MediaError(
+        raise MediaLimitError(
             f"{name}: the picture is {width}x{height} pixels, at most max_pixels={max_pixels:,} in all are accepted."
         )
 
@@ -578,7 +584,7 @@ def _scan(
             break
         count += 1
         if count > MAX_PACKETS:
-            raise MediaError(f"{name} has more than the {MAX_PACKETS:,} packets that are accepted.")
+            raise MediaLimitError(f"{name} has more than the {MAX_PACKETS:,} packets that are accepted.")
         if packet.size:
             part = parts[packet.stream_index]
             part.add(packet)
@@ -602,7 +608,7 @@ def _scan(
 
 def _check_length(name: str, seconds: float, limit: float) -> None:
     if seconds > limit:
-        raise MediaError(
+        raise MediaLimitError(
             f"{name} lasts {seconds:.1f} s or more, at most max_duration={limit:g} s is accepted: "
             "cut the clip or pass a larger max_duration."
         )
@@ -724,7 +730,9 @@ class _Sound:
         _check_number(f"{self.name}: the sampling rate of its sound", rate, MIN_RATE, MAX_RATE)
         self.samples += channels.size
         if self.samples > MAX_SAMPLES:
-            raise MediaError(f"{self.name}: its sound has more than the {MAX_SAMPLES:,} samples that are accepted.")
+            raise MediaLimitError(
+                f"{self.name}: its sound has more than the {MAX_SAMPLES:,} samples that are accepted."
+            )
         start = self.fed if pts is None else self.clock.seconds(pts)
         _check_length(self.name, start, self.limit)
         if self.begin is None:
@@ -822,7 +830,7 @@ class _Picture:
         if not len(self.order):
             return False
         if len(self.rows) > MAX_FPS * (1 + self.end):
-            raise MediaError(
+            raise MediaLimitError(
                 f"{self.name}: {len(self.rows)} frames in {self.end:.2f} s, at most {MAX_FPS:g} a second are accepted."
             )
         self.times = np.array([self.clock.seconds(self.pts[index]) for index in self.order])
@@ -906,7 +914,7 @@ class _Picture:
         size = self.stream.codec_context
         pixels = int(send.sum()) * size.width * size.height
         if pixels > self.request.max_decoded_pixels:
-            raise MediaError(
+            raise MediaLimitError(
                 f"{self.name}: {int(send.sum()):,} frames of {size.width}x{size.height} pixels would have to be "
                 f"decoded, at most max_decoded_pixels={self.request.max_decoded_pixels:,} in all are accepted: cut or "
                 "shrink the clip."
@@ -994,7 +1002,7 @@ class _Canvas:
 def _check_memory(name: str, count: int, width: int, height: int) -> None:
     size = count * width * height * 3
     if size > MAX_CHOSEN_BYTES:
-        raise MediaError(
+        raise MediaLimitError(
             f"{name}: {count} frames of {width}x{height} pixels would need {size / 2**30:.1f} GiB, at most "
             f"{MAX_CHOSEN_BYTES / 2**30:g} GiB is accepted: ask for fewer frames."
         )

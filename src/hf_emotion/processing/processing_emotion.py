@@ -33,7 +33,7 @@ class EmotionVideosKwargs(VideosKwargs, total=False):
 
     sampling: policy by which frames are chosen, see `media.load_clip`.
     max_duration: s; a longer clip is an error.
-    max_pixels: of one frame; see `media.load_clip`.
+    max_pixels, max_decoded_pixels: see `media.load_clip`.
     faces: `True` makes a missing face backend an error, `False` skips the search, `None` takes what can be had.
     landmarks: faces already known, see `EmotionProcessor.find_faces`.
     """
@@ -41,6 +41,7 @@ class EmotionVideosKwargs(VideosKwargs, total=False):
     sampling: str | None
     max_duration: float | int | None
     max_pixels: int | None
+    max_decoded_pixels: int | None
     faces: bool | None
     landmarks: Any
 
@@ -193,7 +194,7 @@ class EmotionProcessor(ProcessorMixin):
             utterances: for one clip a source of `utterances.read`, for a list of clips a list of those or `None`s.
             options: `modalities`, `num_frames`, `sampling`, `fps`, `max_duration` where they differ from the
                 processor's; `sampling_rate`, Hz, of sound given as an array, where it is not the processor's;
-                `max_pixels`, see `media.load_clip`.
+                `max_pixels`, `max_decoded_pixels`, see `media.load_clip`.
 
         Returns:
             a list of B `Clip`s; `None` for a sample without any source.
@@ -267,8 +268,8 @@ class EmotionProcessor(ProcessorMixin):
             settings["sampling"] = "fps"
         if settings["sampling"] != "fps" and options.get("fps") is None:
             settings["fps"] = None
-        if options.get("max_pixels") is not None:
-            settings["max_pixels"] = options["max_pixels"]
+        limits = ("max_pixels", "max_decoded_pixels")
+        settings |= {name: options[name] for name in limits if options.get(name) is not None}
         return {**settings, "modalities": modalities}
 
     def _check_modalities(self, modalities, accepted):
