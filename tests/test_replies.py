@@ -110,6 +110,7 @@ def test_what_the_person_says_or_does_is_no_refusal(reply):
         ("fear", "fearful"),
         ("Surprise!", "surprised"),
         ("furious", "angry"),
+        ("He is not happy at all.", None),
         ("no idea", None),
         (None, None),
     ],

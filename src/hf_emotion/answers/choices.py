@@ -12,6 +12,8 @@ from .lexicon import Lexicon, shipped
 from .replies import chosen_options, final_answer, stated_answer, without_refusals
 from .words import emotion_words
 
+_DENIED = re.compile(r"(?:\b(?:not|no|never|without|neither|nor|cannot)|n't)\s+(?:\w+\s+){0,2}$")
+
 
 def read_choice(
     reply: str | None,
@@ -60,10 +62,12 @@ def _mentioned(text: str, folded: Mapping[str, str], lexicon: Lexicon) -> str | 
             # Of two classes that begin at one place ("very sad" and "very sad indeed") the longer one is meant.
             places.append((match.start(), -len(name), name))
     words = emotion_words(text, lexicon=lexicon)
-    # A class that is only denied ("not angry but sad") is mentioned but not named: what the words say goes first.
-    for _, _, name in sorted(places):
-        if not words or name in words:
-            return folded[name]
+    mentioned = [name for _, _, name in sorted(places)]
+    # A class that is only denied ("not angry but sad") is mentioned but not named: the words that are stated go first.
+    stated = [name for name in mentioned if name in words]
+    stated += [name for place, _, name in sorted(places) if not _DENIED.search(lowered[:place])]
+    if stated:
+        return folded[stated[0]]
     group_of: dict = {}
     for name in folded:
         lemma = lexicon.lemma(name)

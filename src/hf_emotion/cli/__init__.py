@@ -24,6 +24,7 @@ VERBS = {
     "cache": "compute the frozen towers' outputs once; training then reads them",
     "train": "train a paper's phases one after the other, by its recipes",
     "evaluate": "run a model on a data set and score its answers",
+    "benchmark": "run a benchmark of the field and write its table",
     "score": "score a file of predictions against a file of references",
     "push": "publish a model or adapter: weights, processor, code, card, licence, handler, in one commit",
     "space": "write, or publish, a Gradio Space that shows a published model",

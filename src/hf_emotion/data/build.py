@@ -22,7 +22,7 @@ from pathlib import Path
 
 from .files import DataError, MediaFolder, MissingMediaError, Reading, read_lines, replacing
 from .questions import TASKS, instruction_rows
-from .readers import emer, mer, own, recognition
+from .readers import candidates, conversations, emer, mer, own, recognition
 from .schema import FIELDS, make_row
 
 MER_TERMS = "the MER EULA: academic research only, nothing may be edited, passed on or uploaded"
@@ -187,6 +187,9 @@ SOURCES = {
         reference="Zadeh et al., MOSI, arXiv 1606.06259",
     ),
     "demo": Source(_read_demo, "the demo corpus of hf_emotion", "cc0-1.0", True, by_name=True),
+    "openset": Source(candidates.read_openset, "a table of open-vocabulary labels", "", True),
+    "candidates": Source(candidates.read_candidates, "a table of clips to predict", "", True),
+    "conversations": Source(conversations.read_conversations, "a conversation file of another trainer", "", True),
     "folder": Source(own.read_folder, "a folder of clips", "", True, by_name=True),
     "table": Source(own.read_table, "a table of clips", "", True),
 }

@@ -6,6 +6,7 @@ word tables use what the user names and nothing else.
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import numpy as np
 from ..answers.words import emotion_words
 from ..data.files import write_whole
 from ..data.readers.recognition import DFEW_CLASSES, MAFW_CLASSES
-from . import classes, judge, sets, wheel
+from . import classes, judge, official, sets, wheel
 from .grouping import LanguageModelGroups, named
 from .statistics import Clips, bootstrap, compare
 
@@ -70,6 +71,8 @@ class Settings:
     kind: str = "both"
     language: str = "zh"
     judge_reads: bool = False
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    task: str | None = None
 
 
 def _set(predictions, references, settings: Settings, names) -> Clips:
@@ -115,10 +118,11 @@ def _recognition(predictions, references, settings: Settings, names) -> Clips:
     if labels is not None:
         # DFEW writes its classes as 1 to 7.
         references = [labels[int(r) - 1] if str(r).isdigit() and 0 < int(r) <= len(labels) else r for r in references]
+    options = [settings.options.get(name) for name in names] if settings.options else None
     folds = None if settings.folds is None else [settings.folds.get(name) for name in names]
     if folds is not None and None in folds:
         raise EvaluationError(f"--folds names no fold for the clip {names[folds.index(None)]}")
-    return classes.recognition_clips(_texts(predictions), references, labels, folds, settings.strict)
+    return classes.recognition_clips(_texts(predictions), references, labels, folds, settings.strict, options)
 
 
 def _challenge(predictions, references, settings: Settings, names) -> Clips:
@@ -148,6 +152,23 @@ def _sentiment(predictions, references, settings: Settings, names) -> Clips:
     return classes.sentiment_clips(predictions, references, settings.strict)
 
 
+def _official(name: str) -> Callable:
+    """A benchmark's own scorer; an answer that is missing is an empty one."""
+
+    def clips(predictions, references, settings: Settings, names) -> Clips:
+        return official.OFFICIAL[name](["" if cell is None else cell for cell in _texts(predictions)], references)
+
+    return clips
+
+
+def _judged(predictions, references, settings: Settings, names) -> Clips:
+    return official.mme_emotion_clips(predictions, [str(reference) for reference in references], settings.task)
+
+
+def _no_constants(references, settings: Settings) -> dict:
+    return {}
+
+
 def _texts(cells: Iterable) -> list:
     """Replies as text: a closed-set reply that came as a list of labels is read as a comma list."""
     return [", ".join(map(str, cell)) if isinstance(cell, (list, tuple)) else cell for cell in cells]
@@ -171,6 +192,12 @@ def _sentiment_constants(references, settings: Settings) -> dict:
 
 def _first_reference(references, settings: Settings) -> dict:
     return {"constant: first reference": references[0]}
+
+
+def _by_official_code(name: str, *shown: str) -> Metric:
+    return Metric(
+        _official(name), ("response", *_CLASS), ("answer", "gt", "expected_value", *_CLASS), shown, _most_frequent
+    )
 
 
 _WORDS = ("openset", "labels", "emotions", "emotion", "label", "description", "reason", "english", "text")
@@ -216,6 +243,18 @@ METRICS = {
         ("valence", "sentiment", "val", "label"),
         ("weighted_f1", "accuracy"),
         _sentiment_constants,
+    ),
+    "r1_omni": _by_official_code("r1_omni", "uar", "war", "weighted_f1"),
+    "emobench_m": _by_official_code("emobench_m", "accuracy", "weighted_f1", "weighted_precision"),
+    "mmeverse": _by_official_code("mmeverse", "weighted_f1", "accuracy"),
+    "mmeverse_sentiment": _by_official_code("mmeverse_sentiment", "weighted_f1", "accuracy"),
+    "label_list": _by_official_code("label_list", "f1_samples", "f1_micro", "jaccard", "map"),
+    "mme_emotion": Metric(
+        _judged,
+        ("score", "judged"),
+        ("ground_truth", "label"),
+        ("cot", "recognition", "reasoning", "steps"),
+        _no_constants,
     ),
 }
 
@@ -390,7 +429,8 @@ def predict(
         progress: show a bar.
 
     Returns:
-        one dict per row, in order: `id`, `description`, `labels` ... or `id` and `error`. Rows that failed in an
+        one dict per row, in order: `id`, `description`, `labels` ... or `id` and `error`, and `seconds`, its share of
+        the time of its batch. Rows that failed in an
         earlier run are tried again.
 
     Raises:
@@ -421,9 +461,11 @@ def predict(
         for batch in _batches(waiting, batch_size, question):
             clips = [row.get("video") or row.get("audio") for row in batch]
             asked = question if question is not None else batch[0].get("question")
+            started = time.perf_counter()
             answers = describe(clips, utterances=[row.get("utterances") for row in batch], question=asked)
-            for row, found in zip(batch, answers, strict=True):
-                done[row["id"]] = {"id": row["id"], **found}
+            seconds = round((time.perf_counter() - started) / len(batch), 4)
+            for row, answer in zip(batch, answers, strict=True):
+                done[row["id"]] = {"id": row["id"], **answer, "seconds": seconds}
                 file.write(json.dumps(done[row["id"]], ensure_ascii=False, default=_plain) + "\n")
             file.flush()
             bar.update(len(batch))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-NAME_COLUMNS = ("id", "name", "names", "video_name", "filename", "video")
+NAME_COLUMNS = ("id", "name", "names", "video_name", "video_id", "filename", "video")
 MEDIA_SUFFIXES = (".mp4", ".avi", ".wav", ".mkv", ".mov", ".npy")
 EMPTY_CELLS = frozenset(["", "nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "None", "<NA>", "#N/A", "-nan", "-NaN"])
 
