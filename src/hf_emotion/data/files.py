@@ -3,6 +3,8 @@ every error.
 
 `pandas.read_csv` and `load_dataset("csv")` turn the name `00012` into 12 and the name `None` into a missing value.
 Here a cell stays the text it is; each reader converts what its source defines as a number.
+
+Annotations come from strangers: the limits below are checked before a file is read or unpacked.
 """
 
 import csv
@@ -15,16 +17,24 @@ import re
 import shutil
 import threading
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
+
+import numpy as np
+
+from ..processing.utterances import json_fault
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".flv", ".m4v", ".mpg")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac", ".opus")
+MAX_BYTES = 2**28  # of a file
+MAX_UNPACKED_BYTES = 2**26  # of what is read of a workbook or an archive; a hundred thousand rows of sentences
+MAX_COLUMNS = 16_384  # of a table, as in Excel
 
 
 class DataError(ValueError):
@@ -117,8 +127,21 @@ def write_whole(path: str | Path, text: str, encoding: str = "utf-8") -> None:
         temporary.write_text(text, encoding=encoding, newline="")
 
 
+def check_file(path) -> None:
+    """Raise `DataError` for what is not a file (opening a pipe waits for its other end) or has too many bytes."""
+    try:
+        size = os.stat(path).st_size
+    except (OSError, ValueError) as error:
+        raise DataError(path, None, f"cannot be opened ({error})") from None
+    if not os.path.isfile(path):
+        raise DataError(path, None, "not a file")
+    if size > MAX_BYTES:
+        raise DataError(path, None, f"the file has {size:,} bytes; at most {MAX_BYTES:,} are read")
+
+
 def read_text(path) -> str:
     """The whole of a UTF-8 file (a byte-order mark is allowed); the line of the first byte that is not UTF-8."""
+    check_file(path)
     data = Path(path).read_bytes()
     try:
         text = data.decode("utf-8-sig")
@@ -164,18 +187,26 @@ def read_csv(path, columns: Collection[str]) -> Iterator[tuple[int, dict[str, st
             continue
         if header is None:
             header = cells
+            if len(header) > MAX_COLUMNS:
+                raise DataError(path, start, f"{len(header):,} columns; at most {MAX_COLUMNS:,} are read")
             missing = [name for name in columns if name not in header]
             if missing:
-                raise DataError(path, start, f"no column {', '.join(missing)}; the columns are {', '.join(header)}")
-            doubled = sorted({name for name in header if header.count(name) > 1})
+                raise DataError(path, start, f"no column {', '.join(missing)}; the columns are {_named(header)}")
+            doubled = sorted(name for name, count in Counter(header).items() if count > 1)
             if doubled:
-                raise DataError(path, start, f"column {', '.join(map(repr, doubled))} occurs more than once")
+                raise DataError(path, start, f"column {_named(map(repr, doubled))} occurs more than once")
             continue
         if len(cells) != len(header):
             raise DataError(path, start, f"{len(cells)} cells where the header has {len(header)}")
         yield start, dict(zip(header, cells, strict=True))
     if header is None:
         raise DataError(path, 1, f"the file is empty; a header with {', '.join(columns)} is needed")
+
+
+def _named(names) -> str:
+    """The first names, as a message may list them."""
+    names = [name if len(name) <= 60 else f"{name[:57]}..." for name in names]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 _SHEET = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
@@ -189,33 +220,87 @@ def read_xlsx(path) -> Iterator[tuple[int, list[str]]]:
     Raises:
         DataError: a file that is no xlsx workbook.
     """
+    check_file(path)
     try:
         with zipfile.ZipFile(path) as book:
             shared = []
             if "xl/sharedStrings.xml" in book.namelist():
-                for item in ElementTree.fromstring(book.read("xl/sharedStrings.xml")):
+                for item in _elements(path, book, "xl/sharedStrings.xml", f"{_SHEET}si"):
                     # Phonetic hints (rPh) are not part of the text.
                     runs = [item, *item.findall(f"{_SHEET}r")]
                     shared.append("".join(text.text or "" for run in runs for text in run.findall(f"{_SHEET}t")))
-            sheet = ElementTree.fromstring(book.read("xl/worksheets/sheet1.xml"))
-    except (zipfile.BadZipFile, KeyError, ElementTree.ParseError) as error:
+            for row in _elements(path, book, "xl/worksheets/sheet1.xml", f"{_SHEET}row"):
+                number, cells = int(row.get("r", "")), []
+                for cell in row.findall(f"{_SHEET}c"):
+                    text = _cell_text(cell, shared)
+                    cells += [""] * (_column(cell.get("r", "")) - len(cells) - 1) + [text]
+                if any(cells):
+                    yield number, cells
+    except DataError:
+        raise
+    except (zipfile.BadZipFile, KeyError, IndexError, ValueError, OSError, NotImplementedError, RuntimeError) as error:
         raise DataError(path, None, f"not an xlsx workbook ({error}); save it as xlsx") from None
-    for row in sheet.iter(f"{_SHEET}row"):
-        cells = []
-        for cell in row.findall(f"{_SHEET}c"):
-            column = 0
-            for letter in re.match(r"[A-Z]+", cell.get("r")).group():
-                column = 26 * column + ord(letter) - ord("A") + 1
-            value = cell.find(f"{_SHEET}v")
-            if cell.get("t") == "s":
-                text = shared[int(value.text)]
-            elif cell.get("t") == "inlineStr":
-                text = "".join(text.text or "" for text in cell.iter(f"{_SHEET}t"))
-            else:
-                text = "" if value is None else value.text or ""
-            cells += [""] * (column - len(cells) - 1) + [text]
-        if any(cells):
-            yield int(row.get("r")), cells
+
+
+def _elements(path, book: zipfile.ZipFile, member: str, tag: str) -> Iterator[ElementTree.Element]:
+    """The elements of that tag in a part of a workbook, one after the other: the whole would fill the memory."""
+    check_unpacked(path, book.getinfo(member))
+    try:
+        with book.open(member) as stream:
+            events = ElementTree.iterparse(stream, ("start", "end"))
+            root = None
+            for event, element in events:
+                root = element if root is None else root
+                if event == "end" and element.tag == tag:
+                    yield element
+                    root.clear()
+                    element.clear()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{member}: {error}") from None
+
+
+def check_unpacked(path, *members: zipfile.ZipInfo) -> None:
+    """Raise `DataError` for more bytes than allowed; zipfile itself unpacks no more than a member declares."""
+    size = sum(member.file_size for member in members)
+    if size > MAX_UNPACKED_BYTES:
+        raise DataError(path, None, f"{size:,} bytes when unpacked; at most {MAX_UNPACKED_BYTES:,} are read")
+
+
+def _column(reference: str) -> int:
+    """The number of a cell's column, from 1: 28 for "AB7"."""
+    column = 0
+    for letter in re.match(r"[A-Z]{0,4}", reference).group():
+        column = 26 * column + ord(letter) - ord("A") + 1
+    if not 1 <= column <= MAX_COLUMNS:
+        raise ValueError(f"a cell at {reference[:20]!r}")
+    return column
+
+
+def _cell_text(cell: ElementTree.Element, shared: list[str]) -> str:
+    value = cell.find(f"{_SHEET}v")
+    text = "" if value is None else value.text or ""
+    if cell.get("t") == "s":
+        if not re.fullmatch(r"\d{1,9}", text) or int(text) >= len(shared):
+            raise ValueError(f"the cell {cell.get('r')} names a text that is not there")
+        return shared[int(text)]
+    if cell.get("t") == "inlineStr":
+        return "".join(text.text or "" for text in cell.iter(f"{_SHEET}t"))
+    return text
+
+
+def parse_json(path, text: str, line: int = 1, what: str = "", object_pairs_hook=None):
+    """The value of a JSON text that begins on `line` of a file; `DataError` with the line where it is not JSON.
+
+    Args:
+        what: head of the message, such as "column labels is ".
+    """
+    fault = json_fault(text)
+    if fault is not None:
+        raise DataError(path, line + fault[0] - 1, f"{what}{fault[1]}")
+    try:
+        return json.loads(text, object_pairs_hook=object_pairs_hook)
+    except json.JSONDecodeError as error:
+        raise DataError(path, line + error.lineno - 1, f"{what}not JSON ({error.msg})") from None
 
 
 def read_json(path):
@@ -230,10 +315,7 @@ def read_json(path):
             seen[key] = value
         return seen
 
-    try:
-        return json.loads(text, object_pairs_hook=pairs)
-    except json.JSONDecodeError as error:
-        raise DataError(path, error.lineno, f"not JSON ({error.msg})") from None
+    return parse_json(path, text, object_pairs_hook=pairs)
 
 
 def json_line(path, key: str) -> int | None:
@@ -247,7 +329,7 @@ def _line_of_key(text: str, key: str, occurrence: int) -> int | None:
         at = -1
         for _ in range(occurrence):
             at = text.find(quoted, at + 1)
-            while at >= 0 and not text[at + len(quoted) :].lstrip().startswith(":"):
+            while at >= 0 and not _COLON.match(text, at + len(quoted)):
                 at = text.find(quoted, at + 1)
             if at < 0:
                 break
@@ -256,14 +338,30 @@ def _line_of_key(text: str, key: str, occurrence: int) -> int | None:
     return text.count("\n", 0, at) + 1 if at >= 0 else None
 
 
+_COLON = re.compile(r"\s*:")
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    """An array to be filled, as NumPy's pickles begin with one; NumPy's own function makes one of any size and type."""
+    if shape != (0,):
+        raise pickle.UnpicklingError(f"it begins an array of shape {str(shape)[:40]}")
+    return np.ndarray((0,), "b")
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Unpickles dicts, lists, text, numbers and NumPy arrays. Anything else in a label archive could run code."""
 
-    ALLOWED = {("_reconstruct", "multiarray"), ("scalar", "multiarray"), ("ndarray", "numpy"), ("dtype", "numpy")}
+    ALLOWED = {
+        ("_reconstruct", "multiarray"): _reconstruct,
+        ("scalar", "multiarray"): np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,
+        ("ndarray", "numpy"): None,  # only ever an argument of `_reconstruct`
+        ("dtype", "numpy"): np.dtype,
+    }
 
     def find_class(self, module, name):
-        if module.split(".")[0] == "numpy" and (name, module.split(".")[-1]) in self.ALLOWED:
-            return super().find_class(module, name)
+        part = module.split(".")
+        if part[0] == "numpy" and (name, part[-1]) in self.ALLOWED:
+            return self.ALLOWED[name, part[-1]]
         raise pickle.UnpicklingError(f"it holds {module}.{name}")
 
 
@@ -273,11 +371,11 @@ def read_corpus(path) -> dict[str, dict[str, dict]]:
     The archive holds pickled dicts under `train_corpus`, `val_corpus`, `test_corpus`, `test1_corpus`...,
     `whole_corpus`. Only plain values are unpickled, so a file from the internet cannot run code here.
     """
-    import numpy as np
-
+    check_file(path)
     splits = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            check_unpacked(path, *archive.infolist())
             for member in archive.namelist():
                 with archive.open(member) as stream:
                     np.lib.format.read_magic(stream)
@@ -286,10 +384,10 @@ def read_corpus(path) -> dict[str, dict[str, dict]]:
                         raise DataError(path, None, f"{member} holds {dtype} values; a pickled dict is expected")
                     value = _PlainUnpickler(stream).load()
                 splits[member.removesuffix(".npy").removesuffix("_corpus")] = value.item()
-    except (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, EOFError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(path, None, f"not a label archive of plain values ({error})") from None
+    except DataError:
+        raise
+    except Exception as error:  # a damaged pickle makes its reader raise whatever its bytes lead to
+        raise DataError(path, None, f"not a label archive of plain values ({str(error)[:200]})") from None
     for split, corpus in splits.items():
         if not isinstance(corpus, dict) or not all(
             isinstance(item, dict) and "emo" in item for item in corpus.values()
@@ -298,24 +396,35 @@ def read_corpus(path) -> dict[str, dict[str, dict]]:
     return splits
 
 
+def _short(value) -> str:
+    """A value as a message may show it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, a list in itself
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def number(path, line: int | None, column: str, text, low: float = -math.inf, high: float = math.inf) -> float | None:
     """`text` as a number in [low, high]; None for an empty cell. Raises `DataError` naming the column."""
     if text is None or (isinstance(text, str) and not text.strip()):
         return None
     try:
+        if isinstance(text, str) and "_" in text:  # 1_000 is a number to Python alone
+            raise ValueError
         value = float(text)
-    except (TypeError, ValueError):
-        raise DataError(path, line, f"column {column} is {text!r}; a number is needed") from None
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(path, line, f"column {column} is {_short(text)}; a number is needed") from None
     if not math.isfinite(value) or not low <= value <= high:
         bounds = f" between {low:g} and {high:g}" if math.isfinite(low) else ""
-        raise DataError(path, line, f"column {column} is {text!r}; a finite number{bounds} is needed")
+        raise DataError(path, line, f"column {column} is {_short(text)}; a finite number{bounds} is needed")
     return value
 
 
 def choice(path, line: int | None, column: str, text: str, classes: Collection[str]) -> str:
     """`text` if it is one of `classes`, else `DataError` naming them."""
-    if text not in classes:
-        raise DataError(path, line, f"column {column} is {text!r}; one of {', '.join(classes)} is needed")
+    if not isinstance(text, str) or text not in classes:
+        raise DataError(path, line, f"column {column} is {_short(text)}; one of {', '.join(classes)} is needed")
     return text
 
 
@@ -324,7 +433,7 @@ def word_list(path, line: int | None, column: str, text: str) -> list[str]:
     quotes and commas. An empty cell is an empty list. Unlike there, an unclosed bracket is an error."""
     text = text.strip()
     if text.startswith("[") != text.endswith("]"):
-        raise DataError(path, line, f"column {column} is {text!r}; a list in brackets is needed")
+        raise DataError(path, line, f"column {column} is {_short(text)}; a list in brackets is needed")
     for mark in "'\"":
         text = text.replace(mark, ",")
     return [word.strip() for word in text.removeprefix("[").removesuffix("]").split(",") if word.strip()]

@@ -278,7 +278,9 @@ def _parse(name: str, text: str) -> list[dict]:
     if head.startswith("File type"):
         return _from_textgrid(name, text)
     if head[0] in "{[":
-        _check_json(name, text)
+        fault = json_fault(text)
+        if fault is not None:
+            raise UtteranceError(f"{name}, line {fault[0]}: {fault[1]}.")
         try:
             return _from_json(name, json.loads(text))
         except json.JSONDecodeError as error:
@@ -290,8 +292,8 @@ def _parse(name: str, text: str) -> list[dict]:
     raise UtteranceError(f"{name}, line {line}: {first} begins no known format; {ACCEPTED} is accepted.")
 
 
-def _check_json(name: str, text: str) -> None:
-    """Refuse, by its line, what Python's json module can only fail on: deep nesting and endless numbers."""
+def json_fault(text: str) -> tuple[int, str] | None:
+    """What Python's json module can only fail on, deep nesting and endless numbers: the line, and what is there."""
     line, depth = 1, 0
     for match in JSON_TOKEN.finditer(text):
         token = match[0]
@@ -300,10 +302,11 @@ def _check_json(name: str, text: str) -> None:
         elif token[0] in "]}":
             depth -= 1
         if depth > MAX_DEPTH:
-            raise UtteranceError(f"{name}, line {line}: lists and objects more than {MAX_DEPTH} deep in each other.")
+            return line, f"lists and objects more than {MAX_DEPTH} deep in each other"
         if token[0].isdigit() and len(token) > MAX_DIGITS:
-            raise UtteranceError(f"{name}, line {line}: a number of {len(token):,} digits.")
+            return line, f"a number of {len(token):,} digits"
         line += token.count("\n")
+    return None
 
 
 def _blocks(text: str) -> Iterable[list[tuple[int, str]]]:

@@ -8,7 +8,6 @@ subtitle file. Paths are taken from the media folder, or from the folder of the 
 `audio` is found in the media folder by its id.
 """
 
-import json
 from pathlib import Path
 
 from ..files import (
@@ -19,6 +18,7 @@ from ..files import (
     MediaFolder,
     Reading,
     number,
+    parse_json,
     read_csv,
     read_json,
     read_lines,
@@ -134,10 +134,7 @@ def _records(path: Path):
         for line, text in read_lines(path):
             if not text.strip():
                 continue
-            try:
-                record = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise DataError(path, line, f"not JSON ({error.msg})") from None
+            record = parse_json(path, text, line)
             if not isinstance(record, dict):
                 raise DataError(path, line, f"{text[:60]!r} is not an object")
             yield line, record
@@ -154,10 +151,7 @@ def _given_utterances(path: Path, line: int | None, given, media: MediaFolder) -
     if given is None or isinstance(given, list):
         return given
     if isinstance(given, str) and given.lstrip().startswith("["):
-        try:
-            return json.loads(given)
-        except json.JSONDecodeError as error:
-            raise DataError(path, line, f"column utterances is not JSON ({error.msg})") from None
+        return parse_json(path, given, line or 1, "column utterances is ")
     if not isinstance(given, str):
         raise DataError(path, line, f"utterances is {given!r}; a list of rows or the path of a subtitle file is needed")
     found = _resolve(path, given, media)
