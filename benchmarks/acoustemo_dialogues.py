@@ -62,7 +62,7 @@ from hf_emotion.answers.choices import read_choice
 from hf_emotion.evaluation.classes import class_scores
 from hf_emotion.modeling.configuration_acoustemo import AcoustEmoConfig
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration, AcoustEmoModel
-from hf_emotion.modeling.modeling_emotion import encode_sound
+from hf_emotion.modeling.sound import encode_sound
 from hf_emotion.papers import TINY_RANGE, acoustemo_processor
 from hf_emotion.processing.media import load_clip
 from hf_emotion.training.collator import EmotionCollator, encode, stack

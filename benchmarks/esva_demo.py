@@ -36,7 +36,7 @@ from sklearn.metrics import silhouette_score
 from tqdm import tqdm
 
 from hf_emotion.data.demo import EMOTIONS, make_demo
-from hf_emotion.modeling.modeling_emotion import sound_frames
+from hf_emotion.modeling.sound import sound_frames
 from hf_emotion.papers import build
 from hf_emotion.processing.media import load_clip
 from hf_emotion.training.collator import encode, stack

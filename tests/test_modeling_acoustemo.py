@@ -20,9 +20,9 @@ from hf_emotion.inference import describe
 from hf_emotion.inspection import listen, plot_listening
 from hf_emotion.modeling.configuration_emotion import frame_rate_of
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration, AcoustEmoModel
-from hf_emotion.modeling.modeling_emotion import encode_sound
 from hf_emotion.modeling.modeling_imagebind_audio import ImageBindAudioModel
 from hf_emotion.modeling.parts import PartsError
+from hf_emotion.modeling.sound import encode_sound
 from hf_emotion.papers import TINY_QFORMER, acoustemo_config, build, tiny_imagebind
 
 VOCAB = 300

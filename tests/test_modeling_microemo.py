@@ -11,8 +11,8 @@ from transformers import (
     WhisperConfig,
 )
 
-from hf_emotion.modeling.modeling_emotion import PositionTable
 from hf_emotion.modeling.modeling_microemo import LocalFusion, MicroEmoForConditionalGeneration, RegionAttention
+from hf_emotion.modeling.qformer import PositionTable
 from hf_emotion.papers import microemo_config
 
 CASE = MicroEmoCase()

@@ -1,4 +1,4 @@
-"""AcoustEmo: a video LLM that listens to each utterance.
+"""AcoustEmo: a video LLM that attends to the sound of each utterance.
 
 frames -> vision tower -> image Q-Former -> linear -> video tokens T_V          (frozen but for the linear layer)
 sound  -> audio tower -> F_A -> utterance-aware acoustic Q-Former -> linear -> audio tokens T_A = [global; utt_1..N]
@@ -14,9 +14,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .configuration_acoustemo import AcoustEmoConfig
-from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel, PositionTable, sound_frames
+from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel
 from .parts import assemble
-from .qformer import QFormer, UtteranceQFormer
+from .qformer import PositionTable, QFormer, UtteranceQFormer
+from .sound import sound_frames
 
 
 class AcoustEmoModel(EmotionModel):
@@ -52,7 +53,7 @@ class AcoustEmoModel(EmotionModel):
     ) -> BaseModelOutputWithPooling:
         """T_V (3.1): the image Q-Former's tokens, frame by frame; `pooler_output` is B tensors (T_b * K, H)."""
         real = video_times >= 0
-        output = self.watch(pixel_values_videos, real, video_features, **kwargs)
+        output = self.vision_output(pixel_values_videos, real, video_features, **kwargs)
         tokens = self.video_projector(self.image_qformer(output.last_hidden_state))  # (frames, K, H)
         output.pooler_output = list(tokens.flatten(0, 1).split((real.sum(-1) * tokens.shape[1]).tolist()))
         return output
@@ -101,12 +102,12 @@ class AcoustEmoModel(EmotionModel):
 
     @torch.no_grad()
     def attention_over_time(self, layer: int = -1, average: bool = True, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where in time each window's queries listen: the acoustic Q-Former's cross-attention (Eq. 2; Figure 2).
+        """Where in time each window's queries attend: the acoustic Q-Former's cross-attention (Eq. 2; Figure 2).
 
         Args:
             layer: which of the Q-Former's layers with cross-attention.
             average: over heads and queries.
-            inputs: the processor's batch; everything that is no sound or utterance is ignored.
+            inputs: the processor's batch; inputs other than sound and utterances are ignored.
 
         Returns:
             weights (B, 1 + N, L), or (B, 1 + N, heads, K, L) if not averaged: the global window, then the utterances.
@@ -125,14 +126,14 @@ class AcoustEmoModel(EmotionModel):
         for clip, window in windows.any(-1).nonzero().tolist():
             blocks = (reader.global_qformer, reader.utterance_qformer)
             block = next(block for block in (blocks if window == 0 else blocks[::-1]) if block is not None)
-            heard = windows[clip, window].to(states.device)
-            weights[clip, window, ..., heard] = cross_attention(block, states[clip, heard][None], layer)[0]
+            inside = windows[clip, window].to(states.device)
+            weights[clip, window, ..., inside] = cross_attention(block, states[clip, inside][None], layer)[0]
         return (weights.mean((2, 3)) if average else weights), times
 
 
 def cross_attention(block: QFormer, features: torch.Tensor, layer: int) -> torch.Tensor:
     """Cross-attention weights (B, heads, K, L) of one layer of a Q-Former that reads features (B, L, D)."""
-    found = []
+    weights = []
 
     def keep(module, inputs, kwargs, output):
         # Written out: fused attention never holds its weights.
@@ -140,7 +141,7 @@ def cross_attention(block: QFormer, features: torch.Tensor, layer: int) -> torch
         heads = (module.num_attention_heads, module.attention_head_size)
         query = module.query(hidden_states).unflatten(-1, heads).transpose(1, 2)
         key = module.key(features).unflatten(-1, heads).transpose(1, 2)
-        found.append((query @ key.transpose(-1, -2) * module.scaling).softmax(-1))
+        weights.append((query @ key.transpose(-1, -2) * module.scaling).softmax(-1))
 
     layers = [layer for layer in block.qformer.encoder.layer if layer.has_cross_attention]
     hook = layers[layer].crossattention.attention.register_forward_hook(keep, with_kwargs=True)
@@ -148,7 +149,7 @@ def cross_attention(block: QFormer, features: torch.Tensor, layer: int) -> torch
         block(features)
     finally:
         hook.remove()
-    return found[0]
+    return weights[0]
 
 
 class AcoustEmoForConditionalGeneration(EmotionForConditionalGeneration):

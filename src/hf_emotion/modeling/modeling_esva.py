@@ -22,17 +22,17 @@ from transformers.utils import can_return_tuple
 
 from .alignment_esva import AlignmentOutput, AudioVideoAlignment
 from .configuration_esva import ESVAConfig
+from .generation_emotion import MediaTokens
 from .modeling_emotion import (
     EmotionCausalLMOutputWithPast,
     EmotionForConditionalGeneration,
     EmotionModel,
-    MediaTokens,
     build_tower,
     idle,
     parameters_of,
-    sound_frames,
 )
 from .parts_esva import assemble_esva
+from .sound import sound_frames
 
 
 @dataclass
@@ -250,75 +250,50 @@ class ESVAModel(EmotionModel):
 
     def idle_branches(self, media):
         """A zero tied to the branches that this batch leaves without work (see `idle`)."""
-        idling = [
-            getattr(self, f"{name}_tower", None)
-            for name, tokens in (
-                ("vision", media.video),
-                ("face", media.video),
-                ("motion", media.video),
-                ("audio", media.audio),
-            )
-            if tokens is None
-        ]
-        projectors = (f"{name}_projector" for name in ("video", "cls", "face", "motion", "audio"))
-        return idle(
-            *idling,
-            *(getattr(self, name, None) for name in projectors),
-            getattr(self, "msfe", None),
-            getattr(self, "alignment", None),
-            getattr(self, "contrast_head", None),
-        )
+        video, audio = media.video, media.audio
+        towers = {"vision_tower": video, "face_tower": video, "motion_tower": video, "audio_tower": audio}
+        parts = {name: module for name, module in self.named_children() if name != "language_model"}
+        # Parts other than towers are small, and tied always.
+        return idle(*(module for name, module in parts.items() if towers.get(name) is None))
 
     def tower_features(self, **inputs):
         """As the trunk's, with `face_features` and `motion_features`: means of MAE's and VideoMAE's outputs."""
         inputs = super().tower_features(**inputs)
         if "pixel_values_faces" in inputs:
-            seen = {name: inputs[name] for name in ("pixel_values_faces", "face_times")}
+            faces = {name: inputs[name] for name in ("pixel_values_faces", "face_times")}
             if self.config.face_config is not None:
-                inputs["face_features"] = self.get_face_features(**seen).pooler_output
+                inputs["face_features"] = self.get_face_features(**faces).pooler_output
             if self.config.motion_config is not None:
-                inputs["motion_features"] = self.get_motion_features(**seen).pooler_output
+                inputs["motion_features"] = self.get_motion_features(**faces).pooler_output
             del inputs["pixel_values_faces"]
         return inputs
 
     @property
-    def trained_dtype(self):
+    def trained_dtype(self) -> torch.dtype:
         """dtype of what stands behind the towers, which may be kept in another."""
         return self.language_model.get_input_embeddings().weight.dtype
 
-    # What the towers see and hear
+    # What the towers make of picture and sound
 
     @can_return_tuple
     def get_video_features(
         self,
-        pixel_values_videos: Tensor | None = None,
-        video_times: Tensor | None = None,
-        video_features: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,  # (B, 1, 3, height, width), one frame of each clip
+        video_times: Tensor | None = None,  # (B, 1) int64 ms, -1 for a clip without picture
+        video_features: Tensor | None = None,  # (B, 1, 1 + P, D), cached, in place of pixels
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Tokens of the key frame (Emotion-LLaMA's global encoder): its merged patches, then its class token.
 
-        Args:
-            pixel_values_videos: (B, 1, 3, height, width), one frame of each clip.
-            video_times: (B, 1) int64 ms, -1 for a clip without picture.
-            video_features: (B, 1, 1 + P, D), the vision tower's cached output, in place of pixels.
-
-        Returns:
-            the vision tower's output over the real frames, with `pooler_output` a list of B tensors
-            (P / patches_per_token + 1, H); (0, H) for a clip without picture.
+        `pooler_output` is B tensors (P / patches_per_token + 1, H), (0, H) for a clip without picture.
         """
         real = video_times >= 0  # (B, 1)
-        if video_features is None:
-            output = self.vision_tower(
-                pixel_values_videos[real].to(self.vision_tower.dtype), return_dict=True, **kwargs
-            )
-        else:
-            output = BaseModelOutputWithPooling(last_hidden_state=video_features[real])
+        output = self.vision_output(pixel_values_videos, real, video_features, **kwargs)
         tokens = self.picture_tokens(output.last_hidden_state.to(self.trained_dtype))  # (frames, n, H)
         output.pooler_output = list(tokens.flatten(0, 1).split((real.sum(-1) * tokens.shape[1]).tolist()))
         return output
 
-    def picture_tokens(self, states):
+    def picture_tokens(self, states: Tensor) -> Tensor:
         """The vision tower's states (N, 1 + P, D) -> (N, P / patches_per_token + 1, H).
 
         Patches that follow each other, row by row, become one token: four in a row, as in Emotion-LLaMA's code, and not
@@ -329,23 +304,13 @@ class ESVAModel(EmotionModel):
 
     def get_face_features(
         self,
-        pixel_values_faces: Tensor | None = None,
-        face_times: Tensor | None = None,
-        face_features: Tensor | None = None,
-        face_found: Tensor | None = None,
+        pixel_values_faces: Tensor | None = None,  # (B, T, 3, height, width), face crops, else the whole frame
+        face_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
+        face_features: Tensor | None = None,  # (B, T, D), cached, in place of pixels
+        face_found: Tensor | None = None,  # (B, T) bool, frames that show a face; decides `modalities` alone
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """What MAE sees in each frame's face.
-
-        Args:
-            pixel_values_faces: (B, T, 3, height, width), a crop of the face of each frame, else the whole frame.
-            face_times: (B, T) int64 ms, -1 for padded frames.
-            face_features: (B, T, D), cached, in place of pixels.
-
-        Returns:
-            the face tower's output over all real frames, with `pooler_output` (B, T, D): for each frame the mean over
-            its patches, zero where padded.
-        """
+        """MAE's output for each frame's face; `pooler_output` (B, T, D) is its mean over patches, zero where padded."""
         if face_features is not None:
             return BaseModelOutputWithPooling(pooler_output=face_features.to(self.trained_dtype))
         real = face_times >= 0
@@ -363,21 +328,15 @@ class ESVAModel(EmotionModel):
 
     def get_motion_features(
         self,
-        pixel_values_faces: Tensor | None = None,
-        face_times: Tensor | None = None,
-        motion_features: Tensor | None = None,
+        pixel_values_faces: Tensor | None = None,  # (B, T, 3, height, width), as for `get_face_features`
+        face_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
+        motion_features: Tensor | None = None,  # (B, M, D), cached, in place of pixels
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """What VideoMAE sees in the face's movement: sequences of 16 frames, of which every two make a step.
+        """VideoMAE's output for the face's motion: sequences of 16 frames, of which every two make a step.
 
-        Args:
-            pixel_values_faces, face_times: as for `get_face_features`. A sequence that the clip does not fill repeats
-                its last frame.
-            motion_features: (B, M, D), cached, in place of pixels.
-
-        Returns:
-            the motion tower's output over all sequences, with `pooler_output` (B, M, D): for each step the mean over
-            its patches, M = 8 for each begun sequence. Their times: `motion_times`.
+        A sequence that the clip does not fill repeats its last frame. `pooler_output` (B, M, D) is, for each step, the
+        mean over its patches, M = 8 for each begun sequence. Their times: `motion_times`.
         """
         if motion_features is not None:
             return BaseModelOutputWithPooling(pooler_output=motion_features.to(self.trained_dtype))
@@ -401,7 +360,7 @@ class ESVAModel(EmotionModel):
             attentions=output.attentions,
         )
 
-    def motion_times(self, face_times):
+    def motion_times(self, face_times: Tensor) -> Tensor:
         """Times of VideoMAE's steps: the mean time of a step's frames, -1 for one that only repeats the last frame.
 
         face_times (B, T) int64 ms, -1 where padded -> (B, M) int64 ms.
@@ -413,33 +372,17 @@ class ESVAModel(EmotionModel):
         mean = (times * real).sum(-1) // real.sum(-1).clamp(min=1)
         return mean.masked_fill(~real.any(-1), -1)
 
-    def voice_frames(
-        self,
-        input_features=None,
-        input_values=None,
-        audio_features=None,
-        audio_attention_mask=None,
-        audio_times=None,
-        **kwargs,
-    ):
+    def voice_frames(self, **sound) -> tuple[BaseModelOutputWithPooling, Tensor, Tensor]:
         """F_A' of Eq. 1 (F_A without MSFE).
 
-        Args: see `modeling_emotion.sound_frames`.
+        Args:
+            sound: inputs of `get_audio_features`, and options of the audio tower.
 
         Returns:
             the audio tower's output, the frames (B, L, D), zero where there is no sound, and their times (B, L) int64
             ms, -1 where there is none.
         """
-        output, states, times = sound_frames(
-            self.audio_tower,
-            self.config.audio_frame_rate,
-            input_features,
-            input_values,
-            audio_attention_mask,
-            audio_times,
-            audio_features=audio_features,
-            **kwargs,
-        )
+        output, states, times = sound_frames(self.audio_tower, self.config.audio_frame_rate, **sound)
         states = states.to(self.trained_dtype)
         if self.config.msfe_kernel_sizes:
             states = self.msfe(states, times >= 0)
@@ -448,38 +391,32 @@ class ESVAModel(EmotionModel):
     @can_return_tuple
     def get_audio_features(
         self,
-        input_features: Tensor | None = None,
-        input_values: Tensor | None = None,
-        audio_features: Tensor | None = None,
-        audio_attention_mask: Tensor | None = None,
-        audio_times: Tensor | None = None,
+        input_features: Tensor | None = None,  # (B, C, mel, frames), chunks of sound, or
+        input_values: Tensor | None = None,  # (B, samples), a waveform, or
+        audio_features: Tensor | None = None,  # (B, L, D), cached frames of the audio tower
+        audio_attention_mask: Tensor | None = None,  # (B, C), (B, C, frames) or (B, samples), True where real
+        audio_times: Tensor | None = None,  # (B, C) int64 ms, start of each chunk, -1 where padded; not for a waveform
         *,
-        offsets: Tensor | None = None,
+        offsets: Tensor | None = None,  # (B,) int64 ms, by which each sound is moved; None: it stays
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Tokens of a batch's sound, `audio_tokens` a clip.
-
-        Args:
-            offsets: (B,) int64 ms, by which each sound is moved; `None` leaves all where they are.
-            others: see `modeling_emotion.sound_frames`; `kwargs` are the audio tower's.
-
-        Returns:
-            the audio tower's output, with `pooler_output` a list of B tensors (audio_tokens, H); (0, H) for a clip
-            without sound.
-        """
+        """Tokens of a batch's sound; `pooler_output` is B tensors (audio_tokens, H), (0, H) for a clip without."""
         output, states, times = self.voice_frames(
-            input_features, input_values, audio_features, audio_attention_mask, audio_times, **kwargs
+            input_features=input_features,
+            input_values=input_values,
+            audio_features=audio_features,
+            audio_attention_mask=audio_attention_mask,
+            audio_times=audio_times,
+            **kwargs,
         )
-        heard = (times >= 0).any(-1)
-        tokens = self.voice_tokens(states, times, times.amax(-1), offsets)
         return BaseModelOutputWithPooling(
             last_hidden_state=states,
-            pooler_output=list(tokens.flatten(0, 1).split((heard * tokens.shape[1]).tolist())),
+            pooler_output=self.voice_tokens(states, times, times.amax(-1), offsets),
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
 
-    def voice_tokens(self, states, times, ends, offsets=None):
+    def voice_tokens(self, states: Tensor, times: Tensor, ends: Tensor, offsets: Tensor | None = None) -> list[Tensor]:
         """Frames pooled into tokens: means over equal parts of the clip, after the sound was moved.
 
         Args:
@@ -489,103 +426,107 @@ class ESVAModel(EmotionModel):
             offsets: (B,) int64 ms. A frame that is moved before the start or behind the end is left out.
 
         Returns:
-            (clips with sound, audio_tokens, H); a part without any frame is projected from zeros.
+            B tensors (audio_tokens, H), (0, H) for a clip without sound; a part without any frame is projected from
+            zeros.
         """
-        heard = (times >= 0).any(-1)
+        with_sound = (times >= 0).any(-1)
         moved = times if offsets is None else times + offsets.unsqueeze(-1)
         inside = (times >= 0) & (moved >= 0) & (moved <= ends.unsqueeze(-1))
         part = moved * self.config.audio_tokens // (ends.unsqueeze(-1) + 1)
         chosen = part.unsqueeze(1) == torch.arange(self.config.audio_tokens, device=times.device).unsqueeze(-1)
         weights = (chosen & inside.unsqueeze(1)).to(states.dtype)  # (B, audio_tokens, L)
         pooled = weights @ states / weights.sum(-1, keepdim=True).clamp(min=1)
-        return self.audio_projector(pooled[heard])
+        tokens = self.audio_projector(pooled[with_sound])  # (clips with sound, audio_tokens, H)
+        return list(tokens.flatten(0, 1).split((with_sound * tokens.shape[1]).tolist()))
 
     # The clip
 
     def encode_media(self, **inputs) -> ESVAMediaTokens:
-        """Tokens of what the clips of a batch really have (see the `get_*_features` for the shapes).
-
-        What stands for an absent modality depends on the prompt and is made by `embed`. `face_found` (B, T) bool says
-        where `pixel_values_faces` show a face; it decides `modalities` and nothing else.
-        """
-        config = self.config
-        video_times, face_times, face_found = map(inputs.get, ("video_times", "face_times", "face_found"))
-        seen, faces, motion = {}, None, None
-        used = {}
-        if config.vision_config is not None and video_times is not None and (video_times >= 0).any():
-            seen["picture"] = self.encode("video", inputs).pooler_output
-            used["video"] = (video_times >= 0).any(-1)
-        if config.has_motion and face_times is not None and (face_times >= 0).any():
-            real = face_times >= 0
-            if config.face_config is not None:
-                faces = self.encode("face", inputs).pooler_output
-                seen["face"] = self.one_token(self.face_projector, faces, real)
-            if config.motion_config is not None:
-                motion = self.encode("motion", inputs).pooler_output
-                seen["motion"] = self.one_token(self.motion_projector, motion, self.motion_times(face_times) >= 0)
-            used["video"] = used.get("video", False) | real.any(-1)
-            used["face"] = (real if face_found is None else real & face_found).any(-1)
+        """As the trunk's, with sound and picture aligned before the sound becomes tokens."""
+        present = self.present_modalities(inputs)
+        faces, motion, visual = self.visual_tokens(inputs, present)
         audio = voice = alignment = None
-        if "audio" in self.present(inputs):
-            sound = {p.name: inputs.get(p.name) for p in parameters_of(self.get_audio_features)}
-            _, states, times = self.voice_frames(**sound)
-            heard = (times >= 0).any(-1)
-            used["audio"] = heard
+        if "audio" in present:
+            names = [p.name for p in parameters_of(self.get_audio_features)]
+            _, states, times = self.voice_frames(**{name: inputs.get(name) for name in names})
+            present["audio"] = (times >= 0).any(-1)
             voice = states.sum(1) / (times >= 0).sum(-1, keepdim=True).clamp(min=1)
             ends, offsets = times.amax(-1), None
-            if config.aligns and (faces is not None or motion is not None):
-                moving_times = None if motion is None else self.motion_times(face_times)
-                alignment = self.alignment(states, times, faces, face_times, motion, moving_times)
+            if self.config.aligns and (faces is not None or motion is not None):
+                face_times = inputs["face_times"]
+                motion_times = None if motion is None else self.motion_times(face_times)
+                alignment = self.alignment(states, times, faces, face_times, motion, motion_times)
                 ends = torch.maximum(ends, face_times.amax(-1))
-                offsets = alignment.offset if config.apply_offset else None
-            tokens = self.voice_tokens(states, times, ends, offsets)
-            audio = list(tokens.flatten(0, 1).split((heard * tokens.shape[1]).tolist()))
-        video = None
-        if seen:
-            clips = len(next(iter(seen.values())))
-            video = [self.in_order({name: tokens[i] for name, tokens in seen.items()}) for i in range(clips)]
-        return ESVAMediaTokens(
-            video=video, audio=audio, modalities=self.stack_modalities(used), alignment=alignment, voice=voice
-        )
+                offsets = alignment.offset if self.config.apply_offset else None
+            audio = self.voice_tokens(states, times, ends, offsets)
+        modalities = self.stack_modalities(present)
+        return ESVAMediaTokens(video=visual, audio=audio, modalities=modalities, alignment=alignment, voice=voice)
 
-    def one_token(self, projector, states, mask):
+    def present_modalities(self, inputs):
+        present = super().present_modalities(inputs)
+        times, face_found = inputs.get("face_times"), inputs.get("face_found")
+        if times is not None and self.config.has_motion and (times >= 0).any():
+            real = times >= 0
+            present["face"] = (real if face_found is None else real & face_found).any(-1)
+            present["video"] = present.get("video", False) | real.any(-1)
+        return present
+
+    def visual_tokens(self, inputs, present) -> tuple[Tensor | None, Tensor | None, list[Tensor] | None]:
+        """Frames of MAE (B, T, D) and of VideoMAE (B, M, D), and the visual tokens of each clip (n_b, H)."""
+        faces, motion, parts = None, None, {}
+        times = inputs.get("video_times")
+        if hasattr(self, "vision_tower") and times is not None and (times >= 0).any():
+            parts["picture"] = self.encode("video", inputs).pooler_output
+        if "face" in present:
+            real = inputs["face_times"] >= 0
+            if self.config.face_config is not None:
+                faces = self.encode("face", inputs).pooler_output
+                parts["face"] = self.one_token(self.face_projector, faces, real)
+            if self.config.motion_config is not None:
+                motion = self.encode("motion", inputs).pooler_output
+                steps = self.motion_times(inputs["face_times"]) >= 0
+                parts["motion"] = self.one_token(self.motion_projector, motion, steps)
+        clips = [dict(zip(parts, tokens, strict=True)) for tokens in zip(*parts.values(), strict=True)]
+        return faces, motion, [self.in_order(clip) for clip in clips] or None
+
+    def one_token(self, projector: nn.Linear, states: Tensor, mask: Tensor) -> list[Tensor]:
         """states (B, T, D), zero where mask (B, T) is False -> B tensors (1, H), mean over time; (0, H) without any."""
         count = mask.sum(-1)
         mean = (states * mask.unsqueeze(-1)).sum(1) / count.clamp(min=1).unsqueeze(-1)
         return list(projector(mean[count > 0]).split((count > 0).long().tolist()))
 
-    def in_order(self, seen):
+    def in_order(self, parts: dict[str, Tensor]) -> Tensor:
         """A clip's visual tokens in the prompt's order, Emotion-LLaMA's: merged patches, MAE, VideoMAE, class token.
 
-        seen: `picture`, `face`, `motion` -> (n, H); one that is missing, or empty, is made from zeros if others are
+        parts: `picture`, `face`, `motion` -> (n, H); one that is missing, or empty, is made from zeros if others are
         there, and no token is made for a clip without any picture.
         """
-        if not any(len(tokens) for tokens in seen.values()):
-            return next(iter(seen.values()))
+        if not any(len(tokens) for tokens in parts.values()):
+            return next(iter(parts.values()))
         towers = {"picture": "vision_tower", "face": "face_tower", "motion": "motion_tower"}
         names = [name for name, tower in towers.items() if hasattr(self, tower)]
-        if not all(len(seen.get(name, ())) for name in names):
-            seen = {**self.zero_picture(), **{name: tokens for name, tokens in seen.items() if len(tokens)}}
-        between = [seen[name] for name in names if name != "picture"]
-        return torch.cat([seen["picture"][:-1], *between, seen["picture"][-1:]] if "picture" in seen else between)
+        if not all(len(parts.get(name, ())) for name in names):
+            parts = {**self.zero_picture(), **{name: tokens for name, tokens in parts.items() if len(tokens)}}
+        between = [parts[name] for name in names if name != "picture"]
+        return torch.cat([parts["picture"][:-1], *between, parts["picture"][-1:]] if "picture" in parts else between)
 
     # Absent modalities
 
-    def zero_picture(self):
+    def zero_picture(self) -> dict[str, Tensor]:
         """What the model makes of zeros in place of each visual tower's output: name -> (n, H)."""
         config = self.config
         weight = self.get_input_embeddings().weight
-        made = {}
+        tokens = {}
         if config.vision_config is not None:
             count, width = config.num_patch_tokens * config.patches_per_token, config.vision_config.hidden_size
-            made["picture"] = self.picture_tokens(weight.new_zeros(1, 1 + count, width))[0]
+            tokens["picture"] = self.picture_tokens(weight.new_zeros(1, 1 + count, width))[0]
         if config.face_config is not None:
-            made["face"] = self.face_projector(weight.new_zeros(1, config.face_config.hidden_size))
+            tokens["face"] = self.face_projector(weight.new_zeros(1, config.face_config.hidden_size))
         if config.motion_config is not None:
-            made["motion"] = self.motion_projector(weight.new_zeros(1, config.motion_config.hidden_size))
-        return made
+            tokens["motion"] = self.motion_projector(weight.new_zeros(1, config.motion_config.hidden_size))
+        return tokens
 
-    def zero_tokens(self, name):
+    def zero_tokens(self, name: str) -> Tensor:
         """What stands for an absent `"video"` or `"audio"`: (n, H)."""
         weight = self.get_input_embeddings().weight
         if name == "video":
@@ -600,19 +541,14 @@ class ESVAModel(EmotionModel):
         `missing_modality="zero_feature"`."""
         if self.config.missing_modality == "drop":
             return super().embed(input_ids, media)
+        weight = self.get_input_embeddings().weight
         filled = {}
         for name in self.media_names:
             expected = (input_ids == getattr(self.config, f"{name}_token_id")).any(-1).tolist()
-            own = None if media is None else getattr(media, name)
-            if own is None:
-                weight = self.get_input_embeddings().weight
-                own = [weight.new_zeros(0, weight.shape[1])] * len(input_ids)
-            if any(wanted and not len(tokens) for wanted, tokens in zip(expected, own, strict=True)):
-                zero = self.zero_tokens(name)
-                own = [
-                    zero if wanted and not len(tokens) else tokens for wanted, tokens in zip(expected, own, strict=True)
-                ]
-            filled[name] = own
+            clips = (media or {}).get(name) or [weight.new_zeros(0, weight.shape[1])] * len(input_ids)
+            absent = [wanted and not len(tokens) for wanted, tokens in zip(expected, clips, strict=True)]
+            zero = self.zero_tokens(name) if any(absent) else None
+            filled[name] = [zero if lacks else tokens for lacks, tokens in zip(absent, clips, strict=True)]
         return super().embed(input_ids, MediaTokens(**filled))
 
 
@@ -623,12 +559,6 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
     model_class = ESVAModel
     output_class = ESVACausalLMOutputWithPast
     assemble = staticmethod(assemble_esva)
-
-    def get_face_features(self, *args, **kwargs):
-        return self.model.get_face_features(*args, **kwargs)
-
-    def get_motion_features(self, *args, **kwargs):
-        return self.model.get_motion_features(*args, **kwargs)
 
     def loss_parts(self, media, emotion_ids=None):
         """L_align, L_contrast and the controller's loss of a batch: name -> (), those that it gives ground for.

@@ -1,4 +1,4 @@
-"""MicroEmo (arXiv 2407.16552): a video LLM that looks at facial regions and at each utterance.
+"""MicroEmo (arXiv 2407.16552): a video LLM that attends to facial regions and to each utterance.
 
 frames -> vision tower -> global: image Q-Former that reads the frame's timestamp
                        -> local: regional attention -> the same image Q-Former
@@ -19,9 +19,10 @@ from transformers.models.instructblip.modeling_instructblip import InstructBlipQ
 from transformers.utils import can_return_tuple
 
 from .configuration_microemo import MicroEmoConfig
-from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel, PositionTable, encode_sound, idle
+from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel, idle
 from .parts import assemble
-from .qformer import QFormer, UtteranceQFormer
+from .qformer import PositionTable, QFormer, UtteranceQFormer
+from .sound import encode_sound
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -83,7 +84,7 @@ class RegionAttention(nn.Module):
 
 
 class TimestampQFormer(nn.Module):
-    """The image Q-Former: queries that read a frame's patches and the sentence that tells its time (3.2).
+    """The image Q-Former: queries that read a frame's patches and the sentence that states its time (3.2).
 
     "we add the frame-level timestamp, e.g., 'This frame is sampled at 0.0s.', as a condition to the Q-Former". Only
     the queries' outputs are kept: the text outputs, which TimeChat also forwards, hold padding.
@@ -121,17 +122,17 @@ class LocalFusion(nn.Module):
         self.projection = nn.Linear(2 * hidden_size, hidden_size) if fusion == "concat" else None
         self.dynamics_gate = nn.Parameter(torch.full((hidden_size,), float(gate_init))) if local_dynamics else None
 
-    def forward(self, whole, local, found):
-        """whole, local (B, T, K, width), found (B, T) bool: frames with a face -> (B, T, K, width)."""
-        seen = found[..., None, None].to(whole.dtype)  # (B, T, 1, 1)
+    def forward(self, whole, local, has_face):
+        """whole, local (B, T, K, width), has_face (B, T) bool: frames with a face -> (B, T, K, width)."""
+        shown = has_face[..., None, None].to(whole.dtype)  # (B, T, 1, 1)
         if self.fusion == "gate":
-            fused = whole + self.gate * local * seen
+            fused = whole + self.gate * local * shown
         elif self.fusion == "sum":
-            fused = whole + local * seen
+            fused = whole + local * shown
         else:
-            fused = whole + self.projection(torch.cat([whole, local], dim=-1)) * seen
+            fused = whole + self.projection(torch.cat([whole, local], dim=-1)) * shown
         if self.dynamics_gate is not None:
-            steady = nn.functional.pad(found[:, 1:] & found[:, :-1], (1, 0))[..., None, None].to(whole.dtype)
+            steady = nn.functional.pad(has_face[:, 1:] & has_face[:, :-1], (1, 0))[..., None, None].to(whole.dtype)
             change = nn.functional.pad(local[:, 1:] - local[:, :-1], (0, 0, 0, 0, 1, 0))
             fused = fused + self.dynamics_gate * change * steady
         return fused
@@ -199,7 +200,7 @@ class MicroEmoModel(EmotionModel):
         pixel_values_videos: Tensor | None = None,  # (B, T, 3, height, width)
         video_features: Tensor | None = None,  # (B, T, tokens, D), cached, in place of pixels
         video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
-        video_timestamp_ids: Tensor | None = None,  # (B, T, W), the sentence that tells each frame's time
+        video_timestamp_ids: Tensor | None = None,  # (B, T, W), the sentence that states each frame's time
         video_timestamp_mask: Tensor | None = None,  # (B, T, W)
         video_region_masks: Tensor | None = None,  # (B, T, R, P) bool; a frame without any True has no face
         utterance_spans: Tensor | None = None,  # (B, N, 2) int64 ms, start and end, -1 for padded utterances
@@ -209,7 +210,7 @@ class MicroEmoModel(EmotionModel):
         if video_times is None or video_timestamp_ids is None or video_timestamp_mask is None:
             raise ValueError("MicroEmo needs video_times, video_timestamp_ids and video_timestamp_mask beside frames")
         real = video_times >= 0
-        output = self.watch(pixel_values_videos, real, video_features, **kwargs)
+        output = self.vision_output(pixel_values_videos, real, video_features, **kwargs)
         ids, mask = video_timestamp_ids[real], video_timestamp_mask[real]
         regions = None if video_region_masks is None else video_region_masks[real]
         frames = self.frame_results(output.last_hidden_state, ids, mask, regions, real)
@@ -245,8 +246,8 @@ class MicroEmoModel(EmotionModel):
             return whole
         if regions is None:
             raise ValueError("MicroEmo with use_regions=True needs video_region_masks beside frames")
-        local, found = self.local_results(states, timestamp_ids, timestamp_mask, regions)
-        return self.local_fusion(whole, per_clip(local, real), per_clip(found, real))
+        local, has_face = self.local_results(states, timestamp_ids, timestamp_mask, regions)
+        return self.local_fusion(whole, per_clip(local, real), per_clip(has_face, real))
 
     def local_results(self, states, timestamp_ids, timestamp_mask, regions):
         """The image Q-Former's results on facial regions, for frames with a face; zero for the others.
@@ -262,16 +263,18 @@ class MicroEmoModel(EmotionModel):
                 f"video_region_masks cover {regions.shape[-1]} patches but the vision tower gives {states.shape[1]} "
                 f"tokens a frame; the processor's patch_grid must be the tower's"
             )
-        found = regions.flatten(1).any(-1)  # (F,)
+        has_face = regions.flatten(1).any(-1)  # (F,)
         qformer = self.image_qformer if self.config.local_qformer == "shared" else self.local_qformer
         width = qformer.query_tokens.shape[-1]
         local = states.new_zeros(len(states), qformer.query_tokens.shape[1], width, dtype=qformer.query_tokens.dtype)
-        if found.any():
-            focused = self.region_attention(states[found].to(self.region_attention.query.weight.dtype), regions[found])
-            local[found] = qformer(focused, timestamp_ids[found], timestamp_mask[found])
+        if has_face.any():
+            focused = self.region_attention(
+                states[has_face].to(self.region_attention.query.weight.dtype), regions[has_face]
+            )
+            local[has_face] = qformer(focused, timestamp_ids[has_face], timestamp_mask[has_face])
         elif self.training:
             local = local + idle(self.region_attention, qformer).to(local)
-        return local, found
+        return local, has_face
 
     @can_return_tuple
     def get_audio_features(
@@ -280,7 +283,7 @@ class MicroEmoModel(EmotionModel):
         input_values: Tensor | None = None,  # (B, samples), a waveform, or
         audio_features: Tensor | None = None,  # (B, L, D), cached states of the audio tower
         audio_attention_mask: Tensor | None = None,  # (B, C), (B, samples) or (B, L), True where real
-        audio_times: Tensor | None = None,  # not used: MicroEmo hears the whole clip
+        audio_times: Tensor | None = None,  # not used: MicroEmo reads the sound of the whole clip
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """T_A (3.1: "a pre-trained encoder and whole audio Q-Former"); `pooler_output` is B tensors (K or 0, H)."""
@@ -295,22 +298,22 @@ class MicroEmoModel(EmotionModel):
             )
         else:
             output, states, mask = BaseModelOutputWithPooling(), audio_features, audio_attention_mask.bool()
-        heard = mask.any(-1)  # (B,)
+        with_sound = mask.any(-1)  # (B,)
         states = states.to(self.audio_projector.weight.dtype) + self.audio_position_embedding(mask)
-        tokens = self.audio_projector(self.audio_qformer(states[heard], mask[heard]))  # (heard, K, H)
-        output.pooler_output = list(tokens.flatten(0, 1).split((heard.long() * tokens.shape[1]).tolist()))
+        tokens = self.audio_projector(self.audio_qformer(states[with_sound], mask[with_sound]))  # (clips, K, H)
+        output.pooler_output = list(tokens.flatten(0, 1).split((with_sound.long() * tokens.shape[1]).tolist()))
         return output
 
     def sound_features(self, audio_attention_mask, **sound):
         feature = self.config.audio_feature
         return encode_sound(self.audio_tower, feature, audio_attention_mask=audio_attention_mask, **sound)[1:]
 
-    def present(self, inputs):
-        found = super().present(inputs)
+    def present_modalities(self, inputs):
+        present = super().present_modalities(inputs)
         masks = inputs.get("video_region_masks")
-        if "video" in found and self.config.use_regions and masks is not None:
-            found["face"] = masks.flatten(1).any(-1)
-        return found
+        if "video" in present and self.config.use_regions and masks is not None:
+            present["face"] = masks.flatten(1).any(-1)
+        return present
 
 
 class MicroEmoForConditionalGeneration(EmotionForConditionalGeneration):

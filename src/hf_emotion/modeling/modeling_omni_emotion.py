@@ -1,4 +1,4 @@
-"""Omni-Emotion (arXiv 2501.09502): LLaVA-OneVision with ears and an eye for the face.
+"""Omni-Emotion (arXiv 2501.09502): LLaVA-OneVision with sound and a branch for the face.
 
 frames -> SigLIP -> LLaVA-OneVision's projector, pooling and newline          -> video tokens
 sound  -> Whisper encoder -> average pool, stride 3 -> linear, GELU, linear   -> audio tokens
@@ -23,15 +23,11 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 from transformers.utils import can_return_tuple
 
 from .configuration_omni_emotion import OmniEmotionConfig
-from .modeling_emotion import (
-    EmotionForConditionalGeneration,
-    EmotionModel,
-    MediaTokens,
-    PositionTable,
-    build_tower,
-    encode_sound,
-)
+from .generation_emotion import MediaTokens
+from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel, build_tower
 from .parts_omni_emotion import assemble_omni_emotion
+from .qformer import PositionTable
+from .sound import encode_sound
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -92,8 +88,8 @@ def frame_concat(frames, newline, faces):
     return torch.cat([torch.cat([frames, faces], dim=1).flatten(0, 1), newline])
 
 
-# Where the visual tokens of a clip stand in its prompt. Figure 6 (b) has the order of (a): its face tokens have looked
-# at their frame, and the general visual tokens are passed on "to retain general knowledge".
+# Where the visual tokens of a clip stand in its prompt. Figure 6 (b) has the order of (a): its face tokens attended to
+# their frame, and the general visual tokens are passed on "to retain general knowledge".
 FUSIONS = {"clip_concat": clip_concat, "frame_concat": frame_concat, "frame_cross_attention": frame_concat}
 
 
@@ -166,8 +162,8 @@ class OmniEmotionModel(EmotionModel):
         return self.frame_states(pixels)[1]
 
     def sound_features(self, audio_attention_mask, **sound):
-        heard = audio_attention_mask.any(-1) if audio_attention_mask.dim() == 3 else audio_attention_mask
-        return super().sound_features(heard, **sound)[0], audio_attention_mask
+        chunks = audio_attention_mask.any(-1) if audio_attention_mask.dim() == 3 else audio_attention_mask
+        return super().sound_features(chunks, **sound)[0], audio_attention_mask
 
     def tower_features(self, **inputs):
         """As the trunk's, with `face_features`, pooled to `face_grid`: at full size a 64th of the face tower's map."""
@@ -183,21 +179,14 @@ class OmniEmotionModel(EmotionModel):
     @can_return_tuple
     def get_video_features(
         self,
-        pixel_values_videos: Tensor | None = None,
-        video_times: Tensor | None = None,
-        video_features: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,  # (B, T, 3, height, width)
+        video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
+        video_features: Tensor | None = None,  # (B, T, P, D), cached (`frame_states`), in place of pixels
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """General visual tokens of a padded batch (4.2, 4.4).
+        """General visual tokens (4.2, 4.4): the frames' and the newline.
 
-        Args:
-            pixel_values_videos: (B, T, 3, height, width).
-            video_times: (B, T) int64 ms, -1 for padded frames.
-            video_features: (B, T, P, D), cached states of the vision tower (`frame_states`), in place of pixels.
-
-        Returns:
-            the vision tower's output over all real frames, with `pooler_output` a list of B tensors (T_b * V + 1, H),
-            the frames' tokens and the newline; (0, H) for a clip without frames.
+        `pooler_output` is B tensors (T_b * V + 1, H), (0, H) for a clip without frames.
         """
         real = video_times >= 0  # (B, T)
         if video_features is None:
@@ -216,22 +205,15 @@ class OmniEmotionModel(EmotionModel):
     @can_return_tuple
     def get_face_features(
         self,
-        pixel_values_faces: Tensor | None = None,
-        video_times: Tensor | None = None,
-        face_features: Tensor | None = None,
-        face_found: Tensor | None = None,
+        pixel_values_faces: Tensor | None = None,  # (B, T, 3, height, width), face crops, else the whole frame
+        video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
+        face_features: Tensor | None = None,  # (B, T, P, D), cached maps, whole or pooled, in place of pixels
+        face_found: Tensor | None = None,  # (B, T) bool, frames that show a face; decides `modalities` alone
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Face tokens of a padded batch (4.2), before any fusion.
+        """Face tokens (4.2), before any fusion; `pooler_output` is B tensors (T_b * F, H).
 
-        Args:
-            pixel_values_faces: (B, T, 3, height, width), a crop of the face of each frame, else the whole frame.
-            video_times: (B, T) int64 ms, -1 for padded frames.
-            face_features: (B, T, P, D), cached maps of the face tower, whole or pooled to any square grid that
-                `face_grid` divides, in place of pixels.
-
-        Returns:
-            the face tower's output over all real frames, with `pooler_output` a list of B tensors (T_b * F, H).
+        Cached maps may be pooled to any square grid that `face_grid` divides.
         """
         real = video_times >= 0  # (B, T)
         if face_features is None:
@@ -252,38 +234,28 @@ class OmniEmotionModel(EmotionModel):
     @can_return_tuple
     def get_audio_features(
         self,
-        input_features: Tensor | None = None,
-        audio_attention_mask: Tensor | None = None,
-        audio_features: Tensor | None = None,
+        input_features: Tensor | None = None,  # (B, C, mel, frames), chunks of sound, 30 s each at full size
+        audio_attention_mask: Tensor | None = None,  # (B, C, frames) bool, True for sound, or (B, C) for whole chunks
+        audio_features: Tensor | None = None,  # (B, C * l, D), cached states of the audio tower, in place of sound
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """Audio tokens of a padded batch (4.1), chunk after chunk.
-
-        Args:
-            input_features: (B, C, mel, frames), chunks of sound, 30 s each at full size.
-            audio_attention_mask: (B, C, frames) bool, True for frames that are sound, or (B, C) for whole chunks.
-            audio_features: (B, C * l, D), cached states of the audio tower, in place of sound.
-
-        Returns:
-            the audio tower's output over the real chunks, with `pooler_output` a list of B tensors (n_b, H); (0, H) for
-            a clip without sound.
-        """
+        """Audio tokens (4.1), chunk after chunk; `pooler_output` is B tensors (n_b, H)."""
         mask = audio_attention_mask.bool()
-        heard = mask.any(-1) if mask.dim() == 3 else mask  # (B, C)
+        chunks = mask.any(-1) if mask.dim() == 3 else mask  # (B, C)
         if audio_features is None:
-            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, heard, **kwargs)
+            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, chunks, **kwargs)
         else:
             output, states = BaseModelOutput(), audio_features
-        states = states.unflatten(1, (heard.shape[1], -1))[heard].to(self.image_newline.dtype)  # (chunks, l, D)
+        states = states.unflatten(1, (chunks.shape[1], -1))[chunks].to(self.image_newline.dtype)  # (chunks, l, D)
         tokens = self.sound_tokens(states)
-        lengths = torch.full_like(heard, tokens.shape[1], dtype=torch.long)
+        lengths = torch.full_like(chunks, tokens.shape[1], dtype=torch.long)
         if mask.dim() == 3 and not self.config.keep_padding:
             lengths = (mask.sum(-1) / self.config.mel_frames_per_token).ceil().long().clamp(max=tokens.shape[1])
-        lengths = lengths.masked_fill(~heard, 0)  # (B, C)
-        kept = torch.arange(tokens.shape[1], device=mask.device) < lengths[heard].unsqueeze(-1)
+        lengths = lengths.masked_fill(~chunks, 0)  # (B, C)
+        within = torch.arange(tokens.shape[1], device=mask.device) < lengths[chunks].unsqueeze(-1)
         return BaseModelOutputWithPooling(
             last_hidden_state=output.last_hidden_state,
-            pooler_output=list(tokens[kept].split(lengths.sum(-1).tolist())),
+            pooler_output=list(tokens[within].split(lengths.sum(-1).tolist())),
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
@@ -295,12 +267,12 @@ class OmniEmotionModel(EmotionModel):
         frames = video[:-1].unflatten(0, (-1, self.config.tokens_per_frame))
         return self.face_attention(face.unflatten(0, (len(frames), -1)), frames).flatten(0, 1)
 
-    def present(self, inputs):
-        found = super().present(inputs)
+    def present_modalities(self, inputs):
+        present = super().present_modalities(inputs)
         faces = inputs.get("pixel_values_faces") is not None or inputs.get("face_features") is not None
-        if "video" in found and self.config.face_config is not None and faces:
-            found["face"] = found["video"]  # a frame without a face is looked at whole
-        return found
+        if "video" in present and self.config.face_config is not None and faces:
+            present["face"] = present["video"]  # a frame without a face is encoded whole
+        return present
 
     def encode_media(self, **inputs) -> MediaTokens:
         """As the trunk's, with faces fused. What stands for an absent modality depends on the prompt: see `embed`."""
@@ -309,8 +281,8 @@ class OmniEmotionModel(EmotionModel):
             pairs = zip(media.video, media.face, strict=True)
             media.face = [self.fuse(video, face) if len(face) else face for video, face in pairs]
             if inputs.get("face_found") is not None:
-                seen = (inputs["face_found"] & (inputs["video_times"] >= 0)).any(-1)
-                media.modalities[:, self.modality_names.index("face")] = seen
+                with_face = (inputs["face_found"] & (inputs["video_times"] >= 0)).any(-1)
+                media.modalities[:, self.modality_names.index("face")] = with_face
         return media
 
     # Absent modalities and the prompt
@@ -373,10 +345,10 @@ class OmniEmotionModel(EmotionModel):
         tokens = (zero + self.frame_embedding(real)[0].unsqueeze(1)).flatten(0, 1)
         if name == "video":
             return torch.cat([tokens, self.image_newline[None]])
-        watched = None if video is None else video[row]
-        if watched is None or len(watched) != frames * self.config.tokens_per_frame + 1:
+        seen = None if video is None else video[row]
+        if seen is None or len(seen) != frames * self.config.tokens_per_frame + 1:
             return zero[:0]
-        return self.fuse(watched, tokens)
+        return self.fuse(seen, tokens)
 
     def embed(self, input_ids, media=None):
         """As the trunk's; absent modalities are filled in, and the order of visual placeholders is checked.
@@ -397,14 +369,14 @@ class OmniEmotionModel(EmotionModel):
         for row, (ids, tokens) in enumerate(zip(input_ids, face, strict=True)):
             if not len(tokens):
                 continue
-            found = ids[(ids == kinds["video"]) | (ids == kinds["face"])]
+            visual = ids[(ids == kinds["video"]) | (ids == kinds["face"])]
             frames = len(tokens) // config.face_tokens_per_frame
             ordered = FUSIONS[config.fusion](
-                found.new_full((frames, config.tokens_per_frame), kinds["video"]),
-                found.new_full((1,), kinds["video"]),
-                found.new_full((frames, config.face_tokens_per_frame), kinds["face"]),
+                visual.new_full((frames, config.tokens_per_frame), kinds["video"]),
+                visual.new_full((1,), kinds["video"]),
+                visual.new_full((frames, config.face_tokens_per_frame), kinds["face"]),
             )
-            if not torch.equal(found, ordered):
+            if not torch.equal(visual, ordered):
                 raise ValueError(
                     f"row {row} of the batch has its video and face placeholders in another order than fusion "
                     f"{config.fusion!r} puts them; processor and model must agree on the fusion"
@@ -417,9 +389,6 @@ class OmniEmotionForConditionalGeneration(EmotionForConditionalGeneration):
     config: OmniEmotionConfig
     model_class = OmniEmotionModel
     assemble = staticmethod(assemble_omni_emotion)
-
-    def get_face_features(self, *args, **kwargs):
-        return self.model.get_face_features(*args, **kwargs)
 
     @torch.no_grad()
     def add_tokens(self, ids: list[int], known: int):

@@ -70,6 +70,25 @@ def utterance_windows(times: Tensor, spans: Tensor) -> Tensor:
     return torch.where(inside.any(-1, keepdim=True), inside, nearest)
 
 
+class PositionTable(nn.Embedding):
+    """Learned positions with interpolation, so that a table of 32 serves a clip of 96 frames (Video-LLaMA, TimeChat).
+
+    A clip that fits the table reads it by index; a longer one spreads its steps evenly over the table. The table is
+    read per clip, never per batch: a clip's positions do not depend on its neighbours.
+    """
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """mask (B, L) bool, True for real steps, which come first -> (B, L, D)."""
+        count = mask.sum(-1, keepdim=True)  # (B, 1)
+        last = self.num_embeddings - 1
+        step = torch.where(count > self.num_embeddings, last / (count - 1).clamp(min=1), 1.0)
+        position = (torch.arange(mask.shape[1], device=mask.device) * step).clamp(max=last)  # (B, L)
+        low = position.floor().long()
+        share = (position - low).unsqueeze(-1).to(self.weight.dtype)
+        high = (low + 1).clamp(max=last)
+        return super().forward(low) * (1 - share) + super().forward(high) * share
+
+
 @dataclass
 class WindowGroups:
     """How W windows share F frames and few attention calls; windows are ordered by length.

@@ -1,0 +1,102 @@
+"""Generation that encodes a clip's media once, whatever the number of beams, returned sequences or questions.
+
+The media become embeddings of the prompt before the search starts, so beams repeat embeddings and never pixels, and the
+search sees no placeholder id, which may lie beyond the vocabulary.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers.generation import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class MediaTokens(ModelOutput):
+    """What a clip becomes: tokens in the language model's space, one entry per clip of the batch.
+
+    Args:
+        video: B tensors of shape (n_b, H); an empty one for a clip without picture. `None` where the model has no such
+            branch or the batch no such input.
+        audio: as `video`, for sound.
+        face: as `video`, for a branch of faces whose tokens stand in the prompt themselves.
+        modalities: (B, M) bool, which of the model's `modality_names` were really used for each clip.
+    """
+
+    video: list[Tensor] | None = None
+    audio: list[Tensor] | None = None
+    face: list[Tensor] | None = None
+    modalities: Tensor | None = None
+
+    def repeat(self, copies: int) -> "MediaTokens":
+        """The tokens of each clip `copies` times, for beams and returned sequences."""
+        tokens = {name: value for name, value in self.items() if isinstance(value, list)}
+        return MediaTokens(**{name: [clip for clip in value for _ in range(copies)] for name, value in tokens.items()})
+
+
+class MediaGenerationMixin(GenerationMixin):
+    """`generate` for a model whose `base_model` has `encode_media`, `embed` and `replace_placeholders`."""
+
+    def encode_media(self, **inputs) -> MediaTokens:
+        """Encode the media of a processed batch, for many questions through `generate(media=...)`.
+
+        Args:
+            inputs: the processor's output; inputs that are not media are ignored.
+        """
+        return self.base_model.encode_media(**{name: inputs.get(name) for name in self.media_inputs})
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        media: MediaTokens | None = None,
+        **kwargs,
+    ) -> Tensor | ModelOutput:
+        """As transformers' `generate`; `media` takes what `encode_media` returned in place of pixels and sound.
+
+        A placeholder is never generated: an id within the vocabulary would stand for media in the next step.
+
+        Raises:
+            ValueError: an argument is unknown, or media are given both encoded and as inputs.
+        """
+        input_ids = inputs if input_ids is None else input_ids
+        kwargs["logits_processor"] = self.without_placeholders(kwargs.get("logits_processor"))
+        given = {name: kwargs[name] for name in self.media_inputs if kwargs.get(name) is not None}
+        use_cache = kwargs.get("use_cache", getattr(kwargs.get("generation_config"), "use_cache", None))
+        if use_cache is False and media is not None:
+            kwargs["media"] = media
+        # Without a cache the prompt is read again at each step, and transformers takes embeddings for the first only.
+        if input_ids is None or use_cache is False or (media is None and not given):
+            return super().generate(input_ids, **kwargs)
+        media = self.base_model.media_of(media, given)
+        kwargs = {name: value for name, value in kwargs.items() if name not in self.media_inputs}
+        embeds = self.base_model.embed(input_ids, media)
+        prompt = self.base_model.replace_placeholders(input_ids)
+        output = super().generate(inputs_embeds=embeds, input_ids=prompt, **kwargs)
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        copies = len(sequences) // len(input_ids)
+        sequences[:, : input_ids.shape[1]] = input_ids.to(sequences).repeat_interleave(copies, dim=0)
+        return output
+
+    def without_placeholders(self, processors: list | None) -> LogitsProcessorList:
+        """`processors` of `generate`, and one that suppresses the placeholders within the vocabulary."""
+        placeholders = [getattr(self.config, f"{name}_token_id") for name in self.media_names]
+        placeholders = [token for token in placeholders if token < self.config.get_text_config().vocab_size]
+        suppressor = [SuppressTokensLogitsProcessor(placeholders, device=self.device)] if placeholders else []
+        return LogitsProcessorList([*(processors or []), *suppressor])
+
+    def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
+        if model_kwargs.get("media") is not None:
+            model_kwargs["media"] = model_kwargs["media"].repeat(expand_size)  # transformers repeats tensors only
+        return super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **model_kwargs)
+
+    def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            # The cache already holds the media tokens; transformers drops only the names it knows.
+            for name in (*self.media_inputs, "media"):
+                model_inputs.pop(name, None)
+        return model_inputs
