@@ -249,7 +249,15 @@ def test_one_commit_holds_all_of_a_model(published, name):
     config = json.loads(files["config.json"])
     code = {f"{reference.partition('.')[0]}.py" for reference in config["auto_map"].values()}
     expected = {"model.safetensors", "generation_config.json", "processor_config.json", "README.md", "LICENSE"}
-    expected |= {"handler.py", "requirements.txt", "pipeline_emotion.py", "words.py", "lexicon.py", "lexicon.tsv"}
+    expected |= {
+        "handler.py",
+        "requirements.txt",
+        "pipeline_emotion.py",
+        "words.py",
+        "replies.py",
+        "lexicon.py",
+        "lexicon.tsv",
+    }
     assert expected | code <= set(files)
     assert config["custom_pipelines"]["emotion-recognition"]["impl"].startswith("pipeline_emotion.")
     assert files["LICENSE"].decode().lstrip().startswith("Apache License")

@@ -109,7 +109,10 @@ def test_the_folder_holds_exactly_the_files_that_the_model_the_processor_and_the
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     files = {path.name for path in tmp_path.glob("*.py")}
-    assert files == files_needed_by("modeling_microemo.py", "processing_microemo.py", "pipeline_emotion.py")
+    components = ("feature_extraction_imagebind.py", "image_processing_emotion.py")
+    assert files == files_needed_by(
+        "modeling_microemo.py", "processing_microemo.py", "pipeline_emotion.py", *components
+    )
     assert {"modeling_emotion.py", "generation_emotion.py", "sound.py", "qformer.py", "words.py"} <= files
     assert not any("esva" in name for name in files)
     auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]

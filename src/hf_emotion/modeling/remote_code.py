@@ -20,7 +20,7 @@ PIPELINES = {
         "type": "multimodal",
     }
 }
-PIPELINE_FILES = ("pipeline_emotion.py", "words.py", "lexicon.py", "lexicon.tsv")
+PIPELINE_FILES = ("pipeline_emotion.py", "words.py", "replies.py", "lexicon.py", "lexicon.tsv")
 
 # The package this file stands in, or "" where it is a copy in a model's folder.
 PACKAGE = __name__.rpartition(".modeling.")[0]
