@@ -3,15 +3,18 @@
 One file a verb: `add_arguments(parser)` says what it takes, `run(args)` does it and returns the exit code. What takes
 seconds to import (torch, transformers) is imported in `run`, so that help and wrong arguments are answered at once.
 
-Exit codes: 0 success; 1 some clips failed, the others succeeded; 2 the command failed; 130 interrupted.
+Exit codes: 0 success; 1 some clips failed, the others succeeded; 2 the command failed; 130 interrupted (Ctrl-C);
+143 terminated (SIGTERM).
 """
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from importlib import import_module
 
-from .arguments import FAILED
+from .arguments import FAILED, INTERRUPTED, TERMINATED
 
 # Verb -> its line in `hf-emotion --help`. A verb's module is imported only when the verb is used.
 VERBS = {
@@ -49,20 +52,50 @@ def parser(verb: str | None = None) -> argparse.ArgumentParser:
     return root
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM); unwinds like Ctrl-C, so that unfinished files are removed."""
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code; an error is one sentence on standard error, never a traceback."""
+    """Run a command and return its exit code; an error is one sentence on standard error, never a traceback.
+
+    What a command had finished when it was interrupted stays in place, and the same command goes on from there.
+    """
     if not sys.stderr.isatty():
         # Bars of loading and saving are for people; in a script, standard error holds what went wrong.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     argv = sys.argv[1:] if argv is None else argv
-    args = parser(argv[0] if argv else "").parse_args(argv)
+    previous = None
+    if threading.current_thread() is threading.main_thread():
+        previous = signal.signal(signal.SIGTERM, terminate)
     try:
+        args = parser(argv[0] if argv else "").parse_args(argv)
         return args.func(args)
+    except Terminated:
+        print("hf-emotion: terminated", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("hf-emotion: interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
+        return INTERRUPTED
+    except Exception as error:
         if os.environ.get("HF_EMOTION_DEBUG"):
             raise
-        print(f"hf-emotion: {error}", file=sys.stderr)
+        print(f"hf-emotion: {sentence_of(error)}", file=sys.stderr)
         return FAILED
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def sentence_of(error: Exception) -> str:
+    """What went wrong; an error that no command expects is named as one, on one line."""
+    if isinstance(error, (ValueError, OSError, RuntimeError)) and str(error):
+        return str(error)
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"out of memory {text}".strip()
+    return f"unexpected {type(error).__name__}: {text or 'no message'} (HF_EMOTION_DEBUG=1 shows where)"

@@ -3,6 +3,7 @@
 import argparse
 
 OK, SOME_FAILED, FAILED = 0, 1, 2
+INTERRUPTED, TERMINATED = 130, 143  # as shells report Ctrl-C and SIGTERM
 
 
 def positive_int(text: str) -> int:
