@@ -353,7 +353,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
     ALLOWED = {
         ("_reconstruct", "multiarray"): _reconstruct,
-        ("scalar", "multiarray"): np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar,
+        ("scalar", "multiarray"): np.float64(0).__reduce__()[0],  # wherever a version of NumPy keeps it
         ("ndarray", "numpy"): None,  # only ever an argument of `_reconstruct`
         ("dtype", "numpy"): np.dtype,
     }
