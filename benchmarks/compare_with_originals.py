@@ -3,10 +3,12 @@
     python benchmarks/compare_with_originals.py --imagebind CHECKOUT --video-llama CHECKOUT --timechat CHECKOUT \\
         --facexformer CHECKOUT --torchvision FOLDER
 
-Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA, RenShuhuai-Andy/TimeChat
-or Kartik-3004/facexformer; nothing is fetched, and none of their code is part of this package. Their modules are
-imported one file at a time, with small stand-ins for packages that this package does not need (timm, einops, iopath,
-ftfy) and for what transformers has since moved or dropped. FaceXFormer's network needs torchvision's own Swin, for
+Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA,
+RenShuhuai-Andy/TimeChat, Kartik-3004/facexformer or ZebangCheng/Emotion-LLaMA (`--emotion-llama`); whole released
+models are compared in `released_models.py`, beside this file. Nothing is fetched, and none of their code is part of
+this package. Their modules are imported one file at a time, with small stand-ins for packages that this package does
+not need (timm, einops, iopath, ftfy) and for what transformers has since moved or dropped. FaceXFormer's network needs
+torchvision's own Swin, for
 which there is no stand-in: FOLDER is where you unpacked a wheel of the torchvision that fits the installed torch
 (`pip download torchvision==0.28.0 --no-deps`, unzip); its compiled operators are not called and need not load. Random
 weights are filled into the original, its state dict goes through our converter into our module, and the same input
@@ -367,7 +369,11 @@ def main(arguments=None):
     parser.add_argument("--facexformer", type=Path, metavar="CHECKOUT")
     parser.add_argument("--torchvision", type=Path, metavar="FOLDER", help="where torchvision was unpacked")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--emotion-llama", type=Path, metavar="CHECKOUT")
     args = parser.parse_args(arguments)
+    # Here, since it takes the helpers of this file.
+    import released_models as released
+
     runs = [
         ("ImageBind", args.imagebind, compare_imagebind),
         ("Video-LLaMA", args.video_llama, lambda path: compare_eva(path, "video_llama")),
@@ -375,9 +381,11 @@ def main(arguments=None):
         ("TimeChat", args.timechat, lambda path: compare_eva(path, "timechat")),
         ("TimeChat", args.timechat, lambda path: compare_text_qformer(path, "timechat")),
         ("FaceXFormer", args.facexformer, lambda path: compare_facexformer(path, args.torchvision)),
+        ("Emotion-LLaMA", args.emotion_llama, released.compare_emotion_llama),
+        ("Emotion-LLaMA", args.emotion_llama, released.manifest_emotion_llama),
     ]
     if all(path is None for _, path, _ in runs):
-        parser.error("give at least one of --imagebind, --video-llama, --timechat, --facexformer")
+        parser.error("give at least one checkout; see --help")
     rows, skipped = [], []
     given = {source for source, path, _ in runs if path is not None}
     if args.output.is_file():
@@ -394,7 +402,7 @@ def main(arguments=None):
                 rows.append(
                     {"source": source, "part": part, "dtype": dtype, "attention": attention, "difference": difference}
                 )
-                print(f"{source:12} {part:34} {dtype:8} {attention:6} {difference:.1e}", flush=True)
+                print(f"{source:14} {part:50} {dtype:8} {attention:6} {difference:.1e}", flush=True)
         except ImportError as error:
             skipped.append({"source": source, "reason": str(error)})
             print(f"{source:12} cannot be imported: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ import inspect
 
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, GenerationConfig, logging
 
-from .modeling.parts import PartsError, find_file
+from .modeling.parts import PartsError, find_file, read_config
 from .papers import PAPERS, set_special_tokens, whole_sound_extractor
 from .processing.chat_formats import end_of_turn, turns_of, write_template
 from .processing.image_processing_emotion import EmotionImageProcessor
@@ -93,7 +93,10 @@ def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, 
     finally:
         logging.set_verbosity(verbosity)
     notes, config = model.parts_report.notes, model.config
-    settings = dict(processor_settings or {})
+    # A converted checkpoint may say how its processor differs from the model's usual one.
+    trained = next((given[part] for part in TRAINED_PARTS if part in given and part != "video_llm"), None)
+    own_settings = {} if trained is None else read_config(trained, **hub).get("processor", {})
+    settings = {**own_settings, **(processor_settings or {})}
     if turns is not None:
         settings.setdefault("chat_template", write_template(paper.processor_class.content, turns))
         notes.append(f"prompts are written in the chat format of {given[tokenizer_part]!r}")

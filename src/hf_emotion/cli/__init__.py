@@ -20,6 +20,7 @@ from .arguments import FAILED, INTERRUPTED, TERMINATED
 VERBS = {
     "quickstart": "train a tiny model on a small corpus made here; describe a clip",
     "init": "write a complete model and processor folder, with random weights",
+    "convert": "a published checkpoint in, a folder of parts for `init --parts` out",
     "info": "parts, parameters, frozen or trained, tokens per clip",
     "predict": "describe the emotions in clips",
     "build": "read a dataset into rows, check it, make questions, save or publish it",

@@ -121,6 +121,17 @@ def check_is(state_dict: dict[str, torch.Tensor], accepted: str) -> None:
         raise ConversionError(f"this is {what}; a checkpoint of {accepted} is accepted")
 
 
+def refuse_others(state_dict: dict[str, torch.Tensor], *accepted: str) -> None:
+    """Refuse a checkpoint that is known to be of another model than `accepted`; an unknown one passes.
+
+    Raises:
+        ConversionError: names the model that the checkpoint belongs to.
+    """
+    found = recognise(state_dict)
+    if found is not None and found not in accepted:
+        raise ConversionError(f"this is a checkpoint of {found}; one of {' or '.join(accepted)} is accepted")
+
+
 def rename_all(
     state_dict: dict[str, torch.Tensor], table: dict[str, str | None], reasons: dict[str, str], what: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -133,14 +133,19 @@ def convert_state_dict(
     return tensors, report, config
 
 
+def convert(files, output, allow_pickle: bool = False, num_attention_heads: int = 16) -> PartsReport:
+    """Write the folder of the EVA vision tower; of tensors in several files the later file counts."""
+    tensors, report, config = convert_state_dict(read_checkpoints(files, allow_pickle), num_attention_heads)
+    write_folder(output, tensors, config.to_dict(), report)
+    return report
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argument_parser(__doc__.splitlines()[0])
     parser.add_argument("--num-attention-heads", type=int, default=16, help="not written in the weights (default 16)")
     args = parser.parse_args(arguments)
     try:
-        state_dict = read_checkpoints(args.files, args.allow_pickle)
-        tensors, report, config = convert_state_dict(state_dict, args.num_attention_heads)
-        write_folder(args.output, tensors, config.to_dict(), report)
+        report = convert(args.files, args.output, args.allow_pickle, args.num_attention_heads)
     except (ConversionError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

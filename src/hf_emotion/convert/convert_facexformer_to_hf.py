@@ -134,14 +134,19 @@ def convert_state_dict(
     return tensors, new_report(tensors, ignored), config
 
 
+def convert(files, output, allow_pickle: bool = False, image_size: int = 224) -> PartsReport:
+    """Write the folder of FaceXFormer's encoder; of tensors in several files the later file counts."""
+    tensors, report, config = convert_state_dict(read_checkpoints(files, allow_pickle), image_size)
+    write_folder(output, tensors, config.to_dict(), report)
+    return report
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argument_parser(__doc__.splitlines()[0])
     parser.add_argument("--image-size", type=int, default=224, help="pixels; not written in the weights (default 224)")
     args = parser.parse_args(arguments)
     try:
-        state_dict = read_checkpoints(args.files, args.allow_pickle)
-        tensors, report, config = convert_state_dict(state_dict, args.image_size)
-        write_folder(args.output, tensors, config.to_dict(), report)
+        report = convert(args.files, args.output, args.allow_pickle, args.image_size)
     except (ConversionError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -23,6 +23,7 @@ from hf_emotion.convert.checkpoints import (
     check_against,
     new_report,
     read_checkpoints,
+    refuse_others,
     write_folder,
 )
 from hf_emotion.modeling.parts import PARTS_MODEL_TYPE, PartsReport
@@ -145,8 +146,9 @@ def convert_state_dict(
         the tensors (LoRA weights under names that begin with `base_model.`), the report, the fields.
 
     Raises:
-        ConversionError: a Q-Former is not whole, or nothing in the checkpoint has a place.
+        ConversionError: a Q-Former is not whole, nothing in the checkpoint has a place, or it is another model's.
     """
+    refuse_others(state_dict, "TimeChat or Video-LLaMA", "BLIP-2 or InstructBLIP")
     tensors = {new: tensor for key, tensor in state_dict.items() if (new := rename(key)) is not None}
     ignored = {key: reason(key) for key in state_dict if rename(key) is None}
     fields: dict = {}
@@ -225,16 +227,24 @@ def lora_adapter(
     return weights, config
 
 
+def convert(
+    files, output, allow_pickle: bool = False, head_size: int = 64, lora_alpha: float | None = None
+) -> PartsReport:
+    """Write the folder of parts, and LoRA weights as an adapter inside it; of several files the later one counts."""
+    tensors, report, fields = convert_state_dict(read_checkpoints(files, allow_pickle), head_size)
+    adapter = lora_adapter(tensors, lora_alpha)
+    parts = {name: tensor for name, tensor in tensors.items() if not name.startswith(LORA_PREFIX)}
+    write_folder(output, parts, {"model_type": PARTS_MODEL_TYPE, **fields}, report, adapter)
+    return report
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argument_parser(__doc__.splitlines()[0])
     parser.add_argument("--head-size", type=int, default=64, help="width of a Q-Former's head (default 64, BERT's)")
     parser.add_argument("--lora-alpha", type=float, help="not written in the weights (default: the rank, as TimeChat)")
     args = parser.parse_args(arguments)
     try:
-        tensors, report, fields = convert_state_dict(read_checkpoints(args.files, args.allow_pickle), args.head_size)
-        adapter = lora_adapter(tensors, args.lora_alpha)
-        parts = {name: tensor for name, tensor in tensors.items() if not name.startswith(LORA_PREFIX)}
-        write_folder(args.output, parts, {"model_type": PARTS_MODEL_TYPE, **fields}, report, adapter)
+        report = convert(args.files, args.output, args.allow_pickle, args.head_size, args.lora_alpha)
     except (ConversionError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -39,6 +39,9 @@ class ESVAConfig(EmotionConfig):
         patches_per_token: patches that stand in a row and make one token; Emotion-LLaMA's 4 turn 1,024 into 256.
         face_config: MAE, the "local encoder", on the picture of each frame's face. `None`: without.
         motion_config: VideoMAE, the "temporal encoder", on sequences of such pictures. `None`: without.
+        face_feature_size, motion_feature_size: width of the features of a face or motion encoder that is not at hand
+            though its projector was trained: the projector is kept and given zeros. The encoders of the published
+            Emotion-LLaMA were never released, and its authors advise zeros.
         audio_config: "HuBERT serves as the audio encoder" (3.2); Emotion-LLaMA's is a HuBERT-large for Chinese. Any
             audio encoder of transformers that takes a waveform or chunks of a spectrum may stand in its place.
             `None`: without sound.
@@ -96,6 +99,8 @@ class ESVAConfig(EmotionConfig):
     patches_per_token: int = 4
     face_config: dict | PreTrainedConfig | None = field(default_factory=MAE_LARGE.copy)
     motion_config: dict | PreTrainedConfig | None = field(default_factory=VIDEOMAE_LARGE.copy)
+    face_feature_size: int | None = None
+    motion_feature_size: int | None = None
     audio_config: dict | PreTrainedConfig | None = field(default_factory=HUBERT_LARGE.copy)
     audio_frame_rate: float | int | None = None
     audio_tokens: int = 1
@@ -132,6 +137,16 @@ class ESVAConfig(EmotionConfig):
             self.audio_frame_rate = frame_rate_of(self.audio_config)
 
     @property
+    def face_width(self) -> int | None:
+        """Width of the features of the face encoder, whether it is at hand or not; `None` for a model without."""
+        return self.face_feature_size if self.face_config is None else self.face_config.hidden_size
+
+    @property
+    def motion_width(self) -> int | None:
+        """As `face_width`, of the motion encoder."""
+        return self.motion_feature_size if self.motion_config is None else self.motion_config.hidden_size
+
+    @property
     def has_motion(self) -> bool:
         """The model sees how a face changes in time: it has MAE or VideoMAE."""
         return self.face_config is not None or self.motion_config is not None
@@ -158,7 +173,7 @@ class ESVAConfig(EmotionConfig):
     def feature_kinds(self) -> list[str]:
         """What follows the patches, token by token: Emotion-LLaMA's `<FeatureHere>` is MAE, VideoMAE, HuBERT and EVA's
         class token. `"video"` or `"audio"` each, the placeholder that the token takes."""
-        visual = ["video"] * ((self.face_config is not None) + (self.motion_config is not None))
+        visual = ["video"] * ((self.face_width is not None) + (self.motion_width is not None))
         audio = ["audio"] * (0 if self.audio_config is None else self.audio_tokens)
         return visual + audio + ["video"] * (self.vision_config is not None)
 

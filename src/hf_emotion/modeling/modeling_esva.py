@@ -202,10 +202,12 @@ class ESVAModel(EmotionModel):
         if config.face_config is not None:
             masked = config.face_config.model_type == MAEModel.config_class.model_type
             self.face_tower = MAEModel(config.face_config) if masked else build_tower(config.face_config)
-            self.face_projector = nn.Linear(config.face_config.hidden_size, text_width)
+        if config.face_width is not None:
+            self.face_projector = nn.Linear(config.face_width, text_width)
         if config.motion_config is not None:
             self.motion_tower = build_tower(config.motion_config)
-            self.motion_projector = nn.Linear(config.motion_config.hidden_size, text_width)
+        if config.motion_width is not None:
+            self.motion_projector = nn.Linear(config.motion_width, text_width)
         if config.audio_config is not None:
             width = config.audio_config.hidden_size
             self.audio_projector = nn.Linear(width, text_width)
@@ -503,8 +505,8 @@ class ESVAModel(EmotionModel):
         """
         if not any(len(tokens) for tokens in parts.values()):
             return next(iter(parts.values()))
-        towers = {"picture": "vision_tower", "face": "face_tower", "motion": "motion_tower"}
-        names = [name for name, tower in towers.items() if hasattr(self, tower)]
+        projectors = {"picture": "video_projector", "face": "face_projector", "motion": "motion_projector"}
+        names = [name for name, projector in projectors.items() if hasattr(self, projector)]
         if not all(len(parts.get(name, ())) for name in names):
             parts = {**self.zero_picture(), **{name: tokens for name, tokens in parts.items() if len(tokens)}}
         between = [parts[name] for name in names if name != "picture"]
@@ -520,10 +522,10 @@ class ESVAModel(EmotionModel):
         if config.vision_config is not None:
             count, width = config.num_patch_tokens * config.patches_per_token, config.vision_config.hidden_size
             tokens["picture"] = self.picture_tokens(weight.new_zeros(1, 1 + count, width))[0]
-        if config.face_config is not None:
-            tokens["face"] = self.face_projector(weight.new_zeros(1, config.face_config.hidden_size))
-        if config.motion_config is not None:
-            tokens["motion"] = self.motion_projector(weight.new_zeros(1, config.motion_config.hidden_size))
+        if config.face_width is not None:
+            tokens["face"] = self.face_projector(weight.new_zeros(1, config.face_width))
+        if config.motion_width is not None:
+            tokens["motion"] = self.motion_projector(weight.new_zeros(1, config.motion_width))
         return tokens
 
     def zero_tokens(self, name: str) -> Tensor:

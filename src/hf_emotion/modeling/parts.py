@@ -64,6 +64,9 @@ AUDIO_TOWERS = (
     "wav2vec2-conformer",
 )
 
+# Begins the names of LoRA weights in a folder of parts; behind it stands the module that they change.
+LORA = "lora."
+
 ELSEWHERE = "belongs to another part of that checkpoint"
 
 
@@ -253,6 +256,19 @@ def safetensors_names(source: str, **hub) -> dict[str, str]:
         f"the Hub is out of reach or offline mode is on); weights in pickle form (.bin, .pth) are not read: convert "
         f"them with the scripts in hf_emotion.convert"
     )
+
+
+def trained_fields(part: str, source: str, cls, **hub) -> tuple[dict, dict]:
+    """The fields of the model's configuration that a folder of `hf-emotion convert` fixes, and its whole config.json.
+
+    Raises:
+        PartsError: the folder is of another kind.
+    """
+    check_type(part, source, f"{part}_parts", **hub)
+    whole = read_config(source, **hub)
+    fields = {name: value for name, value in whole.items() if name in cls.config_class.__dataclass_fields__}
+    fields.pop("model_type", None)
+    return fields, whole
 
 
 def load_part(
@@ -478,6 +494,42 @@ class Assembly:
                 del part_report.loaded[name]
         self.report.update(part_report)
 
+    def take_trained(self, part: str, source: str, **hub) -> dict[str, torch.Tensor]:
+        """Take the tensors of a folder that `hf-emotion convert` wrote; its LoRA weights are returned for `merge`."""
+        found, part_report = load_part(source, {"": ""}, **hub)
+        lora = {name: tensor for name, tensor in found.items() if name.startswith(LORA)}
+        for name in lora:
+            del found[name], part_report.loaded[name]
+        self.take(part, found, part_report)
+        return lora
+
+    def merge(self, lora: dict[str, torch.Tensor], alpha: float) -> None:
+        """Add LoRA weights to the weights that they change: W + alpha / r * B A, in float32 at least.
+
+        Raises:
+            PartsError: a weight that they change is not there, most often because its part is not given.
+        """
+        for name, down in lora.items():
+            if not name.endswith(".lora_A.weight"):
+                continue
+            module = name.removeprefix(LORA).removesuffix(".lora_A.weight")
+            weight = self.tensors.get(f"{module}.weight")
+            if weight is None:
+                raise PartsError(
+                    f"the LoRA weights change {module}, which no part has; give the language model (text=)"
+                )
+            up = lora[name.replace("lora_A", "lora_B")]
+            if weight.shape != (len(up), down.shape[1]):
+                raise PartsError(
+                    f"the LoRA weights of {module} are for a weight of shape {(len(up), down.shape[1])}; the language "
+                    f"model's has {tuple(weight.shape)}"
+                )
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            changed = weight.to(wide) + alpha / len(down) * (up.to(wide) @ down.to(wide))
+            self.tensors[f"{module}.weight"] = changed.to(weight.dtype)
+        if lora:
+            self.report.notes.append(f"LoRA weights of {len(lora) // 2} layers are added to the language model's own")
+
     def finish(self, dtype: torch.dtype | None, **hub) -> tuple:
         """The model with what was taken, in eval mode and `dtype` (by default float32), and its report."""
         model, info = self.cls.from_pretrained(
@@ -613,4 +665,5 @@ __all__ = [
     "load_language_model",
     "load_part",
     "load_tower",
+    "trained_fields",
 ]

@@ -20,6 +20,7 @@ from .parts import (
     check_type,
     load_language_model,
     load_tower,
+    trained_fields,
     vision_config_of,
 )
 
@@ -42,6 +43,7 @@ def assemble_esva(
     motion: str | None = None,
     audio: str | None = None,
     text: str | None = None,
+    emotion_llama: str | None = None,
     image_size: int = 448,
     config=None,
     dtype: torch.dtype | None = None,
@@ -60,6 +62,8 @@ def assemble_esva(
         motion: a VideoMAE checkpoint.
         audio: any audio encoder of transformers; the paper's is a HuBERT-large.
         text: any causal language model of transformers.
+        emotion_llama: a folder that `hf-emotion convert emotion-llama` wrote: projectors, and LoRA weights that are
+            added to the language model (`text`), LLaMA-2-7B-chat's. It switches MSFE, alignment and contrast off.
         image_size: pixels that EVA sees: "448", as in Emotion-LLaMA.
         config: the model's configuration where no part decides it; the paper's by default.
         dtype: of the whole model; by default the language model's, without one float32.
@@ -73,10 +77,15 @@ def assemble_esva(
         PartsError: no part given, a part cannot be read or is of another kind, or two parts do not fit.
     """
     given = {"vision": vision, "face": face, "motion": motion, "audio": audio, "text": text}
+    given["emotion_llama"] = emotion_llama
     check_given(cls, given, overrides)
     hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
 
     fields = {} if config is None else config.to_dict()
+    trained: dict = {}
+    if emotion_llama is not None:
+        trained_values, trained = trained_fields("emotion_llama", emotion_llama, cls, **hub)
+        fields.update(trained_values)
     if vision is not None:
         vision_config = vision_config_of(vision, **hub)
         check_tower("vision", vision, vision_config, ONE_CLASS_TOKEN)
@@ -122,10 +131,16 @@ def assemble_esva(
                     f"the positions of the vision tower are interpolated to {own.image_size} pixels, bicubic"
                 )
             assembly.take(part, found, part_report)
+    lora = {} if emotion_llama is None else assembly.take_trained("emotion_llama", emotion_llama, **hub)
     if text is not None:
         found, text_report, text_dtype = load_language_model(text, dtype, **hub)
         assembly.take("text", found, text_report)
         dtype = dtype or text_dtype
+    if lora:
+        assembly.merge(lora, trained["lora_alpha"])
+    for name in ("face", "motion"):
+        if getattr(config, f"{name}_config") is None and getattr(config, f"{name}_feature_size") is not None:
+            assembly.report.notes.append(f"no {name} encoder is at hand: its projector reads zeros for every clip")
 
     return assembly.finish(dtype, **hub)
 

@@ -1,0 +1,41 @@
+"""`hf-emotion convert`."""
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from .arguments import OK
+
+# Name of a published checkpoint -> its module in `hf_emotion.convert`, and what becomes of it.
+CHECKPOINTS = {
+    "emotion-llama": ("convert_emotion_llama_to_hf", "init esva --parts emotion_llama="),
+    "eva-vit": ("convert_eva_vit_to_hf", "init microemo --parts vision="),
+    "facexformer": ("convert_facexformer_to_hf", "init omni_emotion --parts face="),
+    "imagebind-audio": ("convert_imagebind_audio_to_hf", "init acoustemo --parts audio="),
+    "video-llama": ("convert_videollama_qformer_to_hf", "init microemo --parts video_llama="),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Rename the tensors of a published checkpoint by a strict table and write a folder that "
+        "`hf-emotion init --parts` reads. A checkpoint of another model, or a tensor without a place, is refused."
+    )
+    parser.add_argument("name", choices=CHECKPOINTS, help="what the files are: " + ", ".join(CHECKPOINTS))
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="weights, or the published folder; the later file counts"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write; new or empty")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read .pth and .bin files; a pickle can run code of its author, so only for files you trust",
+    )
+
+
+def run(args) -> int:
+    module, following = CHECKPOINTS[args.name]
+    report = import_module(f"..convert.{module}", __package__).convert(args.files, args.output, args.allow_pickle)
+    print(report)
+    print(f"{args.output}: to be used by hf-emotion {following}{args.output} ...")
+    return OK

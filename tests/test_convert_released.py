@@ -1,0 +1,271 @@
+"""Released models, from a tiny checkpoint in the authors' names to an answer: converters, refusals, model folders."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from part_folders import LAYERS, audio_part, text_part
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMultimodalLM, AutoProcessor, InstructBlipVisionConfig
+from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
+
+from hf_emotion.cli import main
+from hf_emotion.convert.checkpoints import SIGNATURES, ConversionError, check_is, recognise, rename_all
+
+WIDTH = LAYERS["hidden_size"]
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def linear(name, rows, columns, seed=0):
+    return {f"{name}.weight": noise(rows, columns, seed=seed), f"{name}.bias": noise(rows, seed=seed + 1)}
+
+
+def lora(prefix, layers, projections, rank, seed=0):
+    weights = {}
+    for layer in range(layers):
+        for place, (name, rows, columns) in enumerate(projections):
+            key = f"{prefix}.layers.{layer}.{name}"
+            weights[f"{key}.lora_A.default.weight"] = noise(rank, columns, seed=seed + 10 * layer + place)
+            weights[f"{key}.lora_B.default.weight"] = noise(rows, rank, seed=seed + 10 * layer + place + 5)
+    return weights
+
+
+def emotion_llama_checkpoint():
+    """What Emotion-LLaMA's runner saves: trained parameters, and buffers, in the authors' names."""
+    return {
+        **linear("llama_proj", WIDTH, 4 * WIDTH, 1),
+        **linear("cls_tk_llama_proj", WIDTH, WIDTH, 2),
+        **linear("feats_llama_proj1", WIDTH, 16, 3),
+        **linear("feats_llama_proj2", WIDTH, 16, 4),
+        **linear("feats_llama_proj3", WIDTH, WIDTH, 5),
+        **linear("attention.fc_att", 7, 128, 6),
+        "llama_model.base_model.model.model.rotary_emb.inv_freq": noise(4),
+        **lora(
+            "llama_model.base_model.model.model",
+            2,
+            [("self_attn.q_proj", 32, WIDTH), ("self_attn.v_proj", 16, WIDTH)],
+            rank=4,
+        ),
+    }
+
+
+def emotion_llama_folder(folder):
+    torch.save({"model": emotion_llama_checkpoint(), "epoch": 1}, folder / "emotion_llama.pth")
+    parts = str(folder / "parts")
+    assert (
+        main(["convert", "emotion-llama", str(folder / "emotion_llama.pth"), "--allow-pickle", "--output", parts]) == 0
+    )
+    torch.manual_seed(0)
+    eva = InstructBlipVisionConfig(image_size=56, patch_size=14, **LAYERS)
+    InstructBlipVisionModel(eva).save_pretrained(folder / "eva")
+    given = [
+        f"emotion_llama={parts}",
+        f"text={text_part(folder / 'text', 'llama')}",
+        f"audio={audio_part(folder / 'audio', 'hubert')}",
+        f"vision={folder / 'eva'}",
+    ]
+    image_size = ["--set", "image_size=112"]
+    assert main(["init", "esva", "--parts", *given, *image_size, "--output", str(folder / "model")]) == 0
+    return folder / "model"
+
+
+FOLDERS = {"emotion-llama": emotion_llama_folder}
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def converted(request, tmp_path_factory):
+    """A released model's tiny checkpoint, converted and assembled: its folder, and where its parts lie."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return FOLDERS[request.param](folder), folder
+
+
+@pytest.fixture
+def clips():
+    generator = np.random.default_rng(0)
+    return [
+        {
+            "video": {"frames": generator.integers(0, 255, (count, 64, 64, 3), dtype=np.uint8), "fps": 4.0},
+            "audio": {"waveform": generator.normal(0, 0.1, 16000).astype(np.float32), "sampling_rate": 16000},
+        }
+        for count in (6, 3)
+    ]
+
+
+def load(folder):
+    model, report = AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=False, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    return model.eval(), AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+
+
+# From the converted folder to an answer
+
+
+def test_a_converted_folder_answers_in_batches_as_it_does_alone(converted, clips):
+    model, processor = load(converted[0])
+    questions = ["What does she feel?", "And this man, what may he feel?"]
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    batch = processor(videos=clips, text=questions, return_tensors="pt")
+    together = model.generate(**batch, **options)[:, -4:]
+    for clip, question, answer in zip(clips, questions, together, strict=True):
+        alone = processor(videos=[clip], text=[question], return_tensors="pt")
+        assert torch.equal(model.generate(**alone, **options)[0, -4:], answer)
+
+
+def test_beams_read_a_clip_once(converted, clips, monkeypatch):
+    model, processor = load(converted[0])
+    batch = processor(videos=clips, text=["What does she feel?", "And he?"], return_tensors="pt")
+    calls = []
+    monkeypatch.setattr(model.model.vision_tower, "forward", counted(model.model.vision_tower.forward, calls))
+    beams = model.generate(**batch, max_new_tokens=3, num_beams=3, num_return_sequences=3, do_sample=False)
+    assert len(beams) == 6
+    assert len(calls) == 1
+
+
+def counted(forward, calls):
+    def call(*args, **kwargs):
+        calls.append(1)
+        return forward(*args, **kwargs)
+
+    return call
+
+
+def test_an_answer_can_be_streamed(converted, clips):
+    class Streamer:
+        def __init__(self):
+            self.tokens = []
+
+        def put(self, value):
+            self.tokens.append(value)
+
+        def end(self):
+            self.ended = True
+
+    model, processor = load(converted[0])
+    streamer = Streamer()
+    batch = processor(videos=clips[:1], text="What does she feel?", return_tensors="pt")
+    answer = model.generate(**batch, max_new_tokens=3, min_new_tokens=3, do_sample=False, streamer=streamer)
+    assert streamer.ended
+    assert torch.cat([tokens.flatten() for tokens in streamer.tokens]).tolist()[-3:] == answer[0, -3:].tolist()
+
+
+def test_one_step_of_lora_moves_the_adapter_and_nothing_else(converted, clips):
+    from peft import LoraConfig, get_peft_model
+
+    model, processor = load(converted[0])
+    pattern = r"model\.language_model\.layers\.\d+\.self_attn\.(q|v)_proj"
+    trained = get_peft_model(model, LoraConfig(r=2, target_modules=pattern, task_type="CAUSAL_LM"))
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    batch = processor(videos=clips, text=["What does she feel?", "And he?"], return_tensors="pt")
+    optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=1.0)
+    trained.train()
+    trained(**batch, labels=batch["input_ids"].clamp(max=2000)).loss.backward()
+    optimizer.step()
+    moved = {name for name, tensor in trained.state_dict().items() if not torch.equal(tensor, before[name])}
+    # B starts at zero, so after one step A has had no gradient yet.
+    assert moved == {name for name in before if "lora_B" in name}
+
+
+def test_the_command_line_describes_real_clips(converted, shared_data, capsys):
+    clips = [str(shared_data / "face_clips" / name) for name in ("no_face.mp4", "WolfgangLanger_Pexels.mp4")]
+    code = main(["predict", *clips, "--model", str(converted[0]), "--max-new-tokens", "4", "--json"])
+    results = json.loads(capsys.readouterr().out)
+    assert code == 0
+    assert [result["clip"] for result in results] == clips
+    assert all("video" in result["modalities"] for result in results)
+
+
+# Each model's own
+
+
+def test_emotion_llama_reads_zeros_for_encoders_that_were_never_published(tmp_path, capsys, clips):
+    folder = emotion_llama_folder(tmp_path)
+    said = capsys.readouterr().out
+    assert "no face encoder is at hand: its projector reads zeros for every clip" in said
+    assert "LoRA weights of 4 layers are added to the language model's own" in said
+    assert "prompts are written in the paper's own chat format" in said
+    model, processor = load(folder)
+    assert processor.keyframe == "first"
+    batch = processor(videos=clips[:1], text="[reason] Why?", utterances=[[(0, 1, "I see.")]], return_tensors="pt")
+    media = model.encode_media(**batch)
+    given = emotion_llama_checkpoint()
+    # 112 pixels in patches of 14 are 64, four to a token: 16, then MAE, VideoMAE and the class token.
+    assert media.video[0].shape == (19, WIDTH)
+    torch.testing.assert_close(media.video[0][16], given["feats_llama_proj1.bias"])
+    torch.testing.assert_close(media.video[0][17], given["feats_llama_proj2.bias"])
+    prompt = processor.decode(batch["input_ids"][0])
+    assert prompt.endswith("</feature> The person in video says: I see.  [reason] Why? [/INST]")
+
+
+def test_emotion_llamas_lora_is_added_to_the_language_model(tmp_path):
+    folder = emotion_llama_folder(tmp_path)
+    before, after = load_file(tmp_path / "text" / "model.safetensors"), load_file(folder / "model.safetensors")
+    given = emotion_llama_checkpoint()
+    name = "layers.1.self_attn.v_proj"
+    key = f"llama_model.base_model.model.model.{name}"
+    change = 16 / 4 * given[f"{key}.lora_B.default.weight"] @ given[f"{key}.lora_A.default.weight"]
+    expected = before[f"model.{name}.weight"] + change
+    torch.testing.assert_close(after[f"model.language_model.{name}.weight"], expected)
+    untouched = "layers.1.self_attn.k_proj.weight"
+    assert torch.equal(after[f"model.language_model.{untouched}"], before[f"model.{untouched}"])
+
+
+# Tables and refusals
+
+
+def test_a_tensor_without_a_place_or_a_reason_is_refused():
+    with pytest.raises(ConversionError, match=r"holds odd\.weight, which has no place"):
+        rename_all({"odd.weight": torch.zeros(1)}, {r"even\.weight": "even"}, {}, "the checkpoint")
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path, capsys):
+    save_file(emotion_llama_checkpoint(), tmp_path / "file.safetensors")
+    arguments = [str(tmp_path / "file.safetensors"), "--output", str(tmp_path / "out")]
+    assert main(["convert", "video-llama", *arguments]) == 2
+    assert "this is a checkpoint of Emotion-LLaMA" in capsys.readouterr().err
+    save_file({"head.weight": noise(2, 2)}, tmp_path / "file.safetensors")
+    assert main(["convert", "emotion-llama", *arguments]) == 2
+    assert "no model known here (its tensors are head.weight, ...); a checkpoint of Emotion-LLaMA is accepted" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pickle_needs_consent(tmp_path, capsys):
+    torch.save({"model": emotion_llama_checkpoint()}, tmp_path / "file.pth")
+    arguments = [str(tmp_path / "file.pth"), "--output", str(tmp_path / "out")]
+    assert main(["convert", "emotion-llama", *arguments]) == 2
+    assert "pass --allow-pickle" in capsys.readouterr().err
+
+
+def test_lora_weights_without_their_language_model_are_refused(tmp_path, capsys):
+    save_file(emotion_llama_checkpoint(), tmp_path / "file.safetensors")
+    assert main(["convert", "emotion-llama", str(tmp_path / "file.safetensors"), "--output", str(tmp_path / "p")]) == 0
+    text = text_part(tmp_path / "text", "llama")
+    given = [f"emotion_llama={tmp_path / 'p'}", f"audio={audio_part(tmp_path / 'audio', 'hubert')}"]
+    arguments = ["init", "esva", "--parts", *given, f"tokenizer={text}", "--set", "vision_config=null"]
+    # the sizes of the language model, and none of its weights
+    arguments += ["--set", f"text_config={(tmp_path / 'text' / 'config.json').read_text(encoding='utf-8')}"]
+    assert main([*arguments, "--output", str(tmp_path / "model")]) == 2
+    assert "which no part has; give its language model" in capsys.readouterr().err
+
+
+def test_every_known_model_is_told_from_the_others():
+    examples = {
+        "Emotion-LLaMA": emotion_llama_checkpoint(),
+        "TimeChat or Video-LLaMA": ["video_Qformer.bert.x", "llama_proj.weight", "llama_model.x"],
+        "BLIP-2 or InstructBLIP": ["Qformer.bert.x", "visual_encoder.blocks.0.attn.q_bias"],
+        "MiniGPT-v2": ["llama_proj.weight", "llama_model.base_model.x"],
+        "EVA": ["blocks.0.attn.q_bias"],
+        "ImageBind": ["modality_trunks.audio.x"],
+        "FaceXFormer": ["backbone.0.0.0.weight", "linear_fuse.weight"],
+    }
+    for name, tensors in examples.items():
+        assert name in SIGNATURES
+        assert recognise(tensors) == name
+    with pytest.raises(ConversionError, match="this is a checkpoint of EVA"):
+        check_is({"blocks.0.attn.q_bias": None}, "Emotion-LLaMA")
