@@ -251,7 +251,7 @@ def test_lora_weights_without_their_language_model_are_refused(tmp_path, capsys)
     # the sizes of the language model, and none of its weights
     arguments += ["--set", f"text_config={(tmp_path / 'text' / 'config.json').read_text(encoding='utf-8')}"]
     assert main([*arguments, "--output", str(tmp_path / "model")]) == 2
-    assert "which no part has; give its language model" in capsys.readouterr().err
+    assert "which no part has; give the language model" in capsys.readouterr().err
 
 
 def test_every_known_model_is_told_from_the_others():
