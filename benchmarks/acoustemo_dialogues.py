@@ -621,9 +621,8 @@ def fit(model, processor, samples, steps, lr, seed, args):
     return [round(entry["loss"], 4) for entry in trainer.state.log_history if "loss" in entry]
 
 
-def run_row(name, tower, train_rows, test_rows, seed, shared, args):
-    """Phase 2 for one row of the table."""
-    started, cpu = time.time(), time.process_time()
+def train_row(name, tower, train_rows, seed, shared, args):
+    """Phase 2 for one row of the table: the model on the CPU, its processor, and the losses of reading and hearing."""
     fields, settings = ROWS[name]
     set_seed(seed)
     tokenizer = word_tokenizer()
@@ -639,8 +638,14 @@ def run_row(name, tower, train_rows, test_rows, seed, shared, args):
     read = fit(model, processor, written, args.reading_steps, args.reading_lr, seed, args)
     model.freeze(("audio_tower",))
     heard = fit(model, processor, train, args.steps, args.lr, seed, args)
+    return model.cpu().eval(), processor, read, heard
+
+
+def run_row(name, tower, train_rows, test_rows, seed, shared, args):
+    """One row of the table: phase 2, then the questions about held-out dialogues."""
+    started, cpu = time.time(), time.process_time()
+    model, processor, read, heard = train_row(name, tower, train_rows, seed, shared, args)
     trained = time.time() - started
-    model = model.cpu().eval()
     one = [asked(row, i) for row in test_rows for i in range(3)]
     replies = answers(model, processor, samples_of(processor, one, shared["test"], tower), max_new_tokens=3)
     truth = [emotion for row in test_rows for emotion in row["emotions"]]
@@ -869,7 +874,7 @@ def tower_time(args):
     write_json(args.output.with_name("acoustemo_tower_time.json"), result)
 
 
-def main():
+def parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, help="RAVDESS speech: Actor_*/03-01-*.wav or .flac")
     parser.add_argument("--held-out", nargs="+", type=int, default=[17, 18, 19, 20], help="actors never trained on")
@@ -896,13 +901,17 @@ def main():
     parser.add_argument("--tower-time", action="store_true", help="only time the acoustic branch by utterances")
     parser.add_argument("--repetitions", type=int, default=5, help="of --tower-time")
     parser.add_argument("--seconds", type=int, default=20, help="of sound, an even number, in --tower-time")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = parser().parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.tower_time:
         return tower_time(args)
     if args.folder is None:
-        parser.error("the RAVDESS folder is needed")
+        parser().error("the RAVDESS folder is needed")
     recordings = read_recordings(args.folder)
     if args.actors:
         recordings = [recording for recording in recordings if recording.actor in args.actors]

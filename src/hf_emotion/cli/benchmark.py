@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "some clips could not be described."
     )
     parser.add_argument("suite", metavar="SUITE", help=f"{', '.join(suites())}, or a suite file of your own (.yaml)")
-    who = parser.add_mutually_exclusive_group(required=True)
+    who = parser.add_mutually_exclusive_group()
     who.add_argument("--model", help="a model folder or Hub id")
     who.add_argument("--answer", metavar="TEXT", help="in place of a model: the same answer for every clip")
     who.add_argument(
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reader", nargs="+", default=[], metavar="KEY=VALUE", help="further options of the reader")
     parser.add_argument("--question", help="asked in place of the suite's question")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N clips of each task")
+    parser.add_argument("--lmms-eval", type=Path, metavar="DIR", help="write the tasks for lmms-eval --include_path")
     parser.add_argument("--dataset-id", metavar="ID", help="Hub id for .eval_results where the suite has none")
     parser.add_argument("--num-frames", type=int, help="frames to look at (default: the model's)")
     parser.add_argument("--modalities", nargs="+", metavar="NAME", help="what to use: video, audio (default: all)")
@@ -51,6 +52,16 @@ def run(args: argparse.Namespace) -> int:
     suite, settings = load_suite(args.suite), settings_of(args)
     options = dict(_pair(text, "--reader") for text in args.reader)
     options |= {key: value for key, value in (("fold", args.fold), ("split", args.split)) if value is not None}
+    if args.lmms_eval:
+        from ..evaluation.lmms_tasks import write_tasks
+
+        if args.data is None:
+            raise EvaluationError("--lmms-eval needs --data, the folder with the clips of the benchmark")
+        print(" ".join(write_tasks(suite, args.data, args.lmms_eval, options, args.tasks or ())))
+    if args.model is None and args.answer is None and not args.predictions:
+        if args.lmms_eval:
+            return OK
+        raise EvaluationError("give one of --model, --answer and --predictions")
     try:
         results = run_suite(
             suite,
