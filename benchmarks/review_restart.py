@@ -58,6 +58,7 @@ def main(arguments=None):
 
         def command(folder):
             step = ["review", "run", str(table), "--output", str(folder)]
+            step += ["--describe", "offline", "--listen", "offline", "--judge", "offline"]
             return [sys.executable, "-m", "hf_emotion.cli", *step]
 
         whole, killed = Path(temporary) / "whole", Path(temporary) / "killed"

@@ -1,5 +1,6 @@
 """The command line: one clear sentence for each bad input, the other clips still described, exit codes for scripts."""
 
+import argparse
 import json
 import shutil
 from fractions import Fraction
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hf_emotion.cli import main
+import hf_emotion
+from hf_emotion.cli import VERBS, main, parser
+from hf_emotion.papers import PAPERS
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,7 @@ def test_predict_reads_utterances_and_names_the_line_of_a_malformed_subtitle(mod
     captured = capsys.readouterr()
     results = json.loads(captured.out)
     assert [utterance["text"] for utterance in results[0]["utterances"]] == ["hello", "well"]
+    assert all({"labels", "description"} <= set(utterance) for utterance in results[0]["utterances"])
     assert "bad.srt" in results[1]["error"]
     assert "6" in results[1]["error"]
     assert main([*arguments, "--utterances", str(good)]) == 2
@@ -126,7 +130,7 @@ def test_a_count_below_one_is_refused_before_anything_is_loaded(option, value, c
 
 def test_a_folder_without_a_model_is_refused(tmp_path, capsys):
     assert main(["predict", "x.mp4", "--model", str(tmp_path)]) == 2
-    assert "no config.json" in capsys.readouterr().err
+    assert "has no config.json" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "nothing")]) == 2
 
 
@@ -163,8 +167,11 @@ def test_info_counts_tokens_for_every_grid_and_says_what_the_base_adds(capsys):
 def test_init_refuses_a_folder_in_use_and_an_unknown_model(model_folder, tmp_path, capsys):
     assert main(["init", "microemo", "--output", str(model_folder)]) == 2
     assert "not empty" in capsys.readouterr().err
-    assert main(["init", "macroemo", "--output", str(tmp_path / "new")]) == 2
-    assert "accepted are microemo" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["init", "macroemo", "--output", str(tmp_path / "new")])
+    message = capsys.readouterr().err
+    assert "did you mean 'microemo'? Accepted are " in message
+    assert all(name in message for name in PAPERS)
     assert main(["init", "microemo", "--size", "paper", "--output", str(tmp_path / "new")]) == 2
     assert "tokenizers" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -174,3 +181,56 @@ def test_an_ablation_can_be_set_from_the_command_line(tmp_path, capsys):
     assert main(["init", "microemo", "--set", "use_utterances=false", "--output", str(tmp_path / "m")]) == 0
     assert json.loads((tmp_path / "m" / "config.json").read_text())["use_utterances"] is False
     assert json.loads((tmp_path / "m" / "processor_config.json").read_text())["use_utterances"] is False
+
+
+def test_without_a_command_a_first_one_is_shown(capsys):
+    assert main([]) == 0
+    assert "hf-emotion predict clip.mp4" in capsys.readouterr().out
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"hf-emotion {hf_emotion.__version__}\n"
+
+
+def options_of(command, name):
+    """(command, option) of a parser and of the steps below it."""
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for step, below in action.choices.items():
+                yield from options_of(below, f"{name} {step}")
+        elif action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
+            yield name, command, action
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("train", "benchmark", "convert")])
+def test_every_option_is_explained_in_one_style_and_names_its_default(verb):
+    [commands] = [action for action in parser(verb)._actions if action.dest == "command"]
+    for name, command, action in options_of(commands.choices[verb], verb):
+        text = command._get_formatter()._expand_help(action) if action.help else ""
+        shown = f"{name} {'/'.join(action.option_strings) or action.dest}: {text!r}"
+        assert text, shown
+        assert not text.endswith("."), shown
+        if action.option_strings and action.nargs != 0:
+            assert "(default: " in text or text.endswith("(required)"), shown
+
+
+def test_results_are_written_as_they_come_and_a_second_run_continues(model_folder, tmp_path, capsys):
+    first, second = (str(write_clip(tmp_path / name)) for name in ("a.mp4", "b.mp4"))
+    missing, output = str(tmp_path / "c.mp4"), tmp_path / "new" / "results.jsonl"
+    command = ["--model", str(model_folder), "--max-new-tokens", "2", "--output", str(output)]
+    assert main(["predict", first, missing, *command]) == 1
+    assert "1 of 2 clips described" in capsys.readouterr().out
+    before = output.read_text()
+    write_clip(tmp_path / "c.mp4")
+    assert main(["predict", first, missing, second, *command]) == 0
+    assert "3 of 3 clips described" in capsys.readouterr().out
+    assert output.read_text().startswith(before)
+    rows = [json.loads(line) for line in output.read_text()[len(before) :].splitlines()]
+    assert [row["clip"] for row in rows] == [missing, second]  # the first clip was not described again
+    assert main(["predict", first, "--num-beams", "2", *command]) == 2
+    assert "num_beams was 1 and is now 2" in capsys.readouterr().err
+    assert main(["predict", first, first, *command]) == 2
+    assert "named twice" in capsys.readouterr().err

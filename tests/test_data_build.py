@@ -11,7 +11,7 @@ import yaml
 from datasets import DatasetDict, disable_progress_bars, load_dataset, load_from_disk
 from test_data_readers import SAMPLES, labelled, write
 
-from hf_emotion.cli import parser
+from hf_emotion.cli import main
 from hf_emotion.data import build as build_module
 from hf_emotion.data.build import (
     REPORT,
@@ -422,8 +422,7 @@ def test_the_card_of_every_source_says_its_terms_and_notes(source, tmp_path):
 
 
 def command(*arguments):
-    args = parser("build").parse_args(["build", *map(str, arguments)])
-    return args.func(args)
+    return main(["build", *map(str, arguments)])
 
 
 def test_the_command_builds_prints_and_ends_with_zero(table, tmp_path, capsys):
@@ -464,10 +463,10 @@ def test_the_command_prints_its_report_as_json_without_saving(tmp_path, capsys):
 )
 def test_the_command_ends_with_one_sentence_and_a_failure_code(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert command(*arguments) == 1
+    assert command(*arguments) == 2
     out, err = capsys.readouterr()
     assert words in err
-    assert err.startswith("hf-emotion build: ")
+    assert err.startswith("hf-emotion: ")
     assert err.count("\n") == 1
     assert out == ""
 
@@ -476,7 +475,7 @@ def test_the_command_refuses_to_publish_and_says_why(tmp_path, capsys, monkeypat
     hub = Hub(monkeypatch)
     root = write(tmp_path / "a", SAMPLES["mer2026"][0])
     arguments = ("mer2026", "--annotations", root, "--output", tmp_path / "out", "--push-to-hub", "me/set")
-    assert command(*arguments) == 1
+    assert command(*arguments) == 2
     assert "must not be public" in capsys.readouterr().err
     assert hub.sent == {}
     assert command(*arguments, "--overwrite", "--private") == 0
@@ -504,7 +503,7 @@ def test_the_command_line_of_demo_makes_the_clips_and_the_dataset(tmp_path, monk
     assert command(*arguments) == 0
     assert called == {"output_dir": tmp_path / "d_media", "num_clips": 7, "seed": 3, "cues": ["face"], "num_workers": 1}
     assert load_from_disk(str(tmp_path / "d"))["test"]["id"][:] == ["demo_0"]
-    assert command(*arguments) == 1
+    assert command(*arguments) == 2
     assert "overwrite" in capsys.readouterr().err
 
 

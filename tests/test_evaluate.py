@@ -484,8 +484,9 @@ def test_evaluate_runs_a_model_scores_its_answers_and_reports_failures(tmp_path,
     assert "constant: happy" in scores["emotion_lexicon"]["baselines"]
     with pytest.raises(evaluate.EvaluationError, match="no row of the data has description or answer"):
         run(*command, "--metrics", "emotion_overlap")
-    with pytest.raises(evaluate.EvaluationError, match="'bleu' is not one of emotion_set"):
-        run(*command, "--metrics", "bleu")
+    with pytest.raises(SystemExit):
+        run(*command, "--metrics", "emotion_sets")
+    assert "did you mean 'emotion_set'" in capsys.readouterr().err
 
 
 def test_the_shuffled_baseline_is_near_chance_and_the_constant_is_exact():

@@ -918,11 +918,15 @@ def table_of(rows, path):
     return path
 
 
+BUILT_IN = ["--describe", "offline", "--listen", "offline", "--judge", "offline"]
+
+
 def test_the_command_reviews_exports_imports_and_saves(rows, tmp_path, capsys):
     unnamed = [{key: value for key, value in row.items() if key not in ("source", "licence")} for row in rows]
     table = table_of(unnamed, tmp_path / "rows.csv")
     folder = str(tmp_path / "review")
     command = ["review", "run", str(table), "--output", folder, "--source", "mine", "--licence", "cc-by-4.0"]
+    command += BUILT_IN
     assert main(command) == 0
     assert f"0 stages were done before, {4 * (len(STAGES) - 1)} now" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
@@ -942,10 +946,11 @@ def test_the_command_reviews_exports_imports_and_saves(rows, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, ["--judge", "nobody"], "the model is 'nobody'"),
-        ({}, ["--transcribe", "offline"], "and not transcribe"),
-        ({}, ["--key-env", "HF_EMOTION_NO_SUCH_KEY"], "which is not set"),
-        ({"label": ""}, ["--threshold", "12"], "threshold is 12"),
+        ({}, [*BUILT_IN, "--judge", "nobody"], "the model is 'nobody'"),
+        ({}, [*BUILT_IN, "--transcribe", "offline"], "not transcribe"),
+        ({}, [*BUILT_IN, "--key-env", "HF_EMOTION_NO_SUCH_KEY"], "which is not set"),
+        ({"label": ""}, [*BUILT_IN, "--threshold", "12"], "threshold is 12"),
+        ({}, [], "needs --judge MODEL and at least one of --describe MODEL and --listen MODEL"),
     ],
 )
 def test_the_command_refuses_in_one_sentence(rows, tmp_path, capsys, change, options, message):
@@ -986,7 +991,7 @@ def test_a_review_of_real_clips_that_was_killed_ends_with_the_same_files(tmp_pat
         for name, file, label in clips
     ]
     table = table_of(rows, tmp_path / "rows.csv")
-    command = ["review", "run", str(table), "--output", str(tmp_path / "killed"), "--face-fps", "5"]
+    command = ["review", "run", str(table), "--output", str(tmp_path / "killed"), "--face-fps", "5", *BUILT_IN]
     done = subprocess.run([sys.executable, "-c", KILLED, "5", *command], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL
     entries = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").open(encoding="utf-8")]

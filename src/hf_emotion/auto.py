@@ -12,7 +12,11 @@ from importlib import import_module
 
 import wrapt
 
-MODEL_TYPES = ("acoustemo", "esva", "facexformer", "imagebind_audio", "microemo", "omni_emotion")
+# Generating models: the keys of `papers.PAPERS`, which takes seconds to import.
+MODELS = ("microemo", "acoustemo", "omni_emotion", "esva")
+# Encoders that transformers lacks.
+ENCODERS = ("facexformer", "imagebind_audio")
+MODEL_TYPES = (*MODELS, *ENCODERS)
 
 # Module of transformers.models.auto -> its mappings that `registration.py` adds to.
 MAPPINGS = {

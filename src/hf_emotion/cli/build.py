@@ -3,50 +3,60 @@
 import argparse
 import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..data.build import SOURCES, LicenceError, build, check_output, push
-from ..data.files import DataError, MissingMediaError
+from ..data.build import SOURCES, build, check_output, push
 from ..data.questions import TASKS
+from .arguments import OK, chosen, positive_int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Sources: " + ", ".join(SOURCES)
-    parser.add_argument("source", choices=SOURCES, metavar="SOURCE", help="one of the sources above")
-    parser.add_argument("--annotations", help="file or folder with the annotations, as the source publishes them")
-    parser.add_argument("--media", help="folder with the clips, searched with all below it")
-    parser.add_argument("--output", help="folder for the dataset (needed, except with --json alone for a dry run)")
-    parser.add_argument("--missing", choices=("error", "drop", "keep"), default="error", help="clips without a file")
-    parser.add_argument(
-        "--split", type=_pair, action="append", metavar="NAME=FILE", help="a split by a list of clip names"
+    parser.description += f" Sources: {', '.join(SOURCES)}."
+    add = parser.add_argument
+    add("source", choices=SOURCES, metavar="SOURCE", help="kind of the data; see above")
+    add("--annotations", metavar="PATH", help="annotation file or folder, as published (default: --media)")
+    add("--media", metavar="FOLDER", help="folder with the clips, searched recursively (default: the annotations')")
+    add("--output", metavar="FOLDER", help="folder for the dataset (default: none, a dry run with --json)")
+    add("--missing", choices=("error", "drop", "keep"), default="error", help="what to do with clips without a file")
+    add(
+        "--split",
+        type=_pair,
+        action="append",
+        metavar="NAME=FILE",
+        help="split by a list of names (default: published)",
     )
-    parser.add_argument(
-        "--utterances", choices=("voice", "whole"), help="fill utterances that are not known, from the sound"
+    add("--utterances", choices=("voice", "whole"), help="fill unknown utterances from the sound (default: do not)")
+    add("--tasks", nargs="+", choices=TASKS, default=[], help="make questions of these tasks (default: none)")
+    add("--per-task", type=positive_int, default=1, metavar="N", help="questions of each task about each clip")
+    add("--seed", type=int, default=0, help="seed of the questions and of the demo")
+    add("--subtitles", metavar="FILE", help="table with name and english, chinese, sentence or text (default: none)")
+    add("--labels", metavar="FILE", help="table of open-vocabulary words: name, openset (default: none)")
+    add("--language", choices=("english", "chinese"), help="of subtitles and descriptions (default: the source's)")
+    add("--fold", type=int, help="fold of DFEW, MAFW or RAVDESS, 1 to 5 (default: the source's)")
+    add("--test-session", type=int, metavar="N", help="test session of IEMOCAP (default: the source's)")
+    add(
+        "--speakers",
+        type=_speakers,
+        action="append",
+        metavar="NAME=1-16,20",
+        help="RAVDESS actors of a split (default: the source's)",
     )
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[], help="make questions of these tasks")
-    parser.add_argument("--per-task", type=int, default=1, help="questions of each task about each clip")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--subtitles", help="transcript table (name, and english, chinese, sentence or text)")
-    parser.add_argument("--labels", help="table of open-vocabulary words (name, openset)")
-    parser.add_argument("--language", choices=("english", "chinese"), help="language of subtitles and descriptions")
-    parser.add_argument("--fold", type=int, help="fold of DFEW, MAFW, RAVDESS (1 to 5)")
-    parser.add_argument("--test-session", type=int, help="session of IEMOCAP that is the test set")
-    parser.add_argument(
-        "--speakers", type=_speakers, action="append", metavar="NAME=1-16,20", help="RAVDESS actors of a split"
+    add("--licence", help="licence of your own data (default: the source's)")
+    add(
+        "--against",
+        action="append",
+        default=[],
+        metavar="DATASET|FILE",
+        help="report clips that are also in this one (default: none)",
     )
-    parser.add_argument("--licence", help="licence of your own data")
-    parser.add_argument(
-        "--against", action="append", default=[], metavar="DATASET|FILE", help="report clips that are also there"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a dataset built here before")
-    parser.add_argument("--num-proc", type=int, help="processes")
-    parser.add_argument("--clips", type=int, default=500, help="demo: number of clips to make")
-    parser.add_argument("--cues", nargs="+", help="demo: the cues to plant (all by default)")
-    parser.add_argument("--push-to-hub", metavar="REPO", help="publish the dataset after it is built")
-    parser.add_argument("--private", action="store_true", help="publish to a private repository")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add("--overwrite", action="store_true", help="replace a dataset built here before")
+    add("--num-proc", type=positive_int, metavar="N", help="processes (default: one)")
+    add("--clips", type=positive_int, default=500, metavar="N", help="demo: number of clips to make")
+    add("--cues", nargs="+", metavar="CUE", help="demo: cues to plant (default: all)")
+    add("--push-to-hub", metavar="REPO", help="publish the dataset after it is built (default: do not)")
+    add("--private", action="store_true", help="publish to a private repository")
+    add("--json", action="store_true", help="print the report as JSON")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -68,27 +78,12 @@ def _speakers(text: str) -> tuple[str, list[int]]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run `hf-emotion build`. Exit code 0, or 1 with one message for data that cannot be built or may not be
-    published."""
-    from ..processing.media import MediaError
-
-    try:
-        return _run(args)
-    except (DataError, MissingMediaError, LicenceError, MediaError, ValueError, OSError) as error:
-        print(f"hf-emotion build: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(args: argparse.Namespace) -> int:
+    """Build a dataset; returns 0."""
     if args.push_to_hub and not args.output:
         raise ValueError("--push-to-hub needs --output: what is published is the saved dataset")
     if not args.output and not args.json:
         raise ValueError("--output is needed, the folder for the dataset (or --json to see only the report)")
-    options = {
-        name: value
-        for name in ("subtitles", "labels", "language", "fold", "test_session", "speakers")
-        if (value := getattr(args, name)) is not None
-    }
+    options = chosen(args, "subtitles", "labels", "language", "fold", "test_session", "speakers")
     if "speakers" in options:
         options["speakers"] = dict(options["speakers"])
     source, annotations, media = args.source, args.annotations, args.media
@@ -121,7 +116,7 @@ def _run(args: argparse.Namespace) -> int:
         _print_report(report, args.output)
     if args.push_to_hub:
         print(push(args.output, args.push_to_hub, private=args.private))
-    return 0
+    return OK
 
 
 def _make_demo(args: argparse.Namespace) -> Path:

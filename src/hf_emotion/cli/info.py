@@ -4,17 +4,20 @@ import argparse
 import json
 from pathlib import Path
 
-from .arguments import OK, count_parameters
+from ..auto import MODELS
+from .arguments import OK, count_parameters, positive_int
+from .init import SIZES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="a model name (microemo, acoustemo), a folder or a Hub id")
-    parser.add_argument("--size", default=None, help="tiny or paper, for a name (default tiny)")
-    parser.add_argument("--frames", type=int, default=8, help="frames per clip to count tokens for (default 8)")
+    parser.add_argument("name", metavar="MODEL", help=f"{', '.join(MODELS)}; or a folder or Hub id")
+    parser.add_argument("--size", choices=SIZES, help="size of a named model (default: tiny)")
+    parser.add_argument("--frames", type=positive_int, default=8, metavar="N", help="frames per clip, for the tokens")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args) -> int:
+    """Print a model's parts; returns 0."""
     import torch
     from transformers import AutoConfig, AutoModelForMultimodalLM
 
@@ -25,9 +28,9 @@ def run(args) -> int:
         vocabulary = {"vocab_size": len(tiny_tokenizer())} if size == "tiny" else {}
         config = PAPERS[args.name].config(size, **vocabulary)
     elif args.size is not None:
-        raise ValueError(f"--size goes with a model name ({', '.join(PAPERS)}); {args.name!r} is none")
+        raise ValueError(f"--size needs the name of a model ({', '.join(PAPERS)}), not {args.name!r}")
     elif not Path(args.name).exists() and "/" not in args.name:
-        raise ValueError(f"{args.name!r} is no model name ({', '.join(PAPERS)}), folder or Hub id")
+        raise ValueError(f"{args.name!r} is not a model ({', '.join(PAPERS)}), a folder or a Hub id")
     else:
         size = None
         try:

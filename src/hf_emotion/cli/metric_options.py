@@ -10,27 +10,54 @@ from ..evaluation.score_files import read_cells
 
 
 def add_metric_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("scoring").add_argument
     add("--strict", action="store_true", help="the official code bit for bit, its exceptions and NaN included")
-    add("--bootstrap", type=int, default=1000, metavar="N", help="draws for intervals (default 1000; 0 = none)")
+    add("--bootstrap", type=int, default=1000, metavar="N", help="draws for confidence intervals; 0 for none")
     add("--no-baselines", action="store_true", help="leave out the constant and the shuffled answers")
-    add("--seed", type=int, default=0, help="of draws and shuffles (default 0)")
-    add("--wheel-dir", metavar="FOLDER", help="official emotion_wheel folder (or HF_EMOTION_WHEEL_DIR)")
-    add("--version", choices=wheel.VERSIONS, help="version of the wheel tables; the two official ones differ")
-    add("--unchecked-tables", action="store_true", help="score with changed wheel tables (reported)")
-    add("--groups", metavar="PATH", help="emotion_set: stored groups of each clip (npy folder or zip, json)")
-    add("--grouper", help="emotion_set: exact, lexicon, lexicon2, embeddings:MODEL, or judge")
-    add("--labels", nargs="+", help=f"closed set of classes, or one of {', '.join(LABEL_SETS)}")
-    add("--folds", metavar="FILE", help="emotion_recognition: fold of each clip; scores are means over folds")
-    add("--track", choices=classes.TRACKS, help="mer_challenge: which track")
+    add("--seed", type=int, default=0, help="seed of draws and shuffles")
+    add("--wheel-dir", metavar="FOLDER", help="official emotion_wheel folder (default: HF_EMOTION_WHEEL_DIR)")
+    add("--version", choices=wheel.VERSIONS, help="version of the official wheel tables (default: the folder's)")
+    add("--unchecked-tables", action="store_true", help="score with changed wheel tables, which the report says")
+    add(
+        "--groups",
+        metavar="PATH",
+        help="emotion_set: stored groups of each clip, npy folder or zip, or json (default: --grouper makes them)",
+    )
+    add("--grouper", help="emotion_set: exact, lexicon, lexicon2, embeddings:MODEL, or judge (default: none)")
+    add(
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help=f"closed set of classes, or one of {', '.join(LABEL_SETS)} (default: the classes of the references)",
+    )
+    add("--folds", metavar="FILE", help="emotion_recognition: fold of each clip, to average over (default: one fold)")
+    add(
+        "--track",
+        choices=classes.TRACKS,
+        metavar="TRACK",
+        help=f"mer_challenge: {', '.join(classes.TRACKS)} (default: none; mer_challenge needs one)",
+    )
     add("--reading", choices=("class", "emotion_llama"), default="class", help="mer_challenge: how a reply is read")
-    add("--judge-model", help="emotion_overlap, or --grouper judge: a language model (run here unless --judge-url)")
-    add("--judge-url", help="server with the OpenAI chat protocol, such as http://127.0.0.1:8000/v1")
-    add("--judge-key-env", metavar="NAME", help="environment variable that holds the server's key")
-    add("--judge-cache", metavar="FILE", help="JSON file of judge replies; makes a judged score repeatable")
-    add("--judge-reads", action="store_true", help="prose answers: the judge, not rules, names their emotion words")
-    add("--overlap", choices=("clue", "label", "both"), default="both", help="emotion_overlap: which (default both)")
-    add("--overlap-language", choices=tuple(judge.PROMPTS), default="zh", help="zh = official prompts; en = translated")
+    add(
+        "--judge-model",
+        metavar="MODEL",
+        help="language model for emotion_overlap and --grouper judge; it runs here unless --judge-url is given "
+        "(default: none)",
+    )
+    add(
+        "--judge-url",
+        metavar="URL",
+        help="server with the OpenAI chat protocol, such as http://127.0.0.1:8000/v1 (default: none)",
+    )
+    add("--judge-key-env", metavar="NAME", help="environment variable that holds the server's key (default: no key)")
+    add(
+        "--judge-cache",
+        metavar="FILE",
+        help="JSON file of judge replies, which makes scores repeatable (default: none)",
+    )
+    add("--judge-reads", action="store_true", help="let the judge, not rules, find the emotion words of prose answers")
+    add("--overlap", choices=("clue", "label", "both"), default="both", help="emotion_overlap: which overlap")
+    add("--overlap-language", choices=tuple(judge.PROMPTS), default="zh", help="zh: official prompts; en: translated")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:

@@ -3,73 +3,95 @@
 import argparse
 import json
 import sys
+from functools import partial
+from pathlib import Path
 
-from .arguments import FAILED, OK, SOME_FAILED, positive_int
+from .arguments import (
+    FAILED,
+    OK,
+    SOME_FAILED,
+    add_answer_options,
+    add_clip_options,
+    add_loading_options,
+    chosen,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("clips", nargs="+", metavar="CLIP", help="video or sound files")
-    parser.add_argument("--model", required=True, help="a model folder or Hub id")
+    parser.epilog = "Exit code: 0, or 1 if some clips could not be described, or 2 if none could."
+    parser.add_argument("clips", nargs="+", metavar="CLIP", help="video, sound or picture files")
+    parser.add_argument("--model", required=True, help="model folder or Hub id")
     parser.add_argument(
         "--utterances",
         nargs="+",
         metavar="FILE",
-        help="subtitles of the clips, in their order: srt, vtt, whisper json or TextGrid; '-' for a clip without",
+        help="subtitles of the clips, in their order: srt, vtt, whisper json or TextGrid; '-' for a clip without "
+        "(default: none)",
     )
-    parser.add_argument("--question", help="what to ask (default: the model's own question)")
-    parser.add_argument("--num-frames", type=positive_int, help="frames to look at (default: the model's)")
+    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="closed set to choose from (default: any word)")
+    parser.add_argument("--whole-clip-only", action="store_true", help="do not ask about each utterance")
+    add_answer_options(parser)
+    add_clip_options(parser)
     parser.add_argument("--sampling", help="uniform, fps, middle, first or peak (default: the model's)")
-    parser.add_argument("--fps", type=float, help="frames per second, with --sampling fps")
-    parser.add_argument("--max-duration", type=float, metavar="SECONDS", help="longest clip taken")
-    parser.add_argument("--modalities", nargs="+", metavar="NAME", help="what to use: video, audio (default: all)")
+    parser.add_argument("--fps", type=float, help="frames per second, with --sampling fps (default: the model's)")
     parser.add_argument(
-        "--max-new-tokens", type=positive_int, default=128, help="length limit of an answer (default 128)"
+        "--max-duration", type=float, metavar="SECONDS", help="refuse longer clips (default: the model's)"
     )
-    parser.add_argument(
-        "--num-beams", type=positive_int, default=1, help="beam search with that many beams (default greedy)"
-    )
-    parser.add_argument("--batch-size", type=positive_int, default=4, help="clips generated together (default 4)")
-    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the code of the model's repository")
+    add_loading_options(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object per clip")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write each result to this jsonl file as soon as it is there; run again to continue (default: print)",
+    )
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Describe clips; returns 0, 1 (some failed) or 2 (all failed)."""
     from ..inference import describe, load
 
-    utterances = args.utterances
-    if utterances is not None:
-        if len(utterances) != len(args.clips):
+    utterances = [None] * len(args.clips)
+    if args.utterances is not None:
+        if len(args.utterances) != len(args.clips):
             raise ValueError(
-                f"--utterances names {len(utterances)} files for {len(args.clips)} clips; one for each is accepted, "
-                f"'-' for a clip without"
+                f"--utterances names {len(args.utterances)} files for {len(args.clips)} clips; one for each is "
+                f"accepted, '-' for a clip without"
             )
-        utterances = [None if file == "-" else file for file in utterances]
-    options = {"num_frames": args.num_frames, "sampling": args.sampling, "fps": args.fps}
-    options |= {"max_duration": args.max_duration, "modalities": args.modalities}
+        utterances = [None if file == "-" else file for file in args.utterances]
+    options = chosen(args, "num_frames", "sampling", "fps", "max_duration", "modalities", "max_new_tokens", "num_beams")
+    options |= {"candidate_labels": args.labels, "per_utterance": not args.whole_clip_only}
     model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
-    results = describe(
-        args.clips,
-        model,
-        processor,
-        utterances=utterances,
-        question=args.question,
-        batch_size=args.batch_size,
-        progress=sys.stderr.isatty(),
-        **{name: value for name, value in options.items() if value is not None},
-        max_new_tokens=args.max_new_tokens,
-        num_beams=args.num_beams,
-    )
+    answer = partial(describe, model=model, processor=processor, batch_size=args.batch_size, **options)
+    if args.output is not None:
+        results = write_results(args, utterances, options, answer)
+    else:
+        results = answer(args.clips, utterances=utterances, question=args.question, progress=sys.stderr.isatty())
     failed = [result for result in results if "error" in result]
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
-    else:
+    elif args.output is None:
         for result in results:
             if "error" not in result:
                 print_result(result)
     for result in failed:
         print(f"hf-emotion: {result['error']}", file=sys.stderr)
     return OK if not failed else FAILED if len(failed) == len(results) else SOME_FAILED
+
+
+def write_results(args: argparse.Namespace, utterances: list, options: dict, answer) -> list[dict]:
+    """The results, in the file `--output`; clips that an earlier run described are not described again."""
+    from ..evaluation.evaluate import predict
+
+    if len(set(args.clips)) < len(args.clips):
+        raise ValueError("a clip is named twice; with --output each clip is accepted once")
+    rows = [{"id": clip, "video": clip, "utterances": file} for clip, file in zip(args.clips, utterances, strict=True)]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    settings = {"model": args.model, "question": args.question, **options}
+    results = predict(rows, answer, args.output, settings, args.batch_size, args.question, progress=sys.stderr.isatty())
+    described = sum("error" not in result for result in results)
+    print(f"{args.output}: {described} of {len(results)} clips described")
+    return results
 
 
 def print_result(result: dict) -> None:
@@ -80,15 +102,16 @@ def print_result(result: dict) -> None:
     print(f"  labels       {words_of(result['labels'])}")
     print(f"  modalities   {', '.join(result['modalities'])}")
     if frames:
-        seen = sum(frame.get("face", False) for frame in frames)
-        faces = f", a face in {seen}" if "face" in frames[0] else ""
+        faces = f", a face in {sum(frame['face'] for frame in frames)}" if "face" in frames[0] else ""
         print(f"  frames       {len(frames)} from {frames[0]['time']:.2f} s to {frames[-1]['time']:.2f} s{faces}")
-    for i, spoken in enumerate(result["utterances"], 1):
-        words = f"  {spoken['text']}" if spoken["text"] else ""
-        print(f"  utterance {i}  {spoken['start']:.2f} - {spoken['end']:.2f} s{words}: {words_of(spoken['labels'])}")
+    for i, utterance in enumerate(result["utterances"], 1):
+        text = f"  {utterance['text']}" if utterance["text"] else ""
+        labels = f"  ({words_of(utterance['labels'])})" if "labels" in utterance else ""
+        print(f"  utterance {i}  {utterance['start']:.2f} - {utterance['end']:.2f} s{text}{labels}")
     for note in result["notes"]:
         print(f"  note         {note}")
 
 
-def words_of(labels) -> str:
+def words_of(labels: list[dict]) -> str:
+    """Labels with their scores, for people."""
     return ", ".join(f"{label['label']} {label['score']:.2f}" for label in labels) or "no emotion word"

@@ -7,28 +7,43 @@ from .arguments import OK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "The card is filled from the folder and the results files. Weights whose parents' licences demand it "
-        "are published privately unless --public is given."
+    parser.description += (
+        " The card is filled from the folder and the results files. Weights are published privately if the licence of "
+        "a checkpoint that they started from demands it, unless --public is given."
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="what save_pretrained, Trainer or PEFT wrote")
-    parser.add_argument("repo", metavar="REPO", help="name/model")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the model or adapter")
+    parser.add_argument("repo", metavar="REPO", help="repository to publish to: name/model")
     parser.add_argument(
-        "--results", nargs="+", default=[], metavar="FILE", help="scores.json of evaluate or quickstart"
+        "--results", nargs="+", default=[], metavar="FILE", help="scores.json of evaluate or quickstart (default: none)"
     )
-    parser.add_argument("--dataset", metavar="ID", help="Hub id of the data behind the results")
-    parser.add_argument("--examples", nargs="+", default=[], metavar="CLIP", help="clips that the model page can play")
-    parser.add_argument("--base", metavar="REPO", help="base model of an adapter, where it was trained from a folder")
-    parser.add_argument("--readme", metavar="FILE", help="a card of your own, in place of the one made here")
-    parser.add_argument("--revision", help="branch to publish to (default main)")
+    parser.add_argument("--dataset", metavar="ID", help="Hub id of the data behind the results (default: none)")
+    parser.add_argument(
+        "--examples", nargs="+", default=[], metavar="CLIP", help="clips to play on the model page (default: none)"
+    )
+    parser.add_argument("--base", metavar="REPO", help="base model of an adapter (default: the one that it names)")
+    parser.add_argument("--readme", metavar="FILE", help="card to publish (default: one made from the folder)")
+    parser.add_argument("--revision", help="branch to publish to (default: main)")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request")
-    parser.add_argument("--message", help="of the commit")
-    seen = parser.add_mutually_exclusive_group()
-    seen.add_argument("--private", dest="private", action="store_const", const=True, help="whatever the licences say")
-    seen.add_argument("--public", dest="private", action="store_const", const=False, help="whatever the licences say")
+    parser.add_argument("--message", help="commit message (default: Upload and the model's name)")
+    access = parser.add_mutually_exclusive_group()
+    access.add_argument(
+        "--private",
+        dest="private",
+        action="store_const",
+        const=True,
+        help="publish privately (default: as the licences demand)",
+    )
+    access.add_argument(
+        "--public",
+        dest="private",
+        action="store_const",
+        const=False,
+        help="publish publicly, even if a licence demands otherwise (default: as the licences demand)",
+    )
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Publish a folder and print the address of the commit; returns 0."""
     from ..hub import push
 
     address = push(

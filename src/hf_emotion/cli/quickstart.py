@@ -7,12 +7,15 @@ from .arguments import OK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("clips", nargs="*", metavar="CLIP", help="own clips to describe at the end")
-    parser.add_argument("--output", type=Path, default=Path("quickstart_output"), help="folder to write")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("clips", nargs="*", metavar="CLIP", help="clips of yours to describe (default: none)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("quickstart_output"), metavar="FOLDER", help="folder to write"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of corpus, weights and training")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the quickstart; returns 0."""
     from ..quickstart import quickstart
 
     quickstart(args.output, clips=args.clips, seed=args.seed)

@@ -7,84 +7,96 @@ import sys
 from pathlib import Path
 
 from ..curation.people import export_sheet, import_sheets, make_dataset
-from ..curation.reviewers import Offline, model_of
+from ..curation.reviewers import model_of
 from ..curation.stages import ROLES, ReviewError, Settings, review
 from ..data.files import read_lines
 from ..data.questions import TASKS
-from ..data.rows import read_rows
+from .arguments import FAILED, OK, SOME_FAILED, positive_int
+
+WHO = {
+    "describe": "looks at frames and faces",
+    "listen": "describes the voice",
+    "judge": "checks, explains and scores",
+    "transcribe": "writes down speech which the data does not bring",
+    "person": "estimates age and gender, which are sensitive attributes",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
-    run = steps.add_parser("run", help="describe and score clips, or go on where a run was interrupted")
+    run = steps.add_parser("run", help="describe and score clips, or continue an interrupted run")
+    run.epilog = (
+        "MODEL is hf:TASK:MODEL, server:MODEL@URL, or offline: templates over measurements, which show the procedure "
+        "and replace no model. --judge is needed, and at least one of --describe and --listen."
+    )
     add = run.add_argument
-    add("data", type=Path, help="a dataset saved by `build`, a demo corpus, a folder of clips, or a table")
-    add("--output", required=True, type=Path, help="folder of the review")
-    add("--split", default="train", choices=("train", "all"), help="of a dataset; test clips are never taken")
-    add("--media-root", type=Path, help="folder of the clips, where the data does not say")
-    add("--source", help="name of the source, for rows without one")
-    add("--licence", help="licence of the clips, for rows without one")
+    add("data", type=Path, metavar="DATA", help="dataset written by build, demo corpus, folder of clips, or table")
+    add("--output", required=True, type=Path, metavar="FOLDER", help="folder of the review")
+    add("--split", default="train", choices=("train", "all"), help="split of a dataset; test clips are never taken")
+    add("--media-root", type=Path, metavar="FOLDER", help="folder of the clips (default: the data's)")
+    add("--source", help="name of the source, for rows without one (default: none)")
+    add("--licence", help="licence of the clips, for rows without one (default: none)")
     for role, text in WHO.items():
-        default = "offline" if role in Offline.roles else None
-        add(f"--{role}", metavar="MODEL", default=default, help=f"{text}: offline, hf:TASK:MODEL or server:MODEL@URL")
-    add("--key-env", metavar="NAME", help="environment variable that holds the servers' key")
-    add("--threshold", type=float, default=Settings.threshold, help="least score that is kept (default 5)")
-    add("--exclude", nargs="*", default=list(Settings.exclude), metavar="SOURCE", help="left out (default ravdess)")
-    add("--held-out", type=Path, nargs="+", default=[], metavar="FILE", help="names of test clips, one a line")
-    add("--face-fps", type=float, default=Settings.face_fps, help="frames a second for faces (default 10)")
-    add("--workers", type=int, default=1, help="clips at a time (default 1)")
-    add("--retry-unread", action="store_true", help="ask again for replies that could not be read before")
+        add(f"--{role}", metavar="MODEL", help=f"{text} (default: none)")
+    add("--key-env", metavar="NAME", help="environment variable that holds the servers' key (default: no key)")
+    add("--threshold", type=float, default=Settings.threshold, metavar="SCORE", help="lowest score to keep")
+    add("--exclude", nargs="*", default=list(Settings.exclude), metavar="SOURCE", help="sources to leave out")
+    add("--held-out", type=Path, nargs="+", default=[], metavar="FILE", help="names of test clips (default: none)")
+    add("--face-fps", type=float, default=Settings.face_fps, metavar="FPS", help="frames per second for faces")
+    add("--workers", type=positive_int, default=1, metavar="N", help="clips at a time")
+    add("--retry-unread", action="store_true", help="ask again where a reply could not be read")
     add("--json", action="store_true", help="print JSON")
     run.set_defaults(step_run=run_review)
 
     export = steps.add_parser("export", help="write the sheet that reviewers fill")
-    export.add_argument("folder", type=Path, help="of the review")
-    export.add_argument("sheet", type=Path, help=".csv, or .json for Label Studio")
-    export.add_argument("--per-source", type=int, default=700, help="clips of each source (default 700)")
-    export.add_argument("--seed", type=int, default=0)
-    export.add_argument("--from-kept", action="store_true", help="draw from the kept clips, which stay kept")
+    export.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the review")
+    export.add_argument("sheet", type=Path, metavar="SHEET", help=".csv, or .json for Label Studio")
+    export.add_argument("--per-source", type=positive_int, default=700, metavar="N", help="clips of each source")
+    export.add_argument("--seed", type=int, default=0, help="seed of the choice and order")
+    export.add_argument("--from-kept", action="store_true", help="choose from the kept clips, which stay kept")
     export.set_defaults(step_run=run_export)
 
-    back = steps.add_parser("import", help="take filled sheets back")
-    back.add_argument("folder", type=Path, help="of the review")
-    back.add_argument("sheets", type=Path, nargs="+", help="one for each reviewer, named after them")
-    back.add_argument("--final", type=Path, help="a sheet that decides what is disputed")
-    back.add_argument("--needed", type=int, default=2, help="verdicts that a clip must have (default 2)")
+    back = steps.add_parser("import", help="read the filled sheets")
+    back.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the review")
+    back.add_argument("sheets", type=Path, nargs="+", metavar="SHEET", help="one for each reviewer, named after them")
+    back.add_argument("--final", type=Path, metavar="SHEET", help="sheet that decides disputed clips (default: none)")
+    back.add_argument("--needed", type=positive_int, default=2, metavar="N", help="verdicts that each clip needs")
     back.set_defaults(step_run=run_import)
 
     dataset = steps.add_parser("dataset", help="save the kept and accepted clips as a dataset")
-    dataset.add_argument("folder", type=Path, help="of the review")
-    dataset.add_argument("--output", required=True, type=Path, help="folder for the dataset")
-    dataset.add_argument("--tasks", nargs="*", default=[], choices=TASKS, help="questions to ask (default: none)")
-    dataset.add_argument("--per-task", type=int, default=1)
-    dataset.add_argument("--seed", type=int, default=0)
-    dataset.add_argument("--media", type=Path, help="folder below which the clips lie, left out of what is published")
+    dataset.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the review")
+    dataset.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder for the dataset")
+    dataset.add_argument(
+        "--tasks", nargs="*", default=[], choices=TASKS, help="make questions of these (default: none)"
+    )
+    dataset.add_argument("--per-task", type=positive_int, default=1, metavar="N", help="questions of each task")
+    dataset.add_argument("--seed", type=int, default=0, help="seed of the questions")
+    dataset.add_argument(
+        "--media", type=Path, metavar="FOLDER", help="folder that paths are relative to (default: none)"
+    )
     dataset.set_defaults(step_run=run_dataset)
 
 
-WHO = {
-    "describe": "who looks at frames and faces (default offline)",
-    "listen": "who describes the voice (default offline)",
-    "judge": "who checks, explains and scores (default offline)",
-    "transcribe": "who writes down speech that the data does not bring (default nobody)",
-    "person": "who estimates age and gender, sensitive attributes (default nobody)",
-}
-
-
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run a step of the review; returns its exit code."""
     return args.step_run(args)
 
 
-def run_review(args) -> int:
+def run_review(args: argparse.Namespace) -> int:
+    """Describe and score clips; returns 0, 1 (some failed) or 2 (all failed)."""
+    from ..data.rows import read_rows
+
     key = os.environ.get(args.key_env) if args.key_env else None
     if args.key_env and not key:
         raise ReviewError(f"--key-env names {args.key_env}, which is not set")
+    if not args.judge or not (args.describe or args.listen):
+        raise ReviewError("review run needs --judge MODEL and at least one of --describe MODEL and --listen MODEL")
     models = {}
     for role in ROLES:
         if text := getattr(args, role):
             models[role] = model_of(text, key)
             if role not in models[role].roles:
-                raise ReviewError(f"--{role} {text}: it can {', '.join(models[role].roles)}, and not {role}")
+                raise ReviewError(f"--{role} {text}: this model can {', '.join(models[role].roles)}, not {role}")
     rows = read_rows(args.data, args.split, args.media_root)
     for row in rows:
         for name in ("source", "licence"):
@@ -112,13 +124,13 @@ def run_review(args) -> int:
             print(f"  {item.status:9} {item.id}{score}: {item.reason}")
     for item in failed:
         print(f"hf-emotion: {item.id}: {item.reason}", file=sys.stderr)
-    return 0 if not failed else 2 if len(failed) == len(report.outcomes) else 1
+    return OK if not failed else FAILED if len(failed) == len(report.outcomes) else SOME_FAILED
 
 
 def run_export(args) -> int:
     count = export_sheet(args.folder, args.sheet, args.per_source, args.seed, args.from_kept)
     print(f"{args.sheet}: {count} clips; give each reviewer a copy named after them")
-    return 0
+    return OK
 
 
 def run_import(args) -> int:
@@ -131,7 +143,7 @@ def run_import(args) -> int:
     )
     for name in people["clips_by_outcome"]["disputed"]:
         print(f"  disputed  {name}")
-    return 0
+    return OK
 
 
 def run_dataset(args) -> int:
@@ -141,4 +153,4 @@ def run_dataset(args) -> int:
     print(f"licence: {report['licence'] or 'see each row'}")
     for note in report["notes"]:
         print(f"note: {note}")
-    return 0
+    return OK

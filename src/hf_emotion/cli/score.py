@@ -11,14 +11,16 @@ from .metric_options import add_metric_options, settings_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Score predictions in the official formats (csv, npz, npy folder or zip, txt, json, jsonl)."
+    parser.description += " Files: the official formats (csv, npz, npy folder or zip, txt), json, jsonl."
     parser.add_argument("metric", metavar="METRIC", choices=METRICS, help=", ".join(METRICS))
-    parser.add_argument("--predictions", required=True, metavar="FILE")
-    parser.add_argument("--references", required=True, metavar="FILE")
-    parser.add_argument("--against", metavar="FILE", help="predictions of a second system, for a paired comparison")
+    parser.add_argument("--predictions", required=True, metavar="FILE", help="answers of the system")
+    parser.add_argument("--references", required=True, metavar="FILE", help="what they should be")
+    parser.add_argument(
+        "--against", metavar="FILE", help="predictions of a second system to compare with (default: none)"
+    )
     parser.add_argument("--column", metavar="NAME", help="value column of the predictions (default: the usual ones)")
-    parser.add_argument("--reference-column", metavar="NAME", help="value column of the references")
-    parser.add_argument("--output", metavar="FILE", help="also write the report as JSON")
+    parser.add_argument("--reference-column", metavar="NAME", help="that of the references (default: the usual ones)")
+    parser.add_argument("--output", metavar="FILE", help="JSON file for the report (default: only print it)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON instead of a table")
     add_metric_options(parser)
 

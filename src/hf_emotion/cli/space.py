@@ -7,17 +7,20 @@ from .arguments import OK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("repo", metavar="REPO", help="of the model or adapter: name/model")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write; new or empty")
-    parser.add_argument("--push", metavar="SPACE", help="publish it as name/space")
-    parser.add_argument("--title", help="of the page")
+    parser.add_argument("repo", metavar="REPO", help="repository of the model or adapter: name/model")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="folder to write; new or empty (default: write none)"
+    )
+    parser.add_argument("--push", metavar="SPACE", help="publish it as name/space (default: do not publish)")
+    parser.add_argument("--title", help="title of the page (default: the model's name)")
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Write or publish a Space; returns 0."""
     from ..hub import push_space, write_space
 
     if args.output is None and args.push is None:
-        raise ValueError("nothing to do: give --output DIR, --push name/space, or both")
+        raise ValueError("nothing to do: give --output FOLDER, --push name/space, or both")
     if args.output is not None:
         print(write_space(args.repo, args.output, args.title))
     if args.push is not None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from ..data.rows import read_rows
 from ..training.recipe import Recipe, RecipeError, read_recipe, recipe_names, recipes_of
 from ..training.train import TrainingError, run_phases
 
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recipe", nargs="+", help="a paper (omni_emotion, emotion_llama: all its phases), or recipes by name or file"
     )
     parser.add_argument("--data", required=True, help="rows: what hf-emotion build or make_demo wrote")
-    parser.add_argument("--split", help="of the rows; needed where there are several (default for the demo: train)")
+    parser.add_argument("--split", help="split of the rows (default: train, or the only one)")
     parser.add_argument("--eval-split", help="rows to evaluate on after each epoch, by loss and by generated answers")
     parser.add_argument("--media-root", help="folder that the rows' media paths start from")
     parser.add_argument("--output", required=True, type=Path, help="folder for the phases; must be new or empty")
@@ -74,6 +73,7 @@ def settings_of(pairs: Sequence[str]) -> tuple[dict, dict]:
 
 def run(args) -> int:
     """`hf-emotion train`."""
+    from ..data.rows import read_rows
     from ..papers import build
 
     changes, arguments = settings_of(args.set)
