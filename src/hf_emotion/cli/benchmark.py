@@ -1,14 +1,22 @@
 """`hf-emotion benchmark`."""
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
 
 from ..evaluation.evaluate import EvaluationError
 from ..evaluation.suite import constant, load_suite, run_suite, suites
-from .arguments import OK, SOME_FAILED
+from .arguments import (
+    OK,
+    SOME_FAILED,
+    add_answer_options,
+    add_clip_options,
+    add_loading_options,
+    chosen,
+    parse_fields,
+    positive_int,
+)
 from .metric_options import add_metric_options, settings_of
 
 
@@ -18,40 +26,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "each task, and .eval_results for suites whose data set is on the Hub. Run again to continue. Exit code 1: "
         "some clips could not be described."
     )
-    parser.add_argument("suite", metavar="SUITE", help=f"{', '.join(suites())}, or a suite file of your own (.yaml)")
-    who = parser.add_mutually_exclusive_group()
-    who.add_argument("--model", help="a model folder or Hub id")
-    who.add_argument("--answer", metavar="TEXT", help="in place of a model: the same answer for every clip")
-    who.add_argument(
+    suite_names = ", ".join(suites())
+    parser.add_argument("suite", metavar="SUITE", help=f"{suite_names}, or a suite file of your own (.yaml)")
+    system = parser.add_mutually_exclusive_group()
+    system.add_argument("--model", help="model folder or Hub id (default: --answer or --predictions)")
+    system.add_argument("--answer", metavar="TEXT", help="the same answer to every clip (default: a model's)")
+    system.add_argument(
         "--predictions",
         nargs="+",
         metavar="TASK=FILE",
-        help="in place of a model: files of answers (csv, json, jsonl, npz); without --data they bring the references",
+        help="files of answers, csv, json, jsonl or npz, which bring the references where --data is not given "
+        "(default: a model's)",
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the benchmark's data")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
-    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite")
-    parser.add_argument("--fold", type=int, help="one of the data set's folds (default: all, or no split)")
-    parser.add_argument("--split", help="another split than the suite's")
-    parser.add_argument("--reader", nargs="+", default=[], metavar="KEY=VALUE", help="further options of the reader")
-    parser.add_argument("--question", help="asked in place of the suite's question")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N clips of each task")
-    parser.add_argument("--lmms-eval", type=Path, metavar="DIR", help="write the tasks for lmms-eval --include_path")
-    parser.add_argument("--dataset-id", metavar="ID", help="Hub id for .eval_results where the suite has none")
-    parser.add_argument("--num-frames", type=int, help="frames to look at (default: the model's)")
-    parser.add_argument("--modalities", nargs="+", metavar="NAME", help="what to use: video, audio (default: all)")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="length limit of an answer (default 128)")
-    parser.add_argument("--batch-size", type=int, default=4, help="clips generated together (default 4)")
-    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the code of the model's repository")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="folder of the benchmark's data (default: none)")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder for table and answers")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="tasks to run (default: all of the suite)")
+    parser.add_argument("--fold", type=int, help="fold of the dataset (default: all, or no split)")
+    parser.add_argument("--split", help="split of the dataset (default: the suite's)")
+    parser.add_argument(
+        "--reader", nargs="+", default=[], metavar="KEY=VALUE", help="options of the dataset's reader (default: none)"
+    )
+    parser.add_argument(
+        "--limit", type=positive_int, metavar="N", help="only the first N clips of a task (default: all)"
+    )
+    parser.add_argument(
+        "--lmms-eval",
+        type=Path,
+        metavar="FOLDER",
+        help="write the tasks for lmms-eval --include_path (default: do not)",
+    )
+    parser.add_argument("--dataset-id", metavar="ID", help="Hub id for .eval_results (default: the suite's)")
+    add_answer_options(parser)
+    add_clip_options(parser)
+    add_loading_options(parser)
     add_metric_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run a benchmark; returns 0, or 1 where some clips could not be described."""
     suite, settings = load_suite(args.suite), settings_of(args)
-    options = dict(_pair(text, "--reader") for text in args.reader)
-    options |= {key: value for key, value in (("fold", args.fold), ("split", args.split)) if value is not None}
+    options = parse_fields(args.reader, "--reader")
+    options |= chosen(args, "fold", "split")
     if args.lmms_eval:
         from ..evaluation.lmms_tasks import write_tasks
 
@@ -105,14 +120,13 @@ def _describe(args):
             from ..inference import load
 
             model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
-            load_options = {"num_frames": args.num_frames, "modalities": args.modalities}
             asking = partial(
                 ask,
                 model=model,
                 processor=processor,
                 batch_size=args.batch_size,
-                max_new_tokens=args.max_new_tokens,
-                load_options={key: value for key, value in load_options.items() if value is not None},
+                per_utterance=False,
+                **chosen(args, "num_frames", "modalities", "max_new_tokens", "num_beams"),
             )
         return asking(clips, **given)
 
@@ -125,16 +139,7 @@ def _predictions(args, suite) -> dict[str, str] | None:
     if len(args.predictions) == 1 and "=" not in args.predictions[0]:
         tasks = args.tasks or list(suite.tasks)
         return {tasks[0]: args.predictions[0]}
-    return dict(_pair(text, "--predictions", plain=True) for text in args.predictions)
-
-
-def _pair(text: str, option: str, plain: bool = False) -> tuple:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise EvaluationError(f"{option} {text!r}; accepted is KEY=VALUE")
-    if plain:
-        return key, value
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
+    missing = [text for text in args.predictions if "=" not in text]
+    if missing:
+        raise EvaluationError(f"--predictions {missing[0]}: found no '='; TASK=FILE is accepted")
+    return dict(text.split("=", 1) for text in args.predictions)

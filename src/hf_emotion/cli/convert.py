@@ -19,13 +19,13 @@ CHECKPOINTS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Rename the tensors of a published checkpoint by a strict table and write a folder that "
-        "`hf-emotion init --parts` reads. A checkpoint of another model, or a tensor without a place, is refused."
+        "`hf-emotion init --parts` reads. A checkpoint of another model, or one with unknown tensors, is refused."
     )
-    parser.add_argument("name", choices=CHECKPOINTS, help="what the files are: " + ", ".join(CHECKPOINTS))
+    parser.add_argument("name", choices=CHECKPOINTS, metavar="NAME", help=", ".join(CHECKPOINTS))
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="weights, or the published folder; the later file counts"
+        "files", nargs="+", type=Path, metavar="FILE", help="weights or the published folder; a later file overrides"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write; new or empty")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to write; new or empty")
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
@@ -33,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Convert a checkpoint; returns 0."""
     module, following = CHECKPOINTS[args.name]
     report = import_module(f"..convert.{module}", __package__).convert(args.files, args.output, args.allow_pickle)
     print(report)
-    print(f"{args.output}: to be used by hf-emotion {following}{args.output} ...")
+    print(f"{args.output}: continue with hf-emotion {following}{args.output} ...")
     return OK
