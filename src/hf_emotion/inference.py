@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import AutoModelForMultimodalLM, AutoProcessor, logging
 
 from .answers.pipeline_emotion import EmotionRecognitionPipeline, EmotionResult
+from .chat_models import ChatModelError, ChatPipeline, ChatProcessor, generating_model
 from .modeling.modeling_emotion import EmotionForConditionalGeneration
 from .processing.processing_emotion import EmotionProcessor
 
@@ -27,7 +28,7 @@ def load(
     trust_remote_code: bool = False,
     local_files_only: bool = False,
 ) -> tuple[EmotionForConditionalGeneration, EmotionProcessor]:
-    """A model and its processor, from a folder or a Hub repository.
+    """A model and its processor, from a folder or a Hub repository: of this package, or a chat model of transformers.
 
     Args:
         source: a folder that `hf-emotion init`, `save_pretrained` or `Trainer` wrote, or a repository id; of a model,
@@ -38,10 +39,10 @@ def load(
         local_files_only: do not use the network.
 
     Returns:
-        the model, in eval mode, and its processor.
+        the model, in eval mode, and its processor; a `ChatProcessor` for a chat model.
 
     Raises:
-        ModelFolderError: there is no model, or its weights do not fit its configuration.
+        ModelFolderError: there is no model, its weights do not fit its configuration, or it takes no clips.
         ValueError: the device cannot be used.
     """
     folder = Path(source)
@@ -58,7 +59,12 @@ def load(
             source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
         processor = AutoProcessor.from_pretrained(source, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if not hasattr(processor, "load_clips"):
+            # Not one of ours: any chat model of transformers that sees or hears.
+            model, processor = generating_model(model), ChatProcessor(processor)
+    except ChatModelError as error:
+        raise ModelFolderError(f"{source} cannot be asked about clips: {error}") from error
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelFolderError(f"{source} cannot be loaded: {' '.join(str(error).split())[:400]}") from error
     finally:
         logging.set_verbosity(verbosity)
@@ -98,7 +104,8 @@ def usable_device(name: str | torch.device | None = None) -> torch.device:
 def pipeline_of(model: EmotionForConditionalGeneration, processor: EmotionProcessor) -> EmotionRecognitionPipeline:
     """The pipeline around a loaded model, which stays on its device."""
     placed = {} if getattr(model, "hf_device_map", None) else {"device": model.device}
-    return EmotionRecognitionPipeline(model=model, processor=processor, **placed)
+    kind = ChatPipeline if isinstance(processor, ChatProcessor) else EmotionRecognitionPipeline
+    return kind(model=model, processor=processor, **placed)
 
 
 def describe(
