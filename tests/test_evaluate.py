@@ -1,5 +1,6 @@
 """`hf-emotion score` and `evaluate`: official files, resuming, judges on the loopback, baselines, tables."""
 
+import io
 import json
 import threading
 import zipfile
@@ -495,3 +496,65 @@ def test_the_shuffled_baseline_is_near_chance_and_the_constant_is_exact():
     assert report["scores"]["level1_f"] == 1.0
     assert report["baselines"]["constant: happy"]["level1_f"] == 0.25
     assert report["baselines"]["shuffled predictions"]["level1_f"] == pytest.approx(0.25, abs=0.05)
+
+
+def npy(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def zipped(**members) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+FALSE_HEADER = npy(np.zeros(3)).replace(b"(3,), }", b"(3000000000,), }")[: len(npy(np.zeros(3)))]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"name,openset\na,\"['happy'\nb,x\n", ":2: not readable as comma-separated"),
+        ("a.csv", b"name,openset\na," + b"x" * 140_000 + b"\n", ":2: not readable .*field larger"),
+        ("a.csv", b"name,openset\na,x,y\n", ":2: 3 cells where the header has 2"),
+        ("a.csv", b"name,openset\na,\xff\n", "byte 0xff is not UTF-8"),
+        ("a.jsonl", b'{"id": "a", "openset": "x"}\n{"id": \n', "line 2 is not JSON"),
+        ("a.json", b"[" * 100_000, "nested too deeply|not JSON"),
+        ("a.json", b'[{"openset": "x"}]', "names no clip"),
+        ("a.json", b'[{"error": "x"}]', "names no clip"),
+        ("a.json", b'[{"id": "a", "openset": [["x"]]}]', "'a' is nested"),
+        ("a.json", b'[{"id": "a", "openset": {"x": 1}}]', "'a' is nested"),
+        ("a.json", b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
+        ("a.json", b'[{"id": "a"}, 3]', "neither an object of clips nor a list"),
+        ("a.npz", b"PK not a zip", "not a zip archive"),
+        ("a.npz", zipped(filenames=npy(np.array(["a", "b"])), fileitems=npy(np.array(["x"]))), "differ in length"),
+        ("a.npz", zipped(filenames=npy(np.array(["a"])), fileitems=FALSE_HEADER), "claims .* bytes of data and holds"),
+        ("a.zip", zipped(a=b"\x93NUMPY\x01\x00\x05\x00hello"), "no header that can be read"),
+        ("a.zip", zipped(a=b"nothing"), "no header that can be read"),
+    ],
+)
+def test_hostile_score_files_are_refused_in_one_sentence(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ScoreFileError, match=message) as raised:
+        read_cells(tmp_path / name, ("openset",))
+    assert name in str(raised.value)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_emotion.evaluation.score_files.MAX_UNPACKED", 1000)
+    (tmp_path / "a.zip").write_bytes(zipped(a=npy(np.zeros(1000))))
+    with pytest.raises(ScoreFileError, match="unpacks to 8,128 bytes; 1,000 are accepted"):
+        read_cells(tmp_path / "a.zip", ())
+
+
+def test_line_separators_and_half_surrogates_inside_answers_are_kept_and_printable(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "openset": "happy\u2028sad"}\n{"id": "b", "openset": "\\ud800"}\n')
+    cells = read_cells(tmp_path / "a.jsonl", ("openset",))
+    assert cells["a"] == "happy\u2028sad"
+    cells["b"].encode("utf-8")
+    (tmp_path / "a.txt").write_text("clip happy\u2028sad\n")
+    assert read_cells(tmp_path / "a.txt", ()) == {"clip": "happy\u2028sad"}

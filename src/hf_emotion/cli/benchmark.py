@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
             draws=args.bootstrap,
             seed=args.seed,
             dataset_id=args.dataset_id,
+            record=chosen(args, "num_frames", "modalities", "max_new_tokens", "num_beams"),
             say=lambda text: print(text, file=sys.stderr),
         )
     finally:

@@ -480,7 +480,7 @@ def _whole_lines(path: Path) -> list[dict]:
     if end < len(data):
         with path.open("r+b") as file:
             file.truncate(end)
-    return [json.loads(line) for line in data[:end].decode("utf-8").splitlines() if line.strip()]
+    return [json.loads(line) for line in data[:end].decode("utf-8").split("\n") if line.strip()]
 
 
 def _plain(value):

@@ -60,7 +60,15 @@ class EmotionLMM(lmms):
             _, _, doc_to_visual, doc_id, task, split = request.args
             clips.append(_clip(doc_to_visual(self.task_dict[task][split][doc_id])))
         known = {key: options[key] for key in ("max_new_tokens", "num_beams", "do_sample") if key in options}
-        return describe(clips, self.model, self.processor, question=question or None, batch_size=len(clips), **known)
+        return describe(
+            clips,
+            self.model,
+            self.processor,
+            question=question or None,
+            batch_size=len(clips),
+            per_utterance=False,
+            **known,
+        )
 
     def loglikelihood(self, requests: list[Instance]):
         raise NotImplementedError("hf_emotion answers questions (generate_until); it weighs no given answers")

@@ -13,18 +13,22 @@ Names stay text: `00012` and `None` are names, not a number and a gap. In value 
 None, nan, NA, null are no value, because the official scripts read them so (they use pandas, whose default it is).
 """
 
-import csv
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ..data.files import DataError, read_csv, read_lines, read_text
+
 NAME_COLUMNS = ("id", "name", "names", "video_name", "video_id", "filename", "video")
 MEDIA_SUFFIXES = (".mp4", ".avi", ".wav", ".mkv", ".mov", ".npy")
 EMPTY_CELLS = frozenset(["", "nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "None", "<NA>", "#N/A", "-nan", "-NaN"])
+
+# Bytes of the contents of an archive, all together; a file that claims more is not opened.
+MAX_UNPACKED = 2**30
 
 
 class ScoreFileError(ValueError):
@@ -43,7 +47,8 @@ def read_cells(path: str | Path, columns: Sequence[str], optional: bool = False)
         optional: {} instead of an error where no such column is there.
 
     Raises:
-        ScoreFileError: no such file, an unknown format, no name column, none of `columns`.
+        ScoreFileError: no such file, an unknown format, no name column, none of `columns`, or contents that cannot be
+            read; the message names the file and, where there is one, the line or clip.
     """
     path = Path(path)
     if not path.exists():
@@ -58,7 +63,10 @@ def read_cells(path: str | Path, columns: Sequence[str], optional: bool = False)
         )
     if optional and path.suffix in (".npz", ".txt"):
         return {}
-    return readers[path.suffix](path, columns, optional)
+    try:
+        return readers[path.suffix](path, columns, optional)
+    except DataError as error:
+        raise ScoreFileError(str(error)) from error
 
 
 def _name(text) -> str:
@@ -67,10 +75,10 @@ def _name(text) -> str:
 
 
 def _csv(path: Path, columns: Sequence[str], optional: bool) -> dict:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        header = reader.fieldnames or []
-        rows = list(reader)
+    rows = [cells for _, cells in read_csv(path, ())]
+    header = list(rows[0]) if rows else []
+    if not rows:
+        return {}
     key, column = _columns(path, header, columns, optional)
     if column is None:
         return {}
@@ -92,30 +100,55 @@ def _columns(path: Path, header: Sequence[str], columns: Sequence[str], optional
 
 
 def _json(path: Path, columns: Sequence[str], optional: bool) -> dict:
-    text = path.read_text(encoding="utf-8")
     try:
         if path.suffix == ".jsonl":
-            content = [json.loads(line) for line in text.splitlines() if line.strip()]
+            content = []
+            for number, line in read_lines(path):
+                if line.strip():
+                    content.append(_parsed(line, f"{path} line {number}"))
         else:
-            content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ScoreFileError(f"{path} is not JSON: {error}") from error
+            content = _parsed(read_text(path), str(path))
+    except RecursionError:
+        raise ScoreFileError(f"{path} is nested too deeply to be read") from None
     if isinstance(content, dict):
         if not any(isinstance(value, dict) for value in content.values()):
-            return {} if optional else {_name(name): value for name, value in content.items()}
-        content = [{"name": name, **value} for name, value in content.items()]
+            return {} if optional else {_name(name): _value(path, name, value) for name, value in content.items()}
+        content = [{"name": name, **value} if isinstance(value, dict) else value for name, value in content.items()]
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise ScoreFileError(f"{path} holds neither an object of clips nor a list of objects")
     header = list(dict.fromkeys(key for row in content for key in row))
     if not content:
         return {}
+    nameless = next((row for row in content if not any(key in row for key in NAME_COLUMNS)), None)
+    if nameless is not None:
+        raise ScoreFileError(
+            f"{path}: an object with {', '.join(map(str, nameless)) or 'nothing'} names no clip; one of "
+            f"{', '.join(NAME_COLUMNS)} is needed"
+        )
     # A failed clip has no answer; where all failed, there is no column either.
     if all("error" in row for row in content) and not optional:
         return {_name(row[next(key for key in NAME_COLUMNS if key in row)]): None for row in content}
     key, column = _columns(path, header, columns, optional)
     if column is None:
         return {}
-    return {_name(row[key]): label_words(row.get(column)) for row in content if key in row}
+    return {_name(row[key]): _value(path, row[key], row.get(column)) for row in content if key in row}
+
+
+def _parsed(text: str, where: str):
+    try:
+        return json.loads(text)
+    except ValueError as error:  # also a number of more digits than Python reads
+        raise ScoreFileError(f"{where} is not JSON: {error}") from error
+
+
+def _value(path: Path, name, value):
+    """A cell as metrics take it: text, a number, a list of texts, None."""
+    value = label_words(value)
+    if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(x, (list, dict)) for x in value)):
+        raise ScoreFileError(f"{path}: the value of {name!r} is nested; a text, a number or a list of texts is needed")
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair cannot be written again
+    return value
 
 
 def label_words(value):
@@ -126,23 +159,18 @@ def label_words(value):
 
 
 def _npz(path: Path, columns: Sequence[str], optional: bool) -> dict:
-    with np.load(path, allow_pickle=False) as archive:
-        if not {"filenames", "fileitems"} <= set(archive.files):
-            raise ScoreFileError(f"{path} has no filenames and fileitems; found {', '.join(archive.files)}")
-        try:
-            names, items = archive["filenames"], archive["fileitems"]
-        except ValueError as error:
-            raise ScoreFileError(
-                f"{path} holds pickled objects, which are not read because loading them can run code; save the label "
-                f"lists as text, "
-                "for instance str(list)"
-            ) from error
+    arrays = dict(_members(path))
+    if not {"filenames", "fileitems"} <= set(arrays):
+        raise ScoreFileError(f"{path} has no filenames and fileitems; found {', '.join(arrays) or 'nothing'}")
+    names, items = (_array(path, name, arrays[name]) for name in ("filenames", "fileitems"))
+    if names.ndim != 1 or items.ndim == 0 or len(names) != len(items):
+        raise ScoreFileError(f"{path}: filenames {names.shape} and fileitems {items.shape} differ in length")
     return {_name(name): item.tolist() if item.ndim else str(item) for name, item in zip(names, items, strict=True)}
 
 
 def _lines(path: Path, columns: Sequence[str], optional: bool) -> dict:
     cells = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in read_lines(path):
         if not line.strip():
             continue
         name, _, value = line.strip().partition(" ")
@@ -156,19 +184,49 @@ def _arrays(path: Path) -> dict:
     if path.is_dir():
         contents = {file.stem: file.read_bytes() for file in sorted(path.glob("*.npy"))}
     else:
-        with zipfile.ZipFile(path) as archive:
-            contents = {
-                Path(name).stem: archive.read(name)
-                for name in sorted(archive.namelist())
-                if name.endswith(".npy") and not Path(name).name.startswith(".")
-            }
+        contents = dict(_members(path))
     if not contents:
         raise ScoreFileError(f"{path} holds no .npy files")
     cells = {}
     for name, content in contents.items():
-        try:
-            value = np.load(io.BytesIO(content), allow_pickle=False)
-        except ValueError as error:
-            raise ScoreFileError(f"{path}: {name}.npy holds pickled objects, which are not read") from error
+        value = _array(path, name, content)
         cells[name] = value.tolist() if value.ndim else str(value)
     return cells
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Stem and bytes of each .npy file in a zip archive, whose sizes are checked before anything is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+            members = [m for m in members if not Path(m.filename).name.startswith(".")]
+            size = sum(member.file_size for member in members)
+            if size > MAX_UNPACKED:
+                raise ScoreFileError(f"{path} unpacks to {size:,} bytes; {MAX_UNPACKED:,} are accepted")
+            for member in sorted(members, key=lambda one: one.filename):
+                yield Path(member.filename).stem, archive.read(member)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        raise ScoreFileError(f"{path} is not a zip archive that can be read: {error}") from error
+
+
+def _array(path: Path, name: str, content: bytes) -> np.ndarray:
+    """The array in the bytes of an .npy file; its header is checked before memory is taken for it."""
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ScoreFileError(f"{path}: {name}.npy has no header that can be read: {error}") from error
+    if kind.hasobject:
+        raise ScoreFileError(
+            f"{path}: {name}.npy holds pickled objects, which are not read because loading them can run code; save "
+            "label lists as text, for instance str(list)"
+        )
+    wanted = int(np.prod(shape, dtype=object)) * kind.itemsize
+    if wanted < 0 or wanted != len(content) - file.tell():
+        raise ScoreFileError(
+            f"{path}: {name}.npy claims {wanted:,} bytes of data and holds {len(content) - file.tell():,}"
+        )
+    file.seek(0)
+    return np.load(file, allow_pickle=False)

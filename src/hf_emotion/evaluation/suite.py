@@ -299,6 +299,7 @@ def run_suite(
     draws: int = 1000,
     seed: int = 0,
     dataset_id: str | None = None,
+    record: Mapping | None = None,
     say: Callable[[str], None] = print,
 ) -> dict:
     """Run a benchmark and write its results; returns what `results.json` holds.
@@ -317,6 +318,7 @@ def run_suite(
         question: asked in place of the suite's.
         batch_size, limit: clips generated together; only the first clips of each task.
         draws, seed: bootstrap draws.
+        record: what else the answers depend on; a run with other settings is not continued.
         dataset_id: Hub id for `.eval_results`, where the suite has none. No id is made up.
 
     Raises:
@@ -353,7 +355,8 @@ def run_suite(
         raise EvaluationError(
             f"{suite.name}: nothing to score; " + "; ".join(f"{name}: {why}" for name, why in skipped.items())
         )
-    record = {"suite": suite.name, "model": model, "data": None if data is None else str(data), "question": question}
+    where = None if data is None else str(data)
+    record = {"suite": suite.name, "model": model, "data": where, "question": question, **(record or {})}
     started = time.perf_counter()
     for task, rows, folds in prepared:
         if question is not None:
