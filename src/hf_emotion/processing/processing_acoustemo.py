@@ -8,12 +8,14 @@ number and times.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from .chat_formats import LLAMA_2, write_template
-from .processing_emotion import EmotionProcessor
-from .sound_chunks import check_length, whole_sound_features
+from .media import Clip
+from .processing_emotion import ClipInputs, EmotionProcessor, Medium
 from .utterances import fixed_windows
 
 # A user's message; see `write_template`.
@@ -55,13 +57,11 @@ class AcoustEmoProcessor(EmotionProcessor):
             not fit, its shortest neighbouring utterances (or windows) are merged until it does, with a warning and a
             note in the clip's report. `None`: no limit.
         reserved_tokens: of `max_length`, kept free for the question, the answer and the prompt's fixed words.
-        max_waveform_seconds: longest sound for a tower that attends to a whole waveform.
         others: see `EmotionProcessor`.
     """
 
     content = CONTENT
     default_chat_template = CHAT_TEMPLATE
-    prompt_markers = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<Video>", "</Video>", "<Audio>", "</Audio>")
 
     def __init__(
         self,
@@ -78,27 +78,11 @@ class AcoustEmoProcessor(EmotionProcessor):
         interleave=False,
         max_length=1024,
         reserved_tokens=256,
-        max_waveform_seconds=120.0,
-        modalities=("video", "audio"),
-        num_frames=8,
-        sampling="uniform",
-        fps=None,
-        max_duration=1800.0,
         default_question="Please infer the person's emotional state and provide your reasoning process.",
-        face_config=None,
+        **settings,
     ):
         super().__init__(
-            image_processor,
-            feature_extractor,
-            tokenizer,
-            chat_template,
-            modalities=modalities,
-            num_frames=num_frames,
-            sampling=sampling,
-            fps=fps,
-            max_duration=max_duration,
-            default_question=default_question,
-            face_config=face_config,
+            image_processor, feature_extractor, tokenizer, chat_template, default_question=default_question, **settings
         )
         if not (use_global or use_utterances):
             raise ValueError("use_global and use_utterances are both False; at least one of them must be True.")
@@ -117,7 +101,11 @@ class AcoustEmoProcessor(EmotionProcessor):
         self.interleave = interleave
         self.max_length = max_length
         self.reserved_tokens = reserved_tokens
-        self.max_waveform_seconds = max_waveform_seconds
+
+    @classmethod
+    def settings_of(cls, config) -> dict[str, Any]:
+        names = ("num_query_tokens", "num_audio_query_tokens", "use_global", "use_utterances")
+        return {**super().settings_of(config), **{name: getattr(config, name) for name in names}}
 
     def num_video_tokens(self, num_utterances: int, num_frames: int | None = None) -> int:
         return self.num_query_tokens * (self.num_frames if num_frames is None else num_frames)
@@ -183,13 +171,7 @@ class AcoustEmoProcessor(EmotionProcessor):
         clip = replace(clip, notes=[*clip.notes, note])
         return clip if self.window_seconds is not None else replace(clip, utterances=merged)
 
-    def _load_clip(self, video, sound, utterances, settings):
-        clip = super()._load_clip(video, sound, utterances, settings)
-        if clip is None:
-            return None
-        if clip.waveform is not None:
-            # Here and not with the batch, so that one long clip does not stop those beside it.
-            check_length(self.feature_extractor, clip.waveform, self.max_waveform_seconds, clip.source)
+    def prepare(self, clip: Clip, modalities: Sequence[Medium]) -> Clip:
         return self.fit(clip)
 
     # The prompt
@@ -203,7 +185,7 @@ class AcoustEmoProcessor(EmotionProcessor):
             lines.append(f"{named}{f': {text}' if text else ''}\n")
         return lines
 
-    def _clip_parts(self, clip) -> list[dict]:
+    def _clip_parts(self, clip: ClipInputs) -> list[dict]:
         parts = super()._clip_parts(clip)
         lines = self._lines(clip.utterances)
         for part in parts:
@@ -211,59 +193,29 @@ class AcoustEmoProcessor(EmotionProcessor):
                 part["shown"] = self.use_global or not lines
                 lines = [f"{line[:-1]} <Audio>{self.audio_token}</Audio>\n" for line in lines]
             elif part["type"] == "audio":
-                part["order"] = self._order(len(self.windows(clip)))
+                part["order"] = self._order(clip)
             elif part["type"] == "utterances":
                 part["lines"] = "".join(lines)
         return parts
 
-    def _order(self, num_windows: int) -> str:
+    def _order(self, clip: ClipInputs) -> str:
         """Which sound the audio tokens stand for, in their order."""
-        apart = "utterance" if self.window_seconds is None else f"{self.window_seconds:g} s"
-        if not (self.use_utterances and num_windows):
+        # A sound always has windows of a fixed length.
+        if not self.use_utterances or (self.window_seconds is None and not clip.utterances):
             return ""
-        return f" (the whole clip, then each {apart})" if self.use_global else f" (each {apart})"
+        each = "utterance" if self.window_seconds is None else f"{self.window_seconds:g} s"
+        return f" (the whole clip, then each {each})" if self.use_global else f" (each {each})"
 
-    # Hooks of ProcessorMixin.__call__
-
-    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        """As the base class; with `interleave`, one `<audio>` for the whole clip and one for each utterance."""
-        if self.interleave and text is not None and videos is not None:
-            texts = list(text)
-            for i, (sample, clip) in enumerate(zip(text, videos, strict=True)):
-                if clip is None or clip.waveform is None or not isinstance(sample, str):
-                    continue
-                found = sample.count(self.audio_token)
-                expected = self.num_sound_tokens(len(clip.utterances)) // self.num_audio_query_tokens
-                if found != expected:
-                    raise ValueError(
-                        f"text {i} has {found} {self.audio_token} placeholders for {expected} windows of its clip "
-                        f"({clip.source}); with interleave, write one for each."
-                    )
-                texts[i] = sample.replace(self.audio_token, "", found - 1)
-            text = texts
-        super().validate_inputs(images=images, text=text, videos=videos, audio=audio, **kwargs)
-
-    def _process_videos(self, videos, **kwargs):
-        """As the base class, with the windows that are heard in `utterance_spans`."""
-        data, _ = super()._process_videos([self._heard(clip) for clip in videos], **kwargs)
-        data["video_metadata"] = [None if clip is None else self.report(clip) for clip in videos]
-        shown = [i for i, clip in enumerate(videos) if clip is not None and clip.frames is not None]
-        for i in shown:
-            data["num_video_tokens"][i] = self.num_video_tokens(0, len(videos[i].frames))
-        return data, [self.replace_video_token(data, i) for i in shown]
-
-    def _process_audio(self, audio, **kwargs):
-        data, replacements = super()._process_audio([self._heard(clip) for clip in audio], **kwargs)
-        if self.interleave:
-            one = self.audio_token * self.num_audio_query_tokens
-            replacements = [one for tokens in replacements for _ in range(len(tokens) // len(one))]
-        return data, replacements
-
-    def _heard(self, clip):
-        return None if clip is None else replace(clip, utterances=self.windows(clip))
-
-    def sound_features(self, waveforms) -> dict:
-        return whole_sound_features(self.feature_extractor, waveforms, self.max_waveform_seconds)
+    def placeholders(self, clip: Clip) -> dict[Medium, list[str]]:
+        """As the base class; with `interleave`, one text for the whole clip and one for each utterance."""
+        found: dict[Medium, list[str]] = {"video": [], "audio": []}
+        if clip.frames is not None:
+            found["video"] = [self.video_token * self.num_video_tokens(0, len(clip.frames))]
+        if clip.waveform is not None:
+            tokens = self.num_sound_tokens(len(self.windows(clip)))
+            pieces = tokens // self.num_audio_query_tokens if self.interleave else 1
+            found["audio"] = [self.audio_token * (tokens // pieces)] * pieces
+        return found
 
 
 def merge_shortest(rows: list[dict]) -> list[dict]:

@@ -1,41 +1,75 @@
-"""The way in of all four papers: a clip, its utterances and a text -> one padded batch of tensors.
+"""From a clip, its utterances and a question to the tensors of a model, in three steps that all papers share.
 
-A paper's processor adds its own inputs and its own prompt. What differs from transformers' video processors: a clip is
-decoded once, by PyAV, and its picture and its sound both come from that one reading; the frames keep their true times;
-the prompt has exactly the parts that the clip really has; and what other people wrote (subtitles, questions) cannot
-stand for media or end a turn.
+    clip = processor.load("clip.mp4", "clip.srt")                           # files are opened here, and only here
+    inputs = processor.measure(clip)                                        # tensors, placeholders, a report
+    ids = processor.write("How does she feel?", inputs.utterances, inputs.placeholders)
+
+`__call__`, `apply_chat_template`, the collator and the feature cache are compositions of these. A clip is decoded once,
+by PyAV, for picture and sound together; its frames keep their true times; the prompt has exactly the parts that the
+clip has. Texts that people or files supply (subtitles, questions, answers) are data: they never become structure.
 
 Letters used for shapes: B batch, T frames, P patches, R regions, N utterances, C chunks of sound, W tokens of a
 timestamp, S text tokens.
 """
 
 import copy
+import inspect
 import re
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
+import torch
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
 
 from .chat_formats import marks_in
 from .faces import FaceFinder, FaceTrack
-from .media import load_clip
+from .image_processing_emotion import EmotionImageProcessor
+from .media import Clip, load_clip
+from .sound_chunks import check_length, sound_input_names, whole_sound_extractor, whole_sound_features
 from .utterances import read, to_spans
 
-# Where the source of a media part stands in a chat message, in the order in which the keys are looked for.
-SOURCE_KEYS = ("video", "audio", "path", "url")
-# Filled in wherever a clip of the batch has fewer rows than another.
-PADDING = {"video_times": -1, "face_times": -1, "audio_times": -1, "audio_ends": -1}
+Medium = Literal["video", "audio"]
+Arrays = Mapping[str, np.ndarray | torch.Tensor]
+
+# The medium that each type of message part brings; a picture is a clip of one frame.
+MEDIUM_OF_PART: dict[str, Medium] = {"video": "video", "image": "video", "image_url": "video", "audio": "audio"}
+# Where a message part holds its source, in the order in which the keys are looked for.
+SOURCE_KEYS = ("video", "audio", "image", "image_url", "path", "url")
+ROLES = ("system", "user", "assistant")
+# What fills a batch where one sample is shorter than another; 0 (False) for every other tensor.
+PADDING = {
+    "labels": -100,
+    **dict.fromkeys(("emotion_ids", "video_times", "face_times", "audio_times", "audio_ends", "utterance_spans"), -1),
+}
+# Padded on the left, for generation; everything else is padded on the right.
+TEXT_NAMES = frozenset({"input_ids", "attention_mask", "labels"})
+
+
+class LoadOptions(TypedDict, total=False):
+    """Options of `EmotionProcessor.load`, where they differ from the processor's own settings.
+
+    num_frames, sampling, fps, max_duration, max_pixels, max_decoded_pixels: see `media.load_clip`.
+    modalities: the media to take, of those that the model has; `["video"]` leaves the sound out.
+    sampling_rate: Hz of sound given as an array.
+    """
+
+    num_frames: int | None
+    sampling: str | None
+    fps: float | None
+    max_duration: float | None
+    max_pixels: int | None
+    max_decoded_pixels: int | None
+    modalities: Sequence[Medium] | None
+    sampling_rate: int | None
 
 
 class EmotionVideosKwargs(VideosKwargs, total=False):
     """Options of one call that concern the picture.
 
-    sampling: policy by which frames are chosen, see `media.load_clip`.
-    max_duration: s; a longer clip is an error.
-    max_pixels, max_decoded_pixels: see `media.load_clip`.
-    faces: `True` makes a missing face backend an error, `False` skips the search, `None` takes what can be had.
-    landmarks: faces already known, see `EmotionProcessor.find_faces`.
+    sampling, max_duration, max_pixels, max_decoded_pixels: see `LoadOptions`.
+    faces, landmarks: see `EmotionProcessor.find_face`; for a list of clips, `landmarks` is a list.
     """
 
     sampling: str | None
@@ -49,43 +83,69 @@ class EmotionVideosKwargs(VideosKwargs, total=False):
 class EmotionProcessorKwargs(ProcessingKwargs, total=False):
     """Options of one call.
 
-    utterances: for one clip what `utterances.read` takes (path, rows), for a list of clips a list of those.
-    modalities: what to take from the clips, of those that the model has; `["video"]` leaves the sound out.
+    utterances: for one clip a source of `utterances.read` (path, rows), for a list of clips a list of those.
+    modalities: see `LoadOptions`.
+    is_prompt: the texts are finished prompts with placeholders and special tokens, used as they are. Otherwise they
+        are questions: data, in which nothing has a special meaning.
     """
 
     videos_kwargs: EmotionVideosKwargs
     utterances: Any
     modalities: list[str] | None
+    is_prompt: bool
+
+
+@dataclass
+class ClipInputs:
+    """What `EmotionProcessor.measure` makes of a clip. It is accepted wherever a clip is, and is not measured again.
+
+    Args:
+        source: name of the clip, for messages.
+        utterances: rows as in `Clip.utterances`, as the prompt lists them.
+        placeholders: for `"video"` and `"audio"`, the placeholder tokens that replace each mark in the prompt, in
+            order. A medium that has no place in the prompt is left out.
+        tensors: the clip's inputs of the model, by name, without a batch dimension.
+        report: see `EmotionProcessor.report`.
+        track: the face in each frame, if the model looks at faces.
+    """
+
+    source: str
+    utterances: list[dict] = field(default_factory=list)
+    placeholders: dict[Medium, list[str]] = field(default_factory=dict)
+    tensors: dict[str, np.ndarray | torch.Tensor] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    track: FaceTrack | None = None
 
 
 class EmotionProcessor(ProcessorMixin):
     """Base of the papers' processors; makes `input_ids`, `attention_mask`, frames, sound and utterances.
 
-    Three ways in, all to the same batch:
+    Three ways to call it, with the same batch as result:
 
-    - `processor(videos=clips, text=questions, utterances=...)`. A text without placeholders is a question and is put
-      into the model's chat template; a text with placeholders is a finished prompt and is used as it is. Without a text
-      the default question is asked. One text may serve many clips.
+    - `processor(videos=clips, text=questions, utterances=...)`. A question is put into the model's chat template;
+      without one the default question is asked. One question may serve many clips. With `is_prompt=True` the texts are
+      finished prompts.
     - `processor.apply_chat_template(messages, tokenize=True, return_dict=True, ...)`, with a part
       `{"type": "video", "path": ..., "utterances": ...}` in a message; `{"type": "audio", "path": ...}` beside it
-      replaces the clip's sound, and alone it is a clip without picture.
-    - `processor.load_clips(...)` first, and the `Clip`s in place of paths later: nothing is decoded twice.
+      replaces the clip's sound, and alone it is a clip without picture; a part of type `"image"` is a clip of one
+      frame.
+    - the steps `load`, `measure` and `write` one by one. A `Clip` or `ClipInputs` may be passed wherever a path may.
 
-    A clip's sound comes along by itself. A modality that a clip lacks has no placeholder in its prompt and an
+    A clip's sound comes with its picture. A modality that a clip lacks has no placeholder in its prompt and an
     all-padded row in the tensors; tensors of a modality that no clip of the batch has are left out.
 
     Args:
         image_processor: an `EmotionImageProcessor`; `video_processor` is another name for it.
-        feature_extractor: makes the audio tower's inputs; waveforms are read at its `sampling_rate`. Extractors other
-            than ImageBind's must return an attention mask.
+        feature_extractor: makes the audio tower's inputs; waveforms are read at its `sampling_rate`.
         tokenizer: the language model's. `<video>` and `<audio>` are added to it where it lacks them, as ids beyond the
             model's vocabulary if need be (the model never embeds a placeholder); so is a padding token. Texts are
             padded on the left, for generation.
         chat_template: Jinja; by default the paper's.
-        modalities: what the model has towers for.
+        modalities: the media that the model has towers for.
         num_frames, sampling, fps, max_duration: see `media.load_clip`; each call may choose otherwise.
+        max_waveform_seconds: longest sound for an audio tower that attends to a whole waveform.
         default_question: asked where no text is given.
-        face_config: settings of the `FaceFinder`, which is at hand as `face_finder`.
+        face_config: settings of the `FaceFinder`, which is available as `face_finder`.
         components: further tokenizers and the like that a paper's processor has.
     """
 
@@ -97,14 +157,15 @@ class EmotionProcessor(ProcessorMixin):
         "add_special_tokens": False,
         "return_token_type_ids": False,
     }
+    is_prompt = False
 
     video_token = "<video>"
     audio_token = "<audio>"
     # Jinja of a user's message (`chat_formats.write_template`), and the whole template in the paper's own turns.
     content: str | None = None
     default_chat_template: str | None = None
-    # What the chat template writes around turns and media, beside the tokenizer's special tokens.
-    prompt_markers: tuple[str, ...] = ()
+    # Whether faces are searched in the frames.
+    looks_at_faces = False
 
     def __init__(
         self,
@@ -117,7 +178,8 @@ class EmotionProcessor(ProcessorMixin):
         sampling="uniform",
         fps=None,
         max_duration=1800.0,
-        default_question="Which emotions does the person show, and which clues tell of them?",
+        max_waveform_seconds=120.0,
+        default_question="Which emotions does the person show, and which cues indicate them?",
         face_config=None,
         **components,
     ):
@@ -134,19 +196,81 @@ class EmotionProcessor(ProcessorMixin):
         self.sampling = sampling
         self.fps = fps
         self.max_duration = max_duration
+        self.max_waveform_seconds = max_waveform_seconds
         self.default_question = default_question
         face_config = dict(face_config or {})
         if face_config.get("regions") is not None:
             face_config["regions"] = dict(face_config["regions"])
         self.face_finder = FaceFinder(**face_config)
-        missing = [token for token in (self.video_token, self.audio_token) if token not in tokenizer.get_vocab()]
+        missing = [token for token in self.placeholder_tokens if token not in tokenizer.get_vocab()]
         tokenizer.add_tokens(missing, special_tokens=True)
         if tokenizer.pad_token is None:
             # LLaMA has none. Padding is masked and no label, so any token serves.
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         # A published tokenizer's own "right" would win over this class's default.
         tokenizer.padding_side = "left"
-        self.video_token_id, self.audio_token_id = tokenizer.convert_tokens_to_ids([self.video_token, self.audio_token])
+        for name, token_id in self.token_ids.items():
+            setattr(self, name, token_id)
+
+    def __init_subclass__(cls, **kwargs):
+        """Give `__init__` a signature with the base class's settings in it: transformers saves what it names."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            own = inspect.signature(cls.__init__).parameters
+            inherited = inspect.signature(super(cls, cls).__init__).parameters
+            merged = {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in inherited.items() if p.kind != p.VAR_KEYWORD}
+            merged = {name: p for name, p in {**merged, **own}.items() if p.kind != p.VAR_KEYWORD}
+            ordered = sorted(merged.values(), key=lambda parameter: parameter.kind)
+            cls.__init__.__signature__ = inspect.Signature(ordered)
+
+    @classmethod
+    def validate_init_kwargs(cls, processor_config, valid_kwargs):
+        """As transformers', which knows the settings that stand in the code of `__init__`, but not inherited ones."""
+        return super().validate_init_kwargs(processor_config, inspect.signature(cls.__init__).parameters)
+
+    @classmethod
+    def from_config(cls, config, tokenizer=None, **settings) -> "EmotionProcessor":
+        """The processor of a model: image size, audio tower, token counts and switches as its configuration has them.
+
+        Args:
+            config: the model's; its placeholder ids are set to the tokenizer's.
+            tokenizer: the language model's.
+            settings: further settings of the processor, and components (`feature_extractor=`, `image_processor=`,
+                `chat_template=`) in place of those that would be made.
+
+        Raises:
+            ValueError: there is no tokenizer.
+        """
+        if tokenizer is None:
+            raise ValueError(
+                f"{cls.__name__} needs the tokenizer of its language model, which has {config.text_config.vocab_size} "
+                f"tokens; pass tokenizer="
+            )
+        processor = cls(tokenizer=tokenizer, **{**cls.settings_of(config), **settings})
+        for name, token_id in processor.token_ids.items():
+            setattr(config, name, token_id)
+        return processor
+
+    @classmethod
+    def settings_of(cls, config) -> dict[str, Any]:
+        """The settings of a processor that follow from its model's configuration."""
+        vision, audio = config.vision_config, config.audio_config
+        side = 224 if vision is None else vision.image_size
+        return {
+            "image_processor": EmotionImageProcessor(size={"height": side, "width": side}),
+            "feature_extractor": whole_sound_extractor(audio),
+            "modalities": ["video"] * (vision is not None) + ["audio"] * (audio is not None),
+        }
+
+    @property
+    def placeholder_tokens(self) -> tuple[str, ...]:
+        return self.video_token, self.audio_token
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        """Ids of the placeholders, by the name of their field in a model's configuration."""
+        ids = self.tokenizer.convert_tokens_to_ids([self.video_token, self.audio_token])
+        return dict(zip(("video_token_id", "audio_token_id"), ids, strict=True))
 
     @property
     def video_processor(self):
@@ -160,14 +284,13 @@ class EmotionProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        names = self.feature_extractor.model_input_names
-        sound = ["audio_attention_mask" if name == "attention_mask" else name for name in names]
         picture = ["pixel_values_videos", "video_times", "utterance_spans"]
-        return ["input_ids", "attention_mask", *picture, *sound]
+        return ["input_ids", "attention_mask", *picture, *sound_input_names(self.feature_extractor)]
 
     @property
-    def unused_input_names(self) -> list[str]:
-        return ["num_video_tokens", "num_audio_tokens"]
+    def padding(self) -> dict[str, int]:
+        """What fills each tensor of a batch where a sample is shorter than another; 0 for those not named."""
+        return {**PADDING, "input_ids": self.tokenizer.pad_token_id}
 
     def to_dict(self) -> dict[str, Any]:
         face_config = self.face_finder.to_dict()
@@ -175,33 +298,47 @@ class EmotionProcessor(ProcessorMixin):
         face_config["regions"] = [list(pair) for pair in face_config["regions"].items()]
         return {**super().to_dict(), "face_config": face_config}
 
-    def num_video_tokens(self, num_utterances: int) -> int:
-        """Tokens that the model makes of the picture of a clip with so many utterances."""
-        raise NotImplementedError
+    # Step 1: load
 
-    def num_sound_tokens(self, num_utterances: int) -> int:
-        """Tokens that the model makes of the sound of a clip with so many utterances."""
-        raise NotImplementedError
+    def load(
+        self, source: Any = None, utterances: Any = None, *, audio: Any = None, **options: Unpack[LoadOptions]
+    ) -> Clip:
+        """Decode one clip, with the settings of this processor.
 
-    # Clips
+        Args:
+            source: see `media.load_clip`; `None` for sound alone.
+            utterances: see `utterances.read`.
+            audio: sound that replaces the clip's own, or is all there is of it; a source, or an array (samples,).
+            options: see `LoadOptions`.
 
-    def load_clips(self, videos=None, audio=None, utterances=None, **options) -> list:
-        """Decode clips as this processor's `__call__` would; its result may be passed to it in place of the sources.
+        Raises:
+            MediaError, UtteranceError: a file cannot be read.
+            ValueError: there is no source, or nothing in it that the model takes.
+            TypeError: an unknown option.
+        """
+        unknown = options.keys() - LoadOptions.__annotations__
+        if unknown:
+            raise TypeError(
+                f"load has no option {', '.join(sorted(unknown))}; accepted are "
+                f"{', '.join(LoadOptions.__annotations__)}."
+            )
+        if source is None and audio is None:
+            raise ValueError("there is no clip; a source of picture, sound or both is needed.")
+        return self._load(source, audio, utterances, self._load_settings(options))
+
+    def load_clips(self, videos=None, audio=None, utterances=None, **options: Unpack[LoadOptions]) -> list[Clip | None]:
+        """`load` for several clips.
 
         Args:
             videos: one source of `media.load_clip`, or a list of them; `None` in a list is a sample without picture.
             audio: the same for sound that replaces a clip's own, or is all there is of it.
             utterances: for one clip a source of `utterances.read`, for a list of clips a list of those or `None`s.
-            options: `modalities`, `num_frames`, `sampling`, `fps`, `max_duration` where they differ from the
-                processor's; `sampling_rate`, Hz, of sound given as an array, where it is not the processor's;
-                `max_pixels`, `max_decoded_pixels`, see `media.load_clip`.
 
         Returns:
             a list of B `Clip`s; `None` for a sample without any source.
 
         Raises:
-            MediaError, UtteranceError: for what cannot be read.
-            ValueError: lists of unlike lengths; several clips for one sample; a clip that has nothing the model takes.
+            as `load`; ValueError: lists of unlike lengths; several clips for one sample.
         """
         batched = isinstance(videos if videos is not None else audio, (list, tuple))
         if batched and not (videos or audio):
@@ -218,14 +355,19 @@ class EmotionProcessor(ProcessorMixin):
             rows = zip(*([None] * size if column is None else column for column in columns.values()), strict=True)
         else:
             rows = [tuple(columns.values())]
-        settings = self._clip_settings(options)
-        return [self._load_clip(only(video), only(sound), spoken, settings) for video, sound, spoken in rows]
+        settings = self._load_settings(options)
+        return [self._load(only(video), only(sound), spoken, settings) for video, sound, spoken in rows]
 
-    def _load_clip(self, video, sound, utterances, settings):
+    def _load(self, video, sound, utterances, settings) -> Clip | None:
         if video is None and sound is None:
             if utterances is not None:
                 raise ValueError("utterances came without their clip; pass the clip in videos= or audio=.")
             return None
+        # By its parts: a processor loaded from a folder has a class of its own of that name.
+        if hasattr(video, "placeholders"):
+            if sound is not None or utterances is not None:
+                raise ValueError(f"{video.source} is already measured; its sound and utterances cannot be replaced.")
+            return video
         settings = dict(settings)
         modalities, rate = settings.pop("modalities"), settings.pop("sampling_rate")
         if hasattr(sound, "__array__"):
@@ -239,7 +381,7 @@ class EmotionProcessor(ProcessorMixin):
             **settings,
         )
         changes = {}
-        # A decoded clip comes back whole, whatever was asked for.
+        # A decoded clip is returned whole, whatever was asked for.
         if "video" not in modalities and clip.frames is not None:
             changes.update(frames=None, frame_times=None)
         if "audio" not in modalities and clip.waveform is not None:
@@ -250,14 +392,22 @@ class EmotionProcessor(ProcessorMixin):
         clip = replace(clip, **changes) if changes else clip
         if clip.frames is None and clip.waveform is None:
             raise ValueError(f"{clip.source} has nothing to use: this call takes {' and '.join(modalities)} only.")
-        if clip.waveform is not None and clip.sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"{clip.source} was decoded at {clip.sampling_rate} Hz; this processor takes {self.sampling_rate} Hz."
-            )
+        if clip.waveform is not None:
+            if clip.sampling_rate != self.sampling_rate:
+                raise ValueError(
+                    f"{clip.source} was decoded at {clip.sampling_rate} Hz; this processor takes "
+                    f"{self.sampling_rate} Hz."
+                )
+            # Here and not with the batch, so that one long clip does not stop those beside it.
+            check_length(self.feature_extractor, clip.waveform, self.max_waveform_seconds, clip.source)
+        return self.prepare(clip, modalities)
+
+    def prepare(self, clip: Clip, modalities: Sequence[Medium]) -> Clip:
+        """A clip as the paper takes it, given the modalities that were asked for; the end of `load`."""
         return clip
 
-    def _clip_settings(self, options) -> dict:
-        """What `load_clip` is to be asked for: the call's options, else the processor's."""
+    def _load_settings(self, options) -> dict:
+        """Arguments of `load_clip`: the call's options, else the processor's."""
         options = {**(options.get("audio_kwargs") or {}), **(options.get("videos_kwargs") or {}), **options}
         modalities = options.get("modalities")
         modalities = self.modalities if modalities is None else list(modalities)
@@ -276,298 +426,115 @@ class EmotionProcessor(ProcessorMixin):
         if not modalities or set(modalities) - set(accepted):
             raise ValueError(f"modalities are {list(modalities)}; accepted are one or more of {list(accepted)}.")
 
-    # Prompts
+    # Step 2: measure
 
-    def has_place(self, clip) -> tuple[bool, bool]:
-        """Whether the picture and the sound of a clip have a placeholder in its prompt."""
-        return clip.frames is not None, clip.waveform is not None
-
-    def escape(self, text: str) -> str:
-        """`text` as it may stand in a prompt: a space breaks up all that the tokenizer or the template gives a meaning.
-
-        `<video>` becomes `< video>`, `</s>` becomes `< /s>`, `[INST]` becomes `[ INST]`: readable, and no longer a
-        placeholder, a special token or the border of a turn.
-        """
-        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        marks = marks_in(self.chat_template or "")
-        meanings = sorted({*special, *self.prompt_markers, *marks} - {""}, key=len, reverse=True)
-        return re.sub("|".join(map(re.escape, meanings)), lambda found: f"{found[0][0]} {found[0][1:]}", text)
-
-    def apply_chat_template(self, conversation, chat_template=None, *, processor_kwargs=None, **kwargs):
-        """As transformers' `apply_chat_template`; loads the clip that a message holds and writes down what it has.
-
-        A part `{"type": "video"}` or `{"type": "audio"}` with a source (`"video"`, `"audio"`, `"path"` or `"url"`: any
-        source of `media.load_clip`) and, if wanted, `"utterances"` becomes the parts which the clip really has, in the
-        paper's order: video, audio, utterances. A part without a source stays as it is, so a prompt can be written
-        without a clip. All text, whoever wrote it, is escaped.
+    def measure(self, clip: Clip, *, faces: bool | None = None, landmarks: Any = None) -> ClipInputs:
+        """Everything that a model and its prompt need of a clip.
 
         Args:
-            conversation: messages, or a list of conversations; at most one clip each.
-            chat_template, kwargs: see transformers. `return_assistant_tokens_mask=True` marks the tokens of the answers
-                (`assistant_masks`), from which labels are made.
-            processor_kwargs: options of `__call__`.
+            clip: from `load`.
+            faces, landmarks: see `find_face`.
 
         Returns:
-            with `tokenize=True, return_dict=True` the batch, else the prompt as transformers has it.
+            tensors without a batch dimension, placeholders of the prompt, and the report.
 
         Raises:
-            ValueError: an empty conversation; several clips in one.
+            FaceError: see `find_face`.
         """
-        processor_kwargs = dict(processor_kwargs or {})
-        if not conversation:
-            raise ValueError("the conversation is empty; at least one message is needed.")
-        if processor_kwargs.get("utterances") is not None:
-            raise ValueError("in messages, utterances belong into the part of their clip, not into processor_kwargs.")
-        settings = self._clip_settings({**kwargs, **processor_kwargs})
-        if isinstance(conversation[0], (list, tuple)):
-            conversation = [self._with_clip(messages, settings) for messages in conversation]
-        else:
-            conversation = self._with_clip(conversation, settings)
-        return super().apply_chat_template(conversation, chat_template, processor_kwargs=processor_kwargs, **kwargs)
-
-    def _with_clip(self, messages, settings) -> list[dict]:
-        """The messages with their clip loaded, as parts in the paper's order, and with escaped text."""
-        media = [
-            part
-            for message in messages
-            if isinstance(message.get("content"), (list, tuple))
-            for part in message["content"]
-            if source_of(part) is not None
-        ]
-        found = {kind: [part for part in media if part["type"] == kind] for kind in ("video", "audio")}
-        for kind, parts in found.items():
-            if len(parts) > 1:
-                raise ValueError(f"a conversation has {len(parts)} {kind} parts; one clip for each is accepted.")
-        shown = []
-        if media:
-            video, sound = (source_of(parts[0]) if parts else None for parts in found.values())
-            utterances = next((part["utterances"] for part in media if part.get("utterances") is not None), None)
-            shown = self._clip_parts(self._load_clip(video, sound, utterances, settings))
-        written = []
-        for message in messages:
-            content = message.get("content")
-            if isinstance(content, str):
-                written.append({**message, "content": self.escape(content)})
-                continue
-            parts = []
-            for part in content or []:
-                if any(part is medium for medium in media):
-                    parts.extend(shown)
-                    shown = []
-                elif part["type"] == "text":
-                    parts.append({**part, "text": self.escape(part["text"])})
-                elif not (media and part["type"] == "audio"):
-                    # A bare audio part beside a clip only says that its sound is wanted.
-                    parts.append(part)
-            written.append({**message, "content": parts})
-        return written
-
-    def _clip_parts(self, clip) -> list[dict]:
-        """What a clip has, as message parts; the first carries the clip itself."""
-        places = zip(("video", "audio"), self.has_place(clip), strict=True)
-        parts = [{"type": kind} for kind, placed in places if placed]
-        parts[0]["clip"] = clip
-        if clip.utterances:
-            rows = [
-                {**row, "text": self._line(row.get("text")), "speaker": self._line(row.get("speaker"))}
-                for row in clip.utterances
-            ]
-            parts.append({"type": "utterances", "utterances": rows})
-        return parts
-
-    def _line(self, text: str | None) -> str | None:
-        """Words of a subtitle on one line, so that none can pass for the next utterance."""
-        return None if text is None else self.escape(" ".join(text.split()))
-
-    def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
-        """The clips that `apply_chat_template` has loaded; the base class would need torchcodec to load them."""
-        clips = [
-            [
-                part["clip"]
-                for message in conversation
-                if not isinstance(message.get("content"), str)
-                for part in message.get("content") or []
-                if "clip" in part
-            ]
-            for conversation in conversations
-        ]
-        return [], clips, [], {}
-
-    def _prompt(self, text, clip) -> str:
-        if clip is None or (isinstance(text, str) and (self.video_token in text or self.audio_token in text)):
-            return text
-        question = {"type": "text", "text": self.default_question if text is None else text}
-        messages = [{"role": "user", "content": [{"type": "video", "video": clip}, question]}]
-        return self.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-    # Hooks of ProcessorMixin.__call__
-
-    def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        """Load the clips, once, and write the prompts.
-
-        Returns:
-            `(None, texts, clips, clips)`: B strings and B `Clip`s (or `None`s), the same for picture and sound; no
-            clips for sound where none has any.
-        """
-        if images is not None:
-            raise ValueError("images= is not taken; pass a picture in videos=, as a clip of one frame.")
-        if videos is None and audio is None:
-            if kwargs.get("utterances") is not None:
-                raise ValueError("utterances came without their clip; pass the clip in videos= or audio=.")
-            return None, [text] if isinstance(text, str) else text, None, None
-        clips = self.load_clips(videos, audio, **{name: value for name, value in kwargs.items() if value is not None})
-        if text is None or isinstance(text, str):
-            text = [text] * len(clips)
-        if len(text) != len(clips):
-            raise ValueError(
-                f"{len(text)} texts came with {len(clips)} clips; one for each or one for all is accepted."
-            )
-        heard = any(clip is not None and self.has_place(clip)[1] for clip in clips)
-        return None, [self._prompt(*pair) for pair in zip(text, clips, strict=True)], clips, clips if heard else None
-
-    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
-        """Check that every text has as many placeholders as its clip has media.
-
-        Raises:
-            ValueError: no input at all; a text that is no string; placeholders and media that differ in number, with
-                the sample, its clip and both numbers.
-        """
-        if text is None:
-            raise ValueError(f"{type(self).__name__} needs a text or a clip.")
-        for i, sample in enumerate(text):
-            if not isinstance(sample, str):
-                raise ValueError(f"text {i} is {type(sample).__name__}; a string is accepted.")
-            clip = None if videos is None else videos[i]
-            places = (False, False) if clip is None else self.has_place(clip)
-            name = "no clip" if clip is None else clip.source
-            tokens, kinds = (self.video_token, self.audio_token), ("picture", "sound")
-            for token, kind, placed in zip(tokens, kinds, places, strict=True):
-                found, expected = sample.count(token), int(placed)
-                if found != expected:
-                    raise ValueError(
-                        f"text {i} has {found} {token} placeholders for {expected} {kind} tracks of its clip ({name}); "
-                        f"write one placeholder for each, or leave a track out by modalities=."
-                    )
-
-    def _process_videos(self, videos, **kwargs):
-        """Tensors of the picture and of the utterances, and what was really used.
-
-        Args:
-            videos: B `Clip`s or `None`s.
-
-        Returns:
-            `pixel_values_videos` (B, T, 3, h, w) float32 and `video_times` (B, T) int64 ms, -1 where padded, if any
-            clip has a picture; `utterance_spans` (B, N, 2) int64 ms, -1 where padded; `video_metadata`, B reports; and
-            the placeholders of each clip with a picture.
-        """
-        data = {
-            "utterance_spans": to_spans([[] if clip is None else clip.utterances for clip in videos]),
-            "video_metadata": [None if clip is None else self.report(clip) for clip in videos],
-            "num_video_tokens": [
-                0 if clip is None or clip.frames is None else self.num_video_tokens(len(clip.utterances))
-                for clip in videos
-            ],
+        track = self.find_face(clip, faces=faces, landmarks=landmarks) if self.looks_at_faces else None
+        tensors = {
+            **self.picture(clip, track),
+            **self.sound(clip),
+            "utterance_spans": to_spans([self.windows(clip)])[0],
         }
-        if any(data["num_video_tokens"]):
-            rows = [{} if clip is None or clip.frames is None else self._picture(clip) for clip in videos]
-            data.update(pad_rows(rows))
-        shown = [i for i, count in enumerate(data["num_video_tokens"]) if count]
-        return data, [self.replace_video_token(data, i) for i in shown]
+        names = self.model_input_names
+        return replace(
+            self.outline(clip),
+            tensors={name: values for name, values in tensors.items() if name in names},
+            report=self.report(clip, track),
+            track=track,
+        )
 
-    def _picture(self, clip) -> dict:
+    def outline(self, clip: Clip) -> ClipInputs:
+        """What a prompt says of a clip; nothing is computed of its frames and its sound."""
+        placeholders = {kind: [text for text in texts if text] for kind, texts in self.placeholders(clip).items()}
+        return ClipInputs(clip.source, clip.utterances, {kind: texts for kind, texts in placeholders.items() if texts})
+
+    def placeholders(self, clip: Clip) -> dict[Medium, list[str]]:
+        """The placeholder tokens that replace each mark of a prompt; empty texts for what has no place in it."""
+        count = len(clip.utterances)
+        return {
+            "video": [] if clip.frames is None else [self.video_token * self.num_video_tokens(count)],
+            "audio": [] if clip.waveform is None else [self.audio_token * self.num_sound_tokens(count)],
+        }
+
+    def num_video_tokens(self, num_utterances: int) -> int:
+        """Tokens that the model makes of the picture of a clip with so many utterances."""
+        raise NotImplementedError
+
+    def num_sound_tokens(self, num_utterances: int) -> int:
+        """Tokens that the model makes of the sound of a clip with so many utterances."""
+        raise NotImplementedError
+
+    def windows(self, clip: Clip) -> list[dict]:
+        """The stretches of time that the model looks at one by one: rows as in `Clip.utterances`."""
+        return clip.utterances
+
+    def picture(self, clip: Clip, track: FaceTrack | None) -> dict[str, np.ndarray]:
+        """Tensors of the frames; none for a clip without picture.
+
+        Returns:
+            `pixel_values_videos` (T, 3, h, w) float32 and `video_times` (T,) int64 ms.
+        """
+        if clip.frames is None:
+            return {}
         pixels = self.image_processor.frames_to_pixels(clip.frames).numpy()
         return {"pixel_values_videos": pixels, "video_times": np.asarray(clip.frame_times, dtype=np.int64)}
 
-    def _process_audio(self, audio, **kwargs):
-        """Tensors of the sound, and the placeholders of each clip that has one.
+    def sound(self, clip: Clip) -> dict[str, np.ndarray]:
+        """Tensors of the sound, see `whole_sound_features`; its mask is `audio_attention_mask`. None without sound."""
+        if clip.waveform is None:
+            return {}
+        features = self.sound_features([clip.waveform])
+        return {
+            "audio_attention_mask" if name == "attention_mask" else name: values[0] for name, values in features.items()
+        }
+
+    def sound_features(self, waveforms: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """The audio tower's inputs for mono waveforms (samples,), one row each."""
+        return whole_sound_features(self.feature_extractor, waveforms, self.max_waveform_seconds)
+
+    def find_face(self, clip: Clip, *, faces: bool | None = None, landmarks: Any = None) -> FaceTrack | None:
+        """The face in each frame of a clip.
 
         Args:
-            audio: B `Clip`s or `None`s, at least one of them with sound.
+            faces: `True` makes a missing face backend an error, `False` skips the search, `None` uses a backend if
+                there is one.
+            landmarks: faces that are already known: a `FaceTrack`, or an array of `FaceFinder`.
 
         Returns:
-            the feature extractor's tensors with one row per clip, zero (times: -1) where it has no sound; its mask is
-            called `audio_attention_mask`.
-        """
-        heard = [i for i, clip in enumerate(audio) if clip is not None and clip.waveform is not None]
-        features = self.sound_features([audio[i].waveform for i in heard])
-        data = {}
-        for name, values in features.items():
-            rows = np.full((len(audio), *values.shape[1:]), PADDING.get(name, 0), dtype=values.dtype)
-            rows[heard] = values
-            data["audio_attention_mask" if name == "attention_mask" else name] = rows
-        if "audio_attention_mask" not in data:
-            raise ValueError(
-                f"{type(self.feature_extractor).__name__} returned {', '.join(data)} and no attention mask; "
-                f"build it with return_attention_mask=True."
-            )
-        data["num_audio_tokens"] = [
-            self.num_sound_tokens(len(clip.utterances)) if i in heard else 0 for i, clip in enumerate(audio)
-        ]
-        return data, [self.replace_audio_token(data, i) for i in heard]
-
-    def sound_features(self, waveforms) -> dict:
-        """The feature extractor's arrays for mono waveforms (samples,), one row each."""
-        return self.feature_extractor(waveforms, sampling_rate=self.sampling_rate, padding=True, return_tensors="np")
-
-    def replace_video_token(self, video_inputs, video_idx, **kwargs) -> str:
-        return self.video_token * video_inputs["num_video_tokens"][video_idx]
-
-    def replace_audio_token(self, audio_inputs, audio_idx, **kwargs) -> str:
-        return self.audio_token * audio_inputs["num_audio_tokens"][audio_idx]
-
-    def _get_num_multimodal_tokens(self, video_sizes=None, audio_lengths=None, num_utterances=None, **kwargs):
-        """Placeholders of each clip, from its utterances alone; sizes and lengths do not change them."""
-        counts = {}
-        for name, sizes, count in (
-            ("num_video_tokens", video_sizes, self.num_video_tokens),
-            ("num_audio_tokens", audio_lengths, self.num_sound_tokens),
-        ):
-            if sizes is not None:
-                counts[name] = [count(n) for n in num_utterances or [0] * len(sizes)]
-        return MultiModalData(**counts)
-
-    # Faces and reports
-
-    def find_faces(self, clips, landmarks=None, faces=None) -> list:
-        """The face of each clip.
-
-        Args:
-            clips: B `Clip`s or `None`s.
-            landmarks: faces already known: a `FaceTrack` or an array of `FaceFinder` for one clip, or a list with one
-                of those or `None` for each clip.
-            faces: see `EmotionVideosKwargs`.
-
-        Returns:
-            B `FaceTrack`s; `None` for a clip without picture, and for all with `faces=False`.
+            `None` for a clip without picture, and with `faces=False`.
 
         Raises:
-            FaceError: `faces=True` where no face backend can be had; landmarks that do not fit the frames.
-            ValueError: landmarks for another number of clips.
+            FaceError: `faces=True` and there is no face backend; landmarks that do not fit the frames.
+            ValueError: a `FaceTrack` of another number of frames.
         """
-        known = landmarks if isinstance(landmarks, (list, tuple)) else [landmarks] * len(clips)
-        if len(known) != len(clips) or (landmarks is not None and known is not landmarks and len(clips) != 1):
-            given = len(landmarks) if known is landmarks else 1
-            raise ValueError(f"landmarks of {given} clips came with {len(clips)} clips; one for each is accepted.")
-        tracks = []
-        for clip, given in zip(clips, known, strict=True):
-            if clip is None or clip.frames is None or faces is False:
-                tracks.append(None)
-            elif hasattr(given, "found"):
-                if len(given.found) != len(clip.frames):
-                    raise ValueError(f"{clip.source} has {len(clip.frames)} frames, its FaceTrack {len(given.found)}.")
-                tracks.append(given)
-            else:
-                track = self.face_finder(clip.frames, given)
-                if faces and track.backend == "none":
-                    # A backend asked for by name says why it cannot be had, and both ways out.
-                    strict = copy.copy(self.face_finder)
-                    strict.backend = "tasks"
-                    track = strict(clip.frames)
-                tracks.append(track)
-        return tracks
+        if clip.frames is None or faces is False:
+            return None
+        if hasattr(landmarks, "found"):
+            if len(landmarks.found) != len(clip.frames):
+                raise ValueError(f"{clip.source} has {len(clip.frames)} frames, its FaceTrack {len(landmarks.found)}.")
+            return landmarks
+        track = self.face_finder(clip.frames, landmarks)
+        if faces and track.backend == "none":
+            # A backend asked for by name says why it is missing, and both ways to get one.
+            strict = copy.copy(self.face_finder)
+            strict.backend = "tasks"
+            track = strict(clip.frames)
+        return track
 
     def face_pixels(self, clip, track, size, margin, mean, std) -> dict[str, np.ndarray]:
-        """The picture of each frame's face, as a face tower wants it.
+        """The picture of each frame's face, as a face tower reads it.
 
         Args:
             clip: a `Clip` with frames.
@@ -578,7 +545,7 @@ class EmotionProcessor(ProcessorMixin):
 
         Returns:
             `pixel_values_faces` (T, 3, size, size) float32, a crop where there is a face and else the whole frame, and
-            `face_found` (T,) bool, it is a face.
+            `face_found` (T,) bool.
         """
         count = len(clip.frames)
         if track is None:
@@ -593,16 +560,16 @@ class EmotionProcessor(ProcessorMixin):
         pixels = (crops.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
         return {"pixel_values_faces": pixels.transpose(0, 3, 1, 2), "face_found": np.asarray(found, dtype=bool)}
 
-    def report(self, clip, track=None) -> dict:
-        """What a clip gave, for people; plain JSON values. In a batch with `return_metadata=True`: `video_metadata`.
+    def report(self, clip: Clip, track: FaceTrack | None = None) -> dict[str, Any]:
+        """What was used of a clip, for people; plain JSON values. With `return_metadata=True`: `video_metadata`.
 
         Args:
-            clip: a `Clip`.
-            track: its `FaceTrack`, where the paper looks at faces.
+            clip: from `load`.
+            track: its face, if the model looks at faces.
 
         Returns:
             `source`; `duration` s; `modalities` really used; `frames`, each with its `time` in s and, with a track,
-            `face` (it has one) and `num_faces` (seen in it); `face_backend`; `utterances`, s; `notes`, sentences.
+            `face` (it has one) and `num_faces` (faces in it); `face_backend`; `utterances`, s; `notes`, sentences.
         """
         used = [name for name, medium in (("video", clip.frames), ("audio", clip.waveform)) if medium is not None]
         times = [] if clip.frames is None else clip.frame_times.tolist()
@@ -629,6 +596,259 @@ class EmotionProcessor(ProcessorMixin):
             "notes": notes,
         }
 
+    def pad(self, samples: Sequence[Arrays | None]) -> dict[str, torch.Tensor]:
+        """`pad` with this processor's values, see `padding`."""
+        return pad(samples, self.padding)
+
+    # Step 3: write
+
+    def write(
+        self,
+        question: str | None,
+        utterances: Sequence[Mapping] = (),
+        placeholders: Mapping[Medium, Sequence[str]] | None = None,
+    ) -> list[int]:
+        """The prompt of a question about a clip that was measured; no pixel and no sound is needed.
+
+        Args:
+            question: `None` asks the default question. It is data: nothing in it has a special meaning.
+            utterances, placeholders: of the clip's `ClipInputs`.
+
+        Returns:
+            the token ids (S,), as `__call__` has them in `input_ids`.
+        """
+        clip = ClipInputs(
+            "the clip", list(utterances), {kind: list(texts) for kind, texts in (placeholders or {}).items()}
+        )
+        return self(videos=clip, text=question)["input_ids"][0]
+
+    def escape(self, text: str) -> str:
+        """`text` as it may stand in a prompt: a space breaks up all that the tokenizer or the template gives a meaning.
+
+        `<video>` becomes `< video>`, `</s>` becomes `< /s>`, `[INST]` becomes `[ INST]`: readable, and no longer a
+        placeholder, a special token or the border of a turn.
+        """
+        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        special |= {*self.tokenizer.all_special_tokens, *marks_in(self.chat_template or "")}
+        meanings = sorted((token for token in special if token.strip()), key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, meanings)))
+        while pattern.search(text):
+            text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}" if len(match[0]) > 1 else " ", text)
+        return text
+
+    def ask(self, question: str) -> str:
+        """A question as the paper words it."""
+        return question
+
+    def apply_chat_template(self, conversation, chat_template=None, *, processor_kwargs=None, tokenize=False, **kwargs):
+        """As transformers' `apply_chat_template`; loads the clip that a message holds, and writes the parts it has.
+
+        A part of type `"video"`, `"audio"` or `"image"` with a source (`"video"`, `"audio"`, `"image"`, `"path"` or
+        `"url"`: any source of `media.load_clip`) and, if wanted, `"utterances"` becomes the parts that the clip really
+        has, in the paper's order: video, audio, utterances. A video or audio part without a source stays as it is, so
+        that a prompt can be written without a clip. All text is escaped.
+
+        Args:
+            conversation: messages, or a list of conversations; at most one clip each.
+            chat_template, tokenize, kwargs: see transformers. `return_assistant_tokens_mask=True` marks the tokens of
+                the answers (`assistant_masks`), from which labels are made.
+            processor_kwargs: options of `__call__`.
+
+        Returns:
+            with `tokenize=True, return_dict=True` the batch, else the prompt as transformers has it.
+
+        Raises:
+            ValueError: an empty conversation; several clips in one; an unknown role or type of part.
+        """
+        options = {**kwargs, **(processor_kwargs or {})}
+        if not conversation:
+            raise ValueError("the conversation is empty; at least one message is needed.")
+        if options.get("utterances") is not None:
+            raise ValueError("in messages, utterances belong into the part of their clip, not into processor_kwargs.")
+        batched = isinstance(conversation[0], (list, tuple))
+        conversations = list(conversation) if batched else [conversation]
+        settings = self._load_settings(options)
+        clips = [self._clip_of(messages, settings) for messages in conversations]
+        if tokenize:
+            clips = self._measure_clips(clips, options)
+        written = [self._with_clip(messages, clip) for messages, clip in zip(conversations, clips, strict=True)]
+        return super().apply_chat_template(
+            written if batched else written[0],
+            chat_template,
+            processor_kwargs={**(processor_kwargs or {}), "is_prompt": True},
+            tokenize=tokenize,
+            **kwargs,
+        )
+
+    def _clip_of(self, messages, settings) -> Clip | ClipInputs | None:
+        """The clip in a conversation, loaded."""
+        media = media_parts(messages)
+        sources = {}
+        for part in media:
+            sources.setdefault(MEDIUM_OF_PART[part["type"]], []).append(source_of(part))
+        for kind, found in sources.items():
+            if len(found) > 1:
+                raise ValueError(f"a conversation has {len(found)} {kind} parts; one clip for each is accepted.")
+        video, sound = (sources.get(kind, [None])[0] for kind in ("video", "audio"))
+        utterances = next((part["utterances"] for part in media if part.get("utterances") is not None), None)
+        return self._load(video, sound, utterances, settings)
+
+    def _with_clip(self, messages, clip) -> list[dict]:
+        """The messages with their clip as parts in the paper's order, and with escaped text."""
+        media = media_parts(messages)
+        shown = []
+        if clip is not None:
+            inputs = clip if hasattr(clip, "placeholders") else self.outline(clip)
+            shown = self._clip_parts(inputs) or [{"type": "clip"}]
+            shown[0]["clip"] = inputs
+        written = []
+        for message in messages:
+            if message.get("role") not in ROLES:
+                raise ValueError(f"a message has the role {message.get('role')!r}; accepted are {', '.join(ROLES)}.")
+            content = message.get("content") or []
+            # The paper words the question: the first text of a user's message.
+            word = self.ask if message["role"] == "user" else str
+            if isinstance(content, str):
+                written.append({**message, "content": word(self.escape(content))})
+                continue
+            parts = []
+            for part in content:
+                if part.get("type") == "text":
+                    parts.append({"type": "text", "text": word(self.escape(part.get("text") or ""))})
+                    word = str
+                elif any(part is medium for medium in media):
+                    parts.extend(shown)
+                    shown = []
+                elif part.get("type") not in ("video", "audio"):
+                    raise ValueError(
+                        f"a message has a part of type {part.get('type')!r} without a source; accepted are text, and "
+                        f"video, image or audio with a source."
+                    )
+                elif not (media and part["type"] == "audio"):
+                    # A bare audio part beside a clip only says that its sound is wanted.
+                    parts.append({"type": part["type"]})
+            written.append({**message, "content": parts})
+        return written
+
+    def _clip_parts(self, clip: ClipInputs) -> list[dict]:
+        """What a clip has, as message parts."""
+        parts: list[dict] = [{"type": kind} for kind in ("video", "audio") if clip.placeholders.get(kind)]
+        if clip.utterances:
+            rows = [
+                {**row, "text": self._line(row.get("text")), "speaker": self._line(row.get("speaker"))}
+                for row in clip.utterances
+            ]
+            parts.append({"type": "utterances", "utterances": rows})
+        return parts
+
+    def _line(self, text: str | None) -> str | None:
+        """Words of a subtitle on one line, so that none can pass for the next utterance."""
+        return None if text is None else self.escape(" ".join(text.split()))
+
+    def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params, load_audio_from_video=False):
+        """The clips that `apply_chat_template` has measured; the base class would need torchcodec to load them."""
+        clips = [
+            [part["clip"] for message in messages for part in message.get("content") or [] if "clip" in part]
+            for messages in conversations
+        ]
+        return [], clips, [], {}
+
+    # Hooks of ProcessorMixin.__call__
+
+    def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        """Load and measure the clips, once, and write the prompts.
+
+        Returns:
+            `(None, texts, clips, clips)`: B strings and B `ClipInputs` (or `None`s), the same for picture and sound.
+        """
+        if images is not None:
+            raise ValueError("images= is not taken; pass a picture in videos=, as a clip of one frame.")
+        texts = [text] if text is None or isinstance(text, str) else list(text)
+        clips = None
+        if videos is not None or audio is not None:
+            names = ("utterances", "videos_kwargs", "audio_kwargs", *LoadOptions.__annotations__)
+            clips = self.load_clips(
+                videos, audio, **{name: kwargs[name] for name in names if kwargs.get(name) is not None}
+            )
+            clips = self._measure_clips(clips, kwargs)
+            texts = texts * len(clips) if text is None or isinstance(text, str) else texts
+            if len(texts) != len(clips):
+                raise ValueError(
+                    f"{len(texts)} texts came with {len(clips)} clips; one for each or one for all is accepted."
+                )
+        elif kwargs.get("utterances") is not None:
+            raise ValueError("utterances came without their clip; pass the clip in videos= or audio=.")
+        if not kwargs.get("is_prompt", self.is_prompt):
+            texts = [self._prompt(*pair) for pair in zip(texts, clips or [None] * len(texts), strict=True)]
+        return None, texts, clips, clips
+
+    def _measure_clips(self, clips, options) -> list[ClipInputs | None]:
+        options = {**(options.get("videos_kwargs") or {}), **options}
+        landmarks = options.get("landmarks")
+        known = landmarks if isinstance(landmarks, (list, tuple)) else [landmarks] * len(clips)
+        if len(known) != len(clips) or (landmarks is not None and known is not landmarks and len(clips) != 1):
+            count = len(landmarks) if known is landmarks else 1
+            raise ValueError(f"landmarks of {count} clips came with {len(clips)} clips; one for each is accepted.")
+        return [
+            clip
+            if clip is None or hasattr(clip, "placeholders")
+            else self.measure(clip, faces=options.get("faces"), landmarks=points)
+            for clip, points in zip(clips, known, strict=True)
+        ]
+
+    def _prompt(self, question, clip):
+        """The prompt of one question, before its marks are replaced by placeholders."""
+        if clip is None:
+            return self.escape(question) if isinstance(question, str) else question
+        question = {"type": "text", "text": self.default_question if question is None else question}
+        messages = [{"role": "user", "content": [{"type": "video", "video": clip}, question]}]
+        return super().apply_chat_template(self._with_clip(messages, clip), tokenize=False, add_generation_prompt=True)
+
+    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        """Check that every prompt has a mark for each run of placeholders of its clip.
+
+        Raises:
+            ValueError: no input at all; a text that is not a string; marks and media that differ in number, with
+                the sample, its clip and both numbers.
+        """
+        for i, sample in enumerate(text):
+            clip = None if videos is None else videos[i]
+            if sample is None and videos is None:
+                raise ValueError(f"{type(self).__name__} needs a text or a clip.")
+            if not isinstance(sample, str):
+                raise ValueError(f"text {i} is {type(sample).__name__}; a string is accepted.")
+            for kind, token in (("video", self.video_token), ("audio", self.audio_token)):
+                found, expected = sample.count(token), 0 if clip is None else len(clip.placeholders.get(kind, []))
+                if found != expected:
+                    name = "no clip" if clip is None else clip.source
+                    raise ValueError(
+                        f"text {i} has {found} {token} placeholders, and its clip ({name}) needs {expected}; write as "
+                        f"many, or leave the medium out by modalities=."
+                    )
+
+    def _process_videos(self, videos, **kwargs):
+        """The tensors of all media, padded: (B, ...) each; `video_metadata`, B reports; and the video placeholders."""
+        data: dict[str, Any] = {}
+        for name, values in self.pad([None if clip is None else clip.tensors for clip in videos]).items():
+            # Cached features may be of a type that numpy lacks.
+            data[name] = values if values.dtype == torch.bfloat16 else values.numpy()
+        data["video_metadata"] = [None if clip is None else dict(clip.report) for clip in videos]
+        return data, replacements(videos, "video")
+
+    def _process_audio(self, audio, **kwargs):
+        return {}, replacements(audio, "audio")
+
+    def _get_num_multimodal_tokens(self, video_sizes=None, audio_lengths=None, num_utterances=None, **kwargs):
+        """Placeholders of each clip, from its utterances alone; sizes and lengths do not change them."""
+        counts = {}
+        for name, sizes, count in (
+            ("num_video_tokens", video_sizes, self.num_video_tokens),
+            ("num_audio_tokens", audio_lengths, self.num_sound_tokens),
+        ):
+            if sizes is not None:
+                counts[name] = [count(n) for n in num_utterances or [0] * len(sizes)]
+        return MultiModalData(**counts)
+
 
 def only(source):
     """The one source in a sample's list, as chat templates nest them."""
@@ -639,29 +859,57 @@ def only(source):
     return source
 
 
-def source_of(part):
-    """Where the media of a message part come from; `None` for other parts and for a bare placeholder."""
-    if part["type"] not in ("video", "audio"):
+def source_of(part: Mapping) -> Any:
+    """The source of a message part's medium; `None` for other parts and for a bare placeholder."""
+    if part.get("type") not in MEDIUM_OF_PART:
         return None
-    return next((part[key] for key in SOURCE_KEYS if part.get(key) is not None), None)
+    source = next((part[key] for key in SOURCE_KEYS if part.get(key) is not None), None)
+    return source["url"] if part["type"] == "image_url" and isinstance(source, Mapping) else source
 
 
-def pad_rows(rows) -> dict[str, np.ndarray]:
-    """Arrays of unlike lengths -> one array (B, longest, ...) for each name; a row without arrays is all padding.
+def media_parts(messages) -> list[dict]:
+    """The parts of messages that hold a source."""
+    contents = [message.get("content") for message in messages]
+    return [
+        part
+        for content in contents
+        if isinstance(content, (list, tuple))
+        for part in content
+        if source_of(part) is not None
+    ]
+
+
+def replacements(clips, kind: Medium) -> list[str]:
+    """What replaces the marks of a medium, over all prompts of a batch in their order."""
+    return [text for clip in clips if clip is not None for text in clip.placeholders.get(kind, [])]
+
+
+def pad(samples: Sequence[Arrays | None], padding: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Arrays of single samples -> one batch.
 
     Args:
-        rows: B dicts of arrays with the same names, or empty ones; at least one is not empty.
+        samples: B dicts of arrays without a batch dimension; they need not have the same names or lengths.
+        padding: what fills the places that a sample leaves, by name; 0 otherwise.
+
+    Returns:
+        a tensor (B, longest, ...) for each name; text is padded on the left, all else on the right.
     """
-    padded = {}
-    for name, like in next(row for row in rows if row).items():
-        longest = tuple(np.max([row[name].shape for row in rows if row], axis=0))
-        padded[name] = np.full((len(rows), *longest), PADDING.get(name, 0), dtype=like.dtype)
-        for i, row in enumerate(rows):
-            if row:
-                padded[name][(i, *map(slice, row[name].shape))] = row[name]
-    return padded
+    batch = {}
+    for name in dict.fromkeys(name for sample in samples for name in sample or ()):
+        rows = [torch.as_tensor(sample[name]) if sample and name in sample else None for sample in samples]
+        known = [row for row in rows if row is not None]
+        shape = [max(lengths) for lengths in zip(*(row.shape for row in known), strict=True)]
+        batch[name] = known[0].new_full((len(rows), *shape), padding.get(name, 0))
+        for place, row in zip(batch[name], rows, strict=True):
+            if row is not None:
+                sides = [
+                    slice(size - n, size) if name in TEXT_NAMES else slice(n)
+                    for n, size in zip(row.shape, shape, strict=True)
+                ]
+                place[tuple(sides)] = row
+    return batch
 
 
 EmotionProcessor.register_for_auto_class()
 
-__all__ = ["EmotionProcessor", "EmotionProcessorKwargs", "EmotionVideosKwargs"]
+__all__ = ["ClipInputs", "EmotionProcessor", "EmotionProcessorKwargs", "EmotionVideosKwargs", "LoadOptions", "pad"]

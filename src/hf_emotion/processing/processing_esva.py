@@ -13,14 +13,17 @@ The prompt is Emotion-LLaMA's, in the layout it is trained with, for training an
 Letters: B batch, T frames.
 """
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 from transformers.processing_utils import MultiModalData
 
 from .chat_formats import LLAMA_2, write_template
-from .processing_emotion import EmotionProcessor, pad_rows
-from .sound_chunks import check_length, whole_sound_features
+from .faces import FaceTrack
+from .media import Clip
+from .processing_emotion import ClipInputs, EmotionProcessor, Medium
+from .sound_chunks import sound_input_names
 
 # A user's message; see `write_template`.
 CONTENT = """\
@@ -77,13 +80,12 @@ class ESVAProcessor(EmotionProcessor):
             numbers. It differs from the one that the model is trained with: all media tokens stand between `<video>`
             and `</video>`, the words `<FeatureHere>` are left in, and the start token comes twice.
         missing_modality: `"drop"` leaves out the placeholders of what a clip lacks; otherwise they all stay.
-        max_waveform_seconds: longest sound for a tower that attends to a whole waveform.
         others: see `EmotionProcessor`.
     """
 
     content = CONTENT
     default_chat_template = CHAT_TEMPLATE
-    prompt_markers = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<video>", "</video>", "<feature>", "</feature>")
+    looks_at_faces = True
     # The words `<video>` and `</video>` are Emotion-LLaMA's marks around what they hold, in plain text.
     video_token = "<VideoHere>"
     audio_token = "<AudioHere>"
@@ -105,14 +107,9 @@ class ESVAProcessor(EmotionProcessor):
         task="emotion",
         legacy_inference_layout=False,
         missing_modality="zero_feature",
-        max_waveform_seconds=120.0,
-        modalities=("video", "audio"),
         num_frames=64,
-        sampling="uniform",
-        fps=None,
-        max_duration=1800.0,
         default_question=None,
-        face_config=None,
+        **settings,
     ):
         if keyframe not in KEYFRAMES:
             raise ValueError(f"keyframe is {keyframe!r}; accepted are {', '.join(KEYFRAMES)}.")
@@ -125,13 +122,9 @@ class ESVAProcessor(EmotionProcessor):
             feature_extractor,
             tokenizer,
             chat_template,
-            modalities=modalities,
             num_frames=num_frames,
-            sampling=sampling,
-            fps=fps,
-            max_duration=max_duration,
             default_question=default_question or f"[{task}]",
-            face_config=face_config,
+            **settings,
         )
         self.num_patch_tokens = num_patch_tokens
         self.feature_kinds = list(feature_kinds)
@@ -142,35 +135,39 @@ class ESVAProcessor(EmotionProcessor):
         self.task = task
         self.legacy_inference_layout = legacy_inference_layout
         self.missing_modality = missing_modality
-        self.max_waveform_seconds = max_waveform_seconds
+
+    @classmethod
+    def settings_of(cls, config) -> dict[str, Any]:
+        names = ("num_patch_tokens", "feature_kinds", "face_size", "missing_modality")
+        seen = config.vision_config is not None or config.has_motion
+        return {
+            **super().settings_of(config),
+            **{name: getattr(config, name) for name in names},
+            "modalities": ["video"] * seen + ["audio"] * (config.audio_config is not None),
+        }
 
     @property
     def model_input_names(self) -> list[str]:
         picture = ["pixel_values_videos", "video_times"] if self.num_patch_tokens else []
         faces = ["pixel_values_faces", "face_times", "face_found"] if self.face_size is not None else []
-        names = self.feature_extractor.model_input_names
-        sound = ["audio_attention_mask" if name == "attention_mask" else name for name in names]
-        return ["input_ids", "attention_mask", *picture, *faces, *(sound if "audio" in self.modalities else [])]
+        sound = sound_input_names(self.feature_extractor) if "audio" in self.feature_kinds else []
+        return ["input_ids", "attention_mask", *picture, *faces, *sound]
 
     # The prompt
 
-    def patch_placeholders(self, clip) -> str:
-        """What `<VideoHere>` becomes."""
-        shown = self.missing_modality != "drop" or clip.frames is not None
-        return self.video_token * (self.num_patch_tokens if shown else 0)
-
-    def feature_placeholders(self, clip) -> str:
-        """What `<AudioHere>` becomes: Emotion-LLaMA's `<FeatureHere>`, tokens of the picture and of the sound."""
+    def placeholders(self, clip: Clip) -> dict[Medium, list[str]]:
+        """`<VideoHere>`: the key frame's patches; `<AudioHere>`: Emotion-LLaMA's `<FeatureHere>`, tokens of the picture
+        and of the sound."""
         tokens = {"video": self.video_token, "audio": self.audio_token}
         if self.missing_modality == "drop":
-            absent = {"video": clip.frames is None, "audio": clip.waveform is None}
-            tokens = {kind: "" if absent[kind] else token for kind, token in tokens.items()}
-        return "".join(tokens[kind] for kind in self.feature_kinds)
+            lacks = {"video": clip.frames is None, "audio": clip.waveform is None}
+            tokens = {kind: "" if lacks[kind] else token for kind, token in tokens.items()}
+        return {
+            "video": [tokens["video"] * self.num_patch_tokens],
+            "audio": ["".join(tokens[kind] for kind in self.feature_kinds)],
+        }
 
-    def has_place(self, clip) -> tuple[bool, bool]:
-        return bool(self.patch_placeholders(clip)), bool(self.feature_placeholders(clip))
-
-    def _clip_parts(self, clip) -> list[dict]:
+    def _clip_parts(self, clip: ClipInputs) -> list[dict]:
         parts = super()._clip_parts(clip)
         said = [self._line(row.get("text")) for row in clip.utterances]
         for part in parts:
@@ -179,57 +176,45 @@ class ESVAProcessor(EmotionProcessor):
                 part["line"] = " ".join(line for line in said if line).strip().removesuffix(".")
         return parts
 
-    def _with_clip(self, messages, settings) -> list[dict]:
-        written = []
-        for message in super()._with_clip(messages, settings):
-            if message.get("role") == "user":
-                content = message["content"]
-                content = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-                first = next((i for i, part in enumerate(content) if part["type"] == "text"), None)
-                if first is not None:
-                    content[first] = {**content[first], "text": self._asked(content[first]["text"])}
-                message = {**message, "content": content}
-            written.append(message)
-        return written
-
-    def _asked(self, question: str) -> str:
-        """A question behind the mark of its task."""
+    def ask(self, question: str) -> str:
+        """A question after the mark of its task."""
         question = question.strip()
-        for task, own in QUESTIONS.items():
+        for task, wording in QUESTIONS.items():
             if question.startswith(f"[{task}]"):
-                return question if question != f"[{task}]" else f"[{task}] {own}"
+                return question if question != f"[{task}]" else f"[{task}] {wording}"
         return f"[{self.task}] {question}"
 
     # Tensors
 
-    def _process_videos(self, videos, faces=None, landmarks=None, **kwargs):
-        """Tensors of the key frame and of the faces, and what was really used.
+    def picture(self, clip: Clip, track: FaceTrack | None) -> dict[str, np.ndarray]:
+        """Tensors of the key frame and of the faces.
 
         Returns:
-            if any clip has a picture and the model looks at it: `pixel_values_videos` (B, 1, 3, h, w) float32 and
-            `video_times` (B, 1) int64 ms, -1 where there is none; `pixel_values_faces` (B, T, 3, size, size) float32,
-            `face_times` (B, T) int64 ms, -1 where padded, and `face_found` (B, T) bool; `video_metadata`, B reports;
-            and the placeholders of the patches.
+            what the model has towers for, of `pixel_values_videos` (1, 3, h, w) float32 and `video_times` (1,) int64
+            ms; `pixel_values_faces` (T, 3, size, size) float32, `face_times` (T,) int64 ms and `face_found` (T,) bool.
         """
-        tracks = self.find_faces(videos, landmarks, faces)
-        reports, rows = [], []
-        for clip, track in zip(videos, tracks, strict=True):
-            reports.append(None if clip is None else self.report(clip, track))
-            rows.append({})
-            if clip is not None and clip.frames is not None:
-                key = self._key_frame(clip, track)
-                reports[-1]["key_frame"] = int(clip.frame_times[key]) / 1000
-                rows[-1] = self._pictures(clip, track, key)
-        data = {
-            "video_metadata": reports,
-            "num_video_tokens": [0 if clip is None else len(self.patch_placeholders(clip)) for clip in videos],
-        }
-        if any(rows):
-            data.update(pad_rows(rows))
-        placed = [clip for clip in videos if clip is not None and self.has_place(clip)[0]]
-        return data, [self.patch_placeholders(clip) for clip in placed]
+        tensors: dict[str, np.ndarray] = {}
+        if clip.frames is None:
+            return tensors
+        if self.num_patch_tokens:
+            key = self._key_frame(clip, track)
+            rows = slice(key, key + 1)
+            tensors |= super().picture(
+                replace(clip, frames=clip.frames[rows], frame_times=clip.frame_times[rows]), track
+            )
+        if self.face_size is not None:
+            tensors |= self.face_pixels(clip, track, self.face_size, self.face_margin, self.face_mean, self.face_std)
+            tensors["face_times"] = np.asarray(clip.frame_times, dtype=np.int64)
+        return tensors
 
-    def _key_frame(self, clip, track) -> int:
+    def measure(self, clip: Clip, *, faces: bool | None = None, landmarks: Any = None) -> ClipInputs:
+        """As the base class, with the time of the key frame, s, in the report (`key_frame`)."""
+        inputs = super().measure(clip, faces=faces, landmarks=landmarks)
+        if "video_times" in inputs.tensors:
+            inputs.report["key_frame"] = int(inputs.tensors["video_times"][0]) / 1000
+        return inputs
+
+    def _key_frame(self, clip: Clip, track: FaceTrack | None) -> int:
         """Index of the frame that EVA sees."""
         middle = len(clip.frames) // 2
         if self.keyframe == "first":
@@ -239,40 +224,14 @@ class ESVAProcessor(EmotionProcessor):
         moved = self.face_finder.motion(clip.frames, track.landmarks)
         return int(moved.argmax()) if moved.any() else middle
 
-    def _pictures(self, clip, track, key) -> dict:
-        pictures = {}
-        if self.num_patch_tokens:
-            pixels = self.image_processor.frames_to_pixels(clip.frames[key : key + 1]).numpy()
-            pictures |= {"pixel_values_videos": pixels, "video_times": np.asarray(clip.frame_times[key : key + 1])}
-        if self.face_size is not None:
-            found = self.face_pixels(clip, track, self.face_size, self.face_margin, self.face_mean, self.face_std)
-            pictures |= {**found, "face_times": np.asarray(clip.frame_times, dtype=np.int64)}
-        return pictures
-
-    def _load_clip(self, video, sound, utterances, settings):
-        clip = super()._load_clip(video, sound, utterances, settings)
-        if clip is not None and clip.waveform is not None and "audio" in self.feature_kinds:
-            # Here and not with the batch, so that one long clip does not stop those beside it.
-            check_length(self.feature_extractor, clip.waveform, self.max_waveform_seconds, clip.source)
-        return clip
-
-    def _process_audio(self, audio, **kwargs):
-        """Tensors of the sound, if any clip has one that the model hears, and the placeholders of the features."""
-        data = {}
-        if "audio" in self.feature_kinds and any(clip is not None and clip.waveform is not None for clip in audio):
-            data, _ = super()._process_audio(audio, **kwargs)
-        placed = [clip for clip in audio if clip is not None and self.has_place(clip)[1]]
-        data["num_audio_tokens"] = [0 if clip is None else len(self.feature_placeholders(clip)) for clip in audio]
-        return data, [self.feature_placeholders(clip) for clip in placed]
+    def sound(self, clip: Clip) -> dict[str, np.ndarray]:
+        return super().sound(clip) if "audio" in self.feature_kinds else {}
 
     def num_sound_tokens(self, num_utterances: int) -> int:
         return self.feature_kinds.count("audio")
 
     def num_video_tokens(self, num_utterances: int) -> int:
         return self.num_patch_tokens + self.feature_kinds.count("video")
-
-    def sound_features(self, waveforms) -> dict:
-        return whole_sound_features(self.feature_extractor, waveforms, self.max_waveform_seconds)
 
     def _get_num_multimodal_tokens(self, video_sizes=None, audio_lengths=None, **kwargs):
         """Placeholders of each clip: the same for all, whatever its size and length."""

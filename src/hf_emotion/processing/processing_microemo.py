@@ -6,11 +6,15 @@ T_A, then "transcribed speech and instruction". The paper prints no prompt; ours
 which it compares, in LLaMA-2's turn format, with the utterances and their times where AffectGPT has one subtitle.
 """
 
+from typing import Any
+
 import numpy as np
 
 from .chat_formats import LLAMA_2, write_template
-from .processing_emotion import EmotionProcessor, pad_rows
-from .sound_chunks import whole_sound_features
+from .faces import FaceTrack
+from .feature_extraction_imagebind import ImageBindFeatureExtractor
+from .media import Clip
+from .processing_emotion import EmotionProcessor
 
 # A user's message; see `write_template`.
 CONTENT = """\
@@ -47,13 +51,12 @@ class MicroEmoProcessor(EmotionProcessor):
             "This frame is sampled at {time:.1f} second.".
         use_utterances: `False` is Table 2's "w/o utterance-aware V-QF": K_v tokens for any clip. The prompt still
             holds the transcribed speech.
-        max_waveform_seconds: longest sound for a tower that attends to a whole waveform.
         others: see `EmotionProcessor`.
     """
 
     content = CONTENT
     default_chat_template = CHAT_TEMPLATE
-    prompt_markers = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<Video>", "</Video>", "<Audio>", "</Audio>")
+    looks_at_faces = True
 
     def __init__(
         self,
@@ -67,39 +70,46 @@ class MicroEmoProcessor(EmotionProcessor):
         patch_grid=(16, 16),
         timestamp_template="This frame is sampled at {time:.1f}s.",
         use_utterances=True,
-        max_waveform_seconds=120.0,
-        modalities=("video", "audio"),
-        num_frames=8,
-        sampling="uniform",
-        fps=None,
-        max_duration=1800.0,
         default_question="Please infer the person's emotional state and provide your reasoning process.",
-        face_config=None,
+        **settings,
     ):
         super().__init__(
             image_processor,
             feature_extractor,
             tokenizer,
             chat_template,
-            modalities=modalities,
-            num_frames=num_frames,
-            sampling=sampling,
-            fps=fps,
-            max_duration=max_duration,
             default_question=default_question,
-            face_config=face_config,
             qformer_tokenizer=qformer_tokenizer,
+            **settings,
         )
         self.num_video_query_tokens = num_video_query_tokens
         self.num_audio_query_tokens = num_audio_query_tokens
         self.patch_grid = list(patch_grid)
         self.timestamp_template = timestamp_template
         self.use_utterances = use_utterances
-        self.max_waveform_seconds = max_waveform_seconds
+
+    @classmethod
+    def settings_of(cls, config) -> dict[str, Any]:
+        audio, rows = config.audio_config, config.vision_config.image_size // config.vision_config.patch_size
+        shared = super().settings_of(config)
+        if audio is None or audio.model_type == "imagebind_audio":
+            # Eight chunks spread over the clip (Video-LLaMA), not the whole sound.
+            shared["feature_extractor"] = ImageBindFeatureExtractor()
+        return {
+            **shared,
+            "num_video_query_tokens": config.num_video_query_tokens,
+            "num_audio_query_tokens": config.num_audio_query_tokens,
+            "patch_grid": (rows, rows),
+            "use_utterances": config.use_utterances,
+        }
 
     @property
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "video_region_masks", "video_timestamp_ids", "video_timestamp_mask"]
+
+    @property
+    def padding(self) -> dict[str, int]:
+        return {**super().padding, "video_timestamp_ids": self.qformer_tokenizer.pad_token_id}
 
     def num_video_tokens(self, num_utterances: int) -> int:
         return self.num_video_query_tokens * (1 + num_utterances if self.use_utterances else 1)
@@ -107,54 +117,33 @@ class MicroEmoProcessor(EmotionProcessor):
     def num_sound_tokens(self, num_utterances: int) -> int:
         return self.num_audio_query_tokens
 
-    def sound_features(self, waveforms) -> dict:
-        return whole_sound_features(self.feature_extractor, waveforms, self.max_waveform_seconds)
+    def picture(self, clip: Clip, track: FaceTrack | None) -> dict[str, np.ndarray]:
+        """As the base class, and `video_region_masks` (T, R, P) bool, all False for a frame without a face;
+        `video_timestamp_ids` and `video_timestamp_mask` (T, W) int64, padded on the right."""
+        if clip.frames is None:
+            return {}
+        if track is None:
+            shape = (len(clip.frames), len(self.face_finder.region_names), int(np.prod(self.patch_grid)))
+            masks = np.zeros(shape, dtype=bool)
+        else:
+            masks = self.face_finder.region_masks(track, tuple(self.patch_grid))
+        return {**super().picture(clip, track), "video_region_masks": masks, **self.timestamps(clip.frame_times)}
 
-    def _process_videos(self, videos, faces=None, landmarks=None, **kwargs):
-        """As the base class, and for clips with a picture
-
-        `video_region_masks` (B, T, R, P) bool, all False for a frame without a face; `video_timestamp_ids` and
-        `video_timestamp_mask` (B, T, W) int64, padded on the right.
-        """
-        data, replacements = super()._process_videos(videos, **kwargs)
-        if "pixel_values_videos" in data:
-            tracks = self.find_faces(videos, landmarks, faces)
-            rows = []
-            for clip, track in zip(videos, tracks, strict=True):
-                if clip is None or clip.frames is None:
-                    rows.append({})
-                elif track is None:
-                    shape = (len(clip.frames), len(self.face_finder.region_names), int(np.prod(self.patch_grid)))
-                    rows.append({"video_region_masks": np.zeros(shape, dtype=bool)})
-                else:
-                    rows.append({"video_region_masks": self.face_finder.region_masks(track, tuple(self.patch_grid))})
-            data.update(pad_rows(rows))
-            data.update(self.timestamps(data["video_times"]))
-            data["video_metadata"] = [
-                None if clip is None else self.report(clip, track) for clip, track in zip(videos, tracks, strict=True)
-            ]
-        return data, replacements
-
-    def timestamps(self, video_times: np.ndarray) -> dict[str, np.ndarray]:
-        """The sentence that tells each frame's time, for the image Q-Former.
+    def timestamps(self, frame_times: np.ndarray) -> dict[str, np.ndarray]:
+        """The sentence that gives each frame's time, for the image Q-Former.
 
         Args:
-            video_times: (B, T) int64 ms, -1 where padded.
+            frame_times: (T,) int64 ms.
 
         Returns:
-            `video_timestamp_ids` (B, T, W) and `video_timestamp_mask` (B, T, W), int64, 0 in the mask where padded.
+            `video_timestamp_ids` (T, W) and `video_timestamp_mask` (T, W), int64, 0 in the mask where padded.
         """
-        real = video_times >= 0
-        sentences = [self.timestamp_template.format(time=time / 1000) for time in video_times[real].tolist()]
+        sentences = [self.timestamp_template.format(time=time / 1000) for time in frame_times.tolist()]
         tokens = self.qformer_tokenizer(sentences, padding=True, padding_side="right", return_tensors="np")
-        ids, mask = tokens["input_ids"], tokens["attention_mask"]
-        data = {
-            "video_timestamp_ids": np.full((*real.shape, ids.shape[1]), self.qformer_tokenizer.pad_token_id, np.int64),
-            "video_timestamp_mask": np.zeros((*real.shape, ids.shape[1]), np.int64),
+        return {
+            "video_timestamp_ids": tokens["input_ids"].astype(np.int64),
+            "video_timestamp_mask": tokens["attention_mask"].astype(np.int64),
         }
-        data["video_timestamp_ids"][real] = ids
-        data["video_timestamp_mask"][real] = mask
-        return data
 
 
 MicroEmoProcessor.register_for_auto_class()

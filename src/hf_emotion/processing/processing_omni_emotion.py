@@ -11,16 +11,20 @@ paper's prompt holds no transcript, so utterances stay out of it.
 Letters: B batch, T frames, V tokens of a frame, F tokens of a face, C chunks of sound.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import ceil
+from typing import Any
 
 import numpy as np
 from transformers.processing_utils import MultiModalData
 
 from .chat_formats import CHATML, write_template
+from .faces import FaceTrack
+from .image_processing_emotion import EmotionImageProcessor
 from .media import Clip
-from .processing_emotion import EmotionProcessor, pad_rows
-from .sound_chunks import chunked_features
+from .processing_emotion import EmotionProcessor, Medium
+from .sound_chunks import chunk_lengths
 
 # A user's message; see `write_template`.
 CONTENT = """\
@@ -72,7 +76,6 @@ class OmniEmotionProcessor(EmotionProcessor):
 
     content = CONTENT
     default_chat_template = CHAT_TEMPLATE
-    prompt_markers = ("<|im_start|>", END_OF_TURN, *MARKERS)
     face_token = "<face>"
 
     def __init__(
@@ -95,32 +98,14 @@ class OmniEmotionProcessor(EmotionProcessor):
         keep_padding=False,
         special_markers=False,
         missing_modality="zero_input",
-        modalities=("video", "audio"),
-        num_frames=8,
-        sampling="uniform",
-        fps=None,
-        max_duration=1800.0,
-        default_question="Which emotions does the person show, and which clues in face, voice and scene tell of them?",
-        face_config=None,
+        default_question="Which emotions does the person show, and which cues in face, voice and scene indicate them?",
+        **settings,
     ):
         if END_OF_TURN in tokenizer.get_vocab():
             tokenizer.eos_token = END_OF_TURN
         super().__init__(
-            image_processor,
-            feature_extractor,
-            tokenizer,
-            chat_template,
-            modalities=modalities,
-            num_frames=num_frames,
-            sampling=sampling,
-            fps=fps,
-            max_duration=max_duration,
-            default_question=default_question,
-            face_config=face_config,
+            image_processor, feature_extractor, tokenizer, chat_template, default_question=default_question, **settings
         )
-        if self.face_token not in tokenizer.get_vocab():
-            tokenizer.add_tokens([self.face_token], special_tokens=True)
-        self.face_token_id = tokenizer.convert_tokens_to_ids(self.face_token)
         if special_markers:
             tokenizer.add_tokens([name for name in MARKERS if name not in tokenizer.get_vocab()], special_tokens=True)
         self.special_markers = special_markers
@@ -137,6 +122,39 @@ class OmniEmotionProcessor(EmotionProcessor):
         self.keep_padding = keep_padding
         self.missing_modality = missing_modality
 
+    @classmethod
+    def from_config(cls, config, tokenizer=None, **settings) -> "OmniEmotionProcessor":
+        """As the base class; the language model's table gets the rows of special markers, which it looks up there."""
+        processor = super().from_config(config, tokenizer, **settings)
+        config.text_config.vocab_size = max(config.text_config.vocab_size, max(processor.marker_ids, default=-1) + 1)
+        return processor
+
+    @classmethod
+    def settings_of(cls, config) -> dict[str, Any]:
+        side, face = config.vision_config.image_size, config.face_config
+        names = ("tokens_per_frame", "face_tokens_per_frame", "fusion", "mel_frames_per_token", "keep_padding")
+        names += ("special_markers", "missing_modality") + ("audio_tokens_per_chunk",) * (
+            config.audio_config is not None
+        )
+        half = [0.5, 0.5, 0.5]
+        return {
+            **super().settings_of(config),
+            **{name: getattr(config, name) for name in names},
+            "image_processor": EmotionImageProcessor(
+                size={"height": side, "width": side}, image_mean=half, image_std=half
+            ),
+            "use_faces": face is not None,
+            "face_size": 224 if face is None else face.image_size,
+        }
+
+    @property
+    def placeholder_tokens(self) -> tuple[str, ...]:
+        return *super().placeholder_tokens, self.face_token
+
+    @property
+    def token_ids(self) -> dict[str, int]:
+        return {**super().token_ids, "face_token_id": self.tokenizer.convert_tokens_to_ids(self.face_token)}
+
     @property
     def marker_ids(self) -> list[int]:
         """Ids of the markers that are tokens of their own; none where they are plain text."""
@@ -149,25 +167,34 @@ class OmniEmotionProcessor(EmotionProcessor):
         return ["input_ids", "attention_mask", "pixel_values_videos", "video_times", *faces, *sound]
 
     @property
-    def unused_input_names(self) -> list[str]:
-        return [*super().unused_input_names, "audio_times"]
+    def looks_at_faces(self) -> bool:
+        return self.use_faces
 
     # What a prompt has
 
-    def _load_clip(self, video, sound, utterances, settings):
-        clip = super()._load_clip(video, sound, utterances, settings)
-        if clip is None:
-            return None
+    def prepare(self, clip: Clip, modalities: Sequence[Medium]) -> Clip:
         lacks = [kind for kind, medium in (("video", clip.frames), ("audio", clip.waveform)) if medium is None]
         # A clip that was loaded before has its modalities chosen; asking for fewer of them leaves fewer.
-        chosen = clip.absent if isinstance(clip, OmniClip) else settings["modalities"]
-        absent = [kind for kind in lacks if kind in chosen and kind in settings["modalities"]]
+        chosen = getattr(clip, "absent", modalities)
+        absent = [kind for kind in lacks if kind in chosen and kind in modalities]
         if self.missing_modality == "drop":
             absent = []
         return OmniClip(**{item.name: getattr(clip, item.name) for item in fields(Clip)}, absent=tuple(absent))
 
-    def has_place(self, clip) -> tuple[bool, bool]:
-        return clip.frames is not None or "video" in clip.absent, clip.waveform is not None or "audio" in clip.absent
+    def placeholders(self, clip: Clip) -> dict[Medium, list[str]]:
+        """As the base class; an absent picture has `num_frames` frames, an absent sound is as long as the clip, of one
+        chunk at most."""
+        absent = getattr(clip, "absent", ())
+        found: dict[Medium, list[str]] = {"video": [], "audio": []}
+        if clip.frames is not None or "video" in absent:
+            found["video"] = [self.visual_placeholders(self.num_frames if clip.frames is None else len(clip.frames))]
+        if clip.waveform is not None:
+            found["audio"] = [self.audio_token * self.sound_tokens_of(len(clip.waveform))]
+        elif "audio" in absent:
+            mel_frames = clip.duration // 10
+            tokens = self.num_sound_tokens(mel_frames) if mel_frames else self.audio_tokens_per_chunk
+            found["audio"] = [self.audio_token * tokens]
+        return found
 
     def visual_placeholders(self, num_frames: int) -> str:
         """The placeholders of a clip's frames and faces, in the order of `fusion`."""
@@ -177,81 +204,30 @@ class OmniEmotionProcessor(EmotionProcessor):
             return frame * num_frames + self.video_token + face * num_frames
         return (frame + face) * num_frames + self.video_token
 
-    def num_sound_tokens(self, frames: int) -> int:
+    def num_sound_tokens(self, mel_frames: int) -> int:
         """Tokens of a chunk with so many mel frames of sound."""
         if self.keep_padding:
             return self.audio_tokens_per_chunk
-        return min(ceil(frames / self.mel_frames_per_token), self.audio_tokens_per_chunk)
+        return min(ceil(mel_frames / self.mel_frames_per_token), self.audio_tokens_per_chunk)
 
-    def num_absent_tokens(self, clip) -> int:
-        """Tokens of the zeros that stand for a clip's sound: as long as the clip, of one chunk at most."""
-        frames = clip.duration // 10
-        return self.num_sound_tokens(frames) if frames else self.audio_tokens_per_chunk
+    def sound_tokens_of(self, num_samples: int) -> int:
+        """Tokens of a whole sound, chunk by chunk."""
+        hop = self.feature_extractor.hop_length
+        lengths = chunk_lengths(self.feature_extractor, num_samples)
+        return sum(self.num_sound_tokens(ceil(length / hop)) for length in lengths)
 
     # Tensors
 
-    def _process_videos(self, videos, faces=None, landmarks=None, **kwargs):
-        """Tensors of frames and faces, and what was really used.
-
-        Returns:
-            `pixel_values_videos` (B, T, 3, h, w) float32 and `video_times` (B, T) int64 ms, -1 where padded, if any
-            clip has a picture; with them, if the model looks at faces, `pixel_values_faces` (B, T, 3, size, size)
-            float32 and `face_found` (B, T) bool; `video_metadata`, B reports; and the placeholders of each clip with a
-            place for a picture.
-        """
-        tracks = self.find_faces(videos, landmarks, faces) if self.use_faces else [None] * len(videos)
-        rows, counts = [], []
-        for clip, track in zip(videos, tracks, strict=True):
-            if clip is None or clip.frames is None:
-                rows.append({})
-            else:
-                rows.append({**self._picture(clip), **(self._faces(clip, track) if self.use_faces else {})})
-            placed = clip is not None and self.has_place(clip)[0]
-            counts.append((self.num_frames if not rows[-1] else len(clip.frames)) if placed else 0)
-        data = {
-            "video_metadata": [
-                None if clip is None else self.report(clip, track) for clip, track in zip(videos, tracks, strict=True)
-            ],
-            "num_video_tokens": counts,
-        }
-        if any(rows):
-            data.update(pad_rows(rows))
-        return data, [self.visual_placeholders(count) for count in counts if count]
-
-    def replace_video_token(self, video_inputs, video_idx, **kwargs) -> str:
-        return self.visual_placeholders(video_inputs["num_video_tokens"][video_idx])
-
-    def _faces(self, clip, track) -> dict:
-        """The face of each frame, or the whole frame, as FaceXFormer wants it."""
-        shown = track if self.face_crop else None
-        faces = self.face_pixels(clip, shown, self.face_size, self.face_margin, self.face_mean, self.face_std)
-        if shown is None and track is not None:
-            faces["face_found"] = np.asarray(track.found, dtype=bool)
-        return faces
-
-    def _process_audio(self, audio, **kwargs):
-        """Chunks of the sound, and the placeholders of each clip with a place for one.
-
-        Returns:
-            if any clip has sound, `input_features` (B, C, mel, frames) float32 and `audio_attention_mask`
-            (B, C, frames) bool, True for frames that are sound.
-        """
-        heard = [i for i, clip in enumerate(audio) if clip is not None and clip.waveform is not None]
-        counts = [
-            0 if clip is None or not self.has_place(clip)[1] or i in heard else self.num_absent_tokens(clip)
-            for i, clip in enumerate(audio)
-        ]
-        data = {"num_audio_tokens": counts}
-        if heard:
-            features = chunked_features(self.feature_extractor, [audio[i].waveform for i in heard])
-            for name, values in features.items():
-                rows = np.full((len(audio), *values.shape[1:]), -1 if name == "audio_times" else 0, dtype=values.dtype)
-                rows[heard] = values
-                data["audio_attention_mask" if name == "attention_mask" else name] = rows
-            for i in heard:
-                frames = data["audio_attention_mask"][i].sum(-1).tolist()
-                counts[i] = sum(self.num_sound_tokens(count) for count in frames if count)
-        return data, [self.audio_token * count for count in counts if count]
+    def picture(self, clip: Clip, track: FaceTrack | None) -> dict[str, np.ndarray]:
+        """As the base class, and if the model looks at faces, `pixel_values_faces` (T, 3, size, size) float32 and
+        `face_found` (T,) bool: the face of each frame, or the whole frame."""
+        tensors = super().picture(clip, track)
+        if tensors and self.use_faces:
+            crop = track if self.face_crop else None
+            tensors |= self.face_pixels(clip, crop, self.face_size, self.face_margin, self.face_mean, self.face_std)
+            if crop is None and track is not None:
+                tensors["face_found"] = np.asarray(track.found, dtype=bool)
+        return tensors
 
     def _get_num_multimodal_tokens(self, video_sizes=None, audio_lengths=None, **kwargs):
         """Placeholders of each clip.
@@ -266,12 +242,7 @@ class OmniEmotionProcessor(EmotionProcessor):
             shown = [self.visual_placeholders(size[0]) for size in video_sizes]
             counts["num_video_tokens"] = [sum(text.count(token) for token in tokens) for text in shown]
         if audio_lengths is not None:
-            chunk = self.feature_extractor.n_samples
-            hop = self.feature_extractor.hop_length
-            counts["num_audio_tokens"] = [
-                sum(self.num_sound_tokens(min(chunk, length - start) // hop) for start in range(0, length, chunk))
-                for length in audio_lengths
-            ]
+            counts["num_audio_tokens"] = [self.sound_tokens_of(length) for length in audio_lengths]
         return MultiModalData(**counts)
 
 

@@ -8,9 +8,43 @@ Letters: B batch, C chunks of sound, F spectrum frames of a chunk.
 """
 
 import numpy as np
+from transformers import SequenceFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+from .feature_extraction_imagebind import ImageBindFeatureExtractor
 
 # The towers' convolutions, and an analysis window, need 25 ms of sound to give one frame.
 SHORTEST_SECONDS = 0.025
+
+
+def whole_sound_extractor(audio_config) -> SequenceFeatureExtractor:
+    """The feature extractor of an audio tower that reads a whole sound: consecutive chunks, or the waveform.
+
+    Args:
+        audio_config: the tower's; `None` for a model without one, whose clips are then read at 16 kHz.
+    """
+    if audio_config is not None and audio_config.model_type == "imagebind_audio":
+        return ImageBindFeatureExtractor(hop_seconds=2.0)
+    if audio_config is not None and audio_config.model_type == "whisper":
+        # 100 spectrum frames a second, two of which make a position.
+        seconds = audio_config.max_source_positions // 50
+        return WhisperFeatureExtractor(feature_size=audio_config.num_mel_bins, chunk_length=seconds)
+    return Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=True)
+
+
+def sound_input_names(feature_extractor) -> list[str]:
+    """The model's inputs that `whole_sound_features` makes."""
+    names = [
+        "audio_attention_mask" if name == "attention_mask" else name for name in feature_extractor.model_input_names
+    ]
+    chunks = ["audio_times"] if hasattr(feature_extractor, "n_samples") else []
+    ends = ["audio_ends"] if getattr(feature_extractor, "hop_seconds", None) is not None else []
+    return list(dict.fromkeys([*names, "audio_attention_mask", *chunks, *ends]))
+
+
+def chunk_lengths(feature_extractor, num_samples: int) -> list[int]:
+    """Samples in each chunk of a sound, at least one chunk; a rest shorter than 25 ms makes none."""
+    length, shortest = feature_extractor.n_samples, round(SHORTEST_SECONDS * feature_extractor.sampling_rate)
+    return [min(length, num_samples - start) for start in range(0, max(1, num_samples - shortest + 1), length)]
 
 
 def chunked_features(feature_extractor, waveforms) -> dict[str, np.ndarray]:
@@ -26,9 +60,8 @@ def chunked_features(feature_extractor, waveforms) -> dict[str, np.ndarray]:
         `audio_times` (B, C) int64 ms, start of each chunk, -1 where padded. A rest shorter than 25 ms makes no chunk.
     """
     length, rate = feature_extractor.n_samples, feature_extractor.sampling_rate
-    shortest = round(SHORTEST_SECONDS * rate)
-    starts = [range(0, max(1, len(w) - shortest + 1), length) for w in waveforms]
-    pieces = [w[start : start + length] for w, own in zip(waveforms, starts, strict=True) for start in own]
+    starts = [[i * length for i in range(len(chunk_lengths(feature_extractor, len(w))))] for w in waveforms]
+    pieces = [w[start : start + length] for w, firsts in zip(waveforms, starts, strict=True) for start in firsts]
     features = feature_extractor(
         pieces, sampling_rate=rate, padding="max_length", return_attention_mask=True, return_tensors="np"
     )
@@ -37,16 +70,16 @@ def chunked_features(feature_extractor, waveforms) -> dict[str, np.ndarray]:
     inputs = np.zeros((*times.shape, *spectra.shape[1:]), dtype=np.float32)
     mask = np.zeros((*times.shape, frames.shape[1]), dtype=bool)
     first = 0
-    for i, own in enumerate(starts):
-        rows = slice(first, first + len(own))
-        inputs[i, : len(own)], mask[i, : len(own)] = spectra[rows], frames[rows]
-        times[i, : len(own)] = [start * 1000 // rate for start in own]
-        first += len(own)
+    for i, firsts in enumerate(starts):
+        rows, count = slice(first, first + len(firsts)), len(firsts)
+        inputs[i, :count], mask[i, :count] = spectra[rows], frames[rows]
+        times[i, :count] = [start * 1000 // rate for start in firsts]
+        first += count
     return {"input_features": inputs, "attention_mask": mask, "audio_times": times}
 
 
 def check_length(feature_extractor, waveform, longest_seconds, source="the input") -> None:
-    """Refuse a sound that is too long for a tower that attends to a whole waveform; other towers take any length.
+    """Refuse a sound that is too long for a tower that attends to a whole waveform; other towers accept any length.
 
     Raises:
         ValueError: it is longer than `longest_seconds`; the message names `source`.
@@ -85,8 +118,8 @@ def waveform_features(feature_extractor, waveforms, longest_seconds) -> dict[str
 
 
 def whole_sound_features(feature_extractor, waveforms, longest_seconds) -> dict[str, np.ndarray]:
-    """The inputs of an audio tower that hears all of a sound: `waveform_features`, `chunked_features`, or what an
-    extractor that makes chunks by itself (ImageBind's) gives."""
+    """The inputs of an audio tower that reads all of a sound: `waveform_features`, `chunked_features`, or what an
+    extractor that makes chunks itself (ImageBind's) returns."""
     if "input_values" in feature_extractor.model_input_names:
         return waveform_features(feature_extractor, waveforms, longest_seconds)
     if hasattr(feature_extractor, "n_samples"):
@@ -96,4 +129,12 @@ def whole_sound_features(feature_extractor, waveforms, longest_seconds) -> dict[
     )
 
 
-__all__ = ["check_length", "chunked_features", "waveform_features", "whole_sound_features"]
+__all__ = [
+    "check_length",
+    "chunk_lengths",
+    "chunked_features",
+    "sound_input_names",
+    "waveform_features",
+    "whole_sound_extractor",
+    "whole_sound_features",
+]
