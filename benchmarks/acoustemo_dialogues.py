@@ -63,8 +63,9 @@ from hf_emotion.evaluation.classes import class_scores
 from hf_emotion.modeling.configuration_acoustemo import AcoustEmoConfig
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration, AcoustEmoModel
 from hf_emotion.modeling.sound import encode_sound
-from hf_emotion.papers import TINY_RANGE, acoustemo_processor
+from hf_emotion.papers import TINY_RANGE
 from hf_emotion.processing.media import load_clip
+from hf_emotion.processing.processing_acoustemo import AcoustEmoProcessor
 from hf_emotion.training.collator import EmotionCollator, encode, stack
 
 RATE = 16000
@@ -503,7 +504,7 @@ def model_config(tower, tokenizer, **fields):
 
 def processor_of(config, tokenizer, sounds, **settings):
     """The row's processor. `sounds` keeps the spectra of each waveform: rows and questions share dialogues."""
-    processor = acoustemo_processor(
+    processor = AcoustEmoProcessor.from_config(
         config, tokenizer, feature_extractor=VoiceExtractor(), chat_template=TEMPLATE, max_length=None, **settings
     )
     extract = processor.sound_features
@@ -558,7 +559,7 @@ def answers(model, processor, samples, max_new_tokens, batch=40):
             kept = sample["labels"][0] == -100
             text = {name: sample[name][:, kept] for name in ("input_ids", "attention_mask")}
             prompts.append({**{name: value for name, value in sample.items() if name != "labels"}, **text})
-        inputs = stack(prompts, processor.tokenizer.pad_token_id)
+        inputs = stack(prompts, processor.padding)
         with torch.inference_mode():
             generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         replies += processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -86,7 +86,7 @@ def build(name: str, args, dtype=torch.bfloat16, **fields):
     vocabulary = {"vocab_size": len(tiny_tokenizer())} if args.size == "tiny" else {}
     config = paper.config(args.size, **vocabulary, **fields)
     tokenizers = {kind: tiny_tokenizer() for kind in paper.tokenizers}
-    processor = paper.processor(config, **tokenizers)
+    processor = paper.processor.from_config(config, **tokenizers)
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

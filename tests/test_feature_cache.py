@@ -90,9 +90,9 @@ def test_features_of_half_precision_come_back_bit_for_bit(rows, tmp_path):
     model, processor = build("microemo")
     model.model.vision_tower.to(torch.bfloat16)
     features = FeatureCache.build(tmp_path / "features", model, processor, rows[:1], **OPTIONS)
-    sample = cache.record(processor, rows[0], OPTIONS)["tensors"]
-    expected = model.model.tower_features(**sample)
-    kept = features[rows[0]]["tensors"]
+    sample = processor.pad([cache.record(processor, rows[0], OPTIONS).tensors])
+    expected = {name: tensor[0] for name, tensor in model.model.tower_features(**sample).items()}
+    kept = features[rows[0]].tensors
     assert kept["video_features"].dtype == torch.bfloat16
     assert kept.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -140,11 +140,11 @@ def test_a_clip_that_changed_is_refused_and_then_encoded_again(made, rows):
     shutil.copy2(rows[2]["video"], rows[0]["video"])
     with pytest.raises(StaleFeaturesError, match=f"1 clips have changed .* {re.escape(rows[0]['video'])}"):
         features.verify(rows)
-    before = features[rows[0]]["tensors"]["audio_features"]
+    before = features[rows[0]].tensors["audio_features"]
     features = FeatureCache.build(features.folder, model, processor, rows, **OPTIONS)
     features.verify(rows)
     assert len(features) == 3
-    assert not torch.equal(features[rows[0]]["tensors"]["audio_features"], before)
+    assert not torch.equal(features[rows[0]].tensors["audio_features"], before)
 
 
 def test_a_row_without_features_is_an_error_and_no_other_row_stands_for_it(made, rows):

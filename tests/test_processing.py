@@ -22,7 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor
 
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
-from hf_emotion.papers import microemo_config, tiny_tokenizer
+from hf_emotion.papers import PAPERS, build, microemo_config, tiny_tokenizer
 from hf_emotion.processing import processing_emotion
 from hf_emotion.processing.faces import FaceError, FaceFinder
 from hf_emotion.processing.feature_extraction_imagebind import ImageBindFeatureExtractor
@@ -191,13 +191,13 @@ def test_counts_are_functions_of_the_utterances_alone(processor):
     assert counts["num_audio_tokens"] == [3, 3, 3]
 
 
-def test_a_text_with_placeholders_is_used_as_it_is(processor):
+def test_a_finished_prompt_is_used_as_it_is_when_it_is_named_as_one(processor):
     prompt = "<s><audio>, <video>: what is it?</s>"
-    ids = processor(videos=clip(), text=prompt)["input_ids"][0]
+    ids = processor(videos=clip(), text=prompt, is_prompt=True)["input_ids"][0]
     assert processor.tokenizer.decode(ids) == prompt.replace("<audio>", "<audio>" * 3).replace("<video>", "<video>" * 2)
 
 
-def test_a_text_without_a_clip_is_used_as_it_is(processor):
+def test_a_text_without_a_clip_is_tokenized_and_nothing_else(processor):
     batch = processor(text=["one two", "one"], return_tensors="pt")
     assert list(batch) == ["input_ids", "attention_mask"]
     assert batch["attention_mask"].tolist() == [[1, 1], [0, 1]]
@@ -443,7 +443,7 @@ def test_text_from_outside_is_neither_media_nor_turn(processor, evil):
     for special in processor.tokenizer.all_special_ids:
         assert (ids == special).sum() == (expected == special).sum()
     prompt, clean = processor.tokenizer.decode(ids), processor.tokenizer.decode(expected)
-    for marker in processor.prompt_markers:
+    for marker in ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<Video>", "</Video>", "<Audio>", "</Audio>"):
         assert prompt.count(marker) == clean.count(marker)
 
 
@@ -646,13 +646,20 @@ def test_utterances_beyond_the_clip_are_cut_and_told(processor):
 # Bad input
 
 
+def prompt(text):
+    return {"text": text, "is_prompt": True}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"videos": clip(), "text": "<video>?"}, r"text 0 has 0 <audio> placeholders for 1 sound tracks .*clip 0"),
-        ({"videos": clip(), "text": "<video><video><audio>"}, r"text 0 has 2 <video> placeholders for 1 picture"),
-        ({"videos": [clip(), clip(heard=0)], "text": "<video><audio>"}, r"text 1 has 1 <audio> .* for 0 sound tracks"),
-        ({"text": "<video>"}, r"text 0 has 1 <video> placeholders for 0 picture tracks of its clip \(no clip\)"),
+        (
+            {**prompt("<video>?"), "videos": clip()},
+            r"text 0 has 0 <audio> placeholders, and its clip \(clip 0\) needs 1",
+        ),
+        ({**prompt("<video><video><audio>"), "videos": clip()}, r"text 0 has 2 <video> placeholders, .* needs 1"),
+        ({**prompt("<video><audio>"), "videos": [clip(), clip(heard=0)]}, r"text 1 has 1 <audio> .* needs 0"),
+        (prompt("<video>"), r"text 0 has 1 <video> placeholders, and its clip \(no clip\) needs 0"),
         ({"videos": [clip(), clip()], "text": ["a", "b", "c"]}, r"3 texts came with 2 clips"),
         ({"videos": [clip(), clip()], "audio": [sound()]}, r"2 videos and 1 audio came together"),
         ({"videos": [clip()], "utterances": "a.srt"}, r"1 videos and utterances outside a list came together"),
@@ -691,7 +698,7 @@ def test_bad_conversations_are_named(processor):
         processor.apply_chat_template(
             messages({"type": "video", "video": clip()}), processor_kwargs={"utterances": ROWS}
         )
-    with pytest.raises(ValueError, match="text 0 has 1 <video> placeholders for 0"):
+    with pytest.raises(ValueError, match=r"text 0 has 1 <video> placeholders, .* needs 0"):
         processor.apply_chat_template(messages({"type": "video"}), tokenize=True, return_dict=True)
 
 
@@ -731,8 +738,6 @@ def test_a_waveform_tower_gets_its_masked_rows():
     assert batch["audio_attention_mask"].sum(-1).tolist() == [8000, 0, 16000]
     assert not batch["input_values"][1].any()
     assert (batch["input_ids"] == AUDIO).sum(-1).tolist() == [3, 0, 3]
-    with pytest.raises(ValueError, match="return_attention_mask=True"):
-        make(feature_extractor=Wav2Vec2FeatureExtractor(return_attention_mask=False))(videos=clip())
 
 
 def test_a_missing_part_is_named():
@@ -831,3 +836,100 @@ def test_real_clips_give_the_faces_that_are_in_them(shared_data, name, faces):
 def test_only_the_hooks_of_transformers_are_replaced():
     assert "__call__" not in vars(MicroEmoProcessor)
     assert "__call__" not in vars(processing_emotion.EmotionProcessor)
+
+
+# The three steps
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_the_three_steps_make_the_batch_of_a_call(name, movie):
+    _, processor = build(name, **({"use_utterances": False} if name == "acoustemo" else {}))
+    loaded = processor.load(movie, ROWS, num_frames=3)
+    inputs = processor.measure(loaded)
+    ids = processor.write("How does she feel?", inputs.utterances, inputs.placeholders)
+    batch = processor(videos=movie, text="How does she feel?", utterances=ROWS, num_frames=3, return_tensors="pt")
+    assert batch["input_ids"].tolist() == [ids]
+    assert set(batch) == {"input_ids", "attention_mask", *inputs.tensors}
+    for tensor_name, values in inputs.tensors.items():
+        assert torch.equal(batch[tensor_name][0], torch.as_tensor(values)), tensor_name
+    # A clip that was measured may stand wherever a clip may.
+    assert_same(batch, processor(videos=inputs, text="How does she feel?", return_tensors="pt"))
+
+
+def test_a_prompt_is_written_without_pixels_or_sound(processor, movie, monkeypatch):
+    inputs = processor.measure(processor.load(movie, ROWS))
+    expected = processor(videos=inputs, text="Why?")["input_ids"][0]
+    for step in ("measure", "picture", "sound", "find_face", "report"):
+        monkeypatch.setattr(MicroEmoProcessor, step, lambda *args, **kwargs: pytest.fail("something was computed"))
+    assert processor.write("Why?", inputs.utterances, inputs.placeholders) == expected
+
+
+def test_a_call_loads_a_clip_once_measures_it_once_and_reports_once(processor, movie, monkeypatch):
+    calls = []
+
+    def count(owner, step):
+        original = getattr(owner, step)
+        monkeypatch.setattr(owner, step, lambda *args, **kwargs: calls.append(step) or original(*args, **kwargs))
+
+    count(processing_emotion, "load_clip")
+    for step in ("measure", "picture", "sound", "report"):
+        count(MicroEmoProcessor, step)
+    once = ["load_clip", "measure", "picture", "sound", "report"]
+    processor(videos=movie, text="Why?", return_metadata=True)
+    assert calls == once
+    calls.clear()
+    talk = messages({"type": "video", "path": movie})
+    processor.apply_chat_template(talk, tokenize=True, return_dict=True)
+    assert calls == once
+    calls.clear()
+    processor.apply_chat_template(talk, tokenize=False)
+    assert calls == ["load_clip"]
+
+
+def test_a_measured_clip_takes_no_other_utterances(processor):
+    inputs = processor.measure(clip())
+    with pytest.raises(ValueError, match=r"clip 0 is already measured; its sound and utterances cannot be replaced"):
+        processor(videos=inputs, utterances=ROWS)
+
+
+def test_an_option_that_loading_lacks_is_named(processor, movie):
+    with pytest.raises(TypeError, match="load has no option num_frame; accepted are num_frames, "):
+        processor.load(movie, num_frame=3)
+    with pytest.raises(ValueError, match="there is no clip"):
+        processor.load()
+
+
+def test_a_processor_follows_its_models_configuration_and_needs_a_tokenizer():
+    config = microemo_config("tiny", vocab_size=2048, num_video_query_tokens=5, use_utterances=False)
+    tokenizers = {"tokenizer": llama_like(), "qformer_tokenizer": tiny_tokenizer()}
+    processor = MicroEmoProcessor.from_config(config, **tokenizers, num_frames=2)
+    assert (processor.num_video_query_tokens, processor.use_utterances, processor.num_frames) == (5, False, 2)
+    assert processor.patch_grid == [8, 8]
+    assert config.video_token_id == processor.video_token_id == len(llama_like())
+    own = ImageBindFeatureExtractor(num_clips=3)
+    assert MicroEmoProcessor.from_config(config, **tokenizers, feature_extractor=own).feature_extractor is own
+    with pytest.raises(ValueError, match=r"needs the tokenizer of its language model, which has 2048 tokens"):
+        MicroEmoProcessor.from_config(config)
+
+
+def test_settings_shared_by_all_papers_are_saved_and_unknown_ones_refused(tmp_path):
+    processor = make(num_frames=3, max_duration=7.0)
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "processor_config.json").read_text())
+    assert (saved["num_frames"], saved["max_duration"], saved["patch_grid"]) == (3, 7.0, [4, 4])
+    assert MicroEmoProcessor.from_pretrained(tmp_path).num_frames == 3
+    with pytest.raises(TypeError, match="num_farmes"):
+        make(num_farmes=3)
+
+
+def test_images_are_clips_of_one_frame_and_unknown_parts_are_refused(processor):
+    picture = frames(1)[0]
+    expected = processor(videos=picture, text="How does she feel?", return_tensors="pt")
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
+    for part in ({"type": "image", "image": picture}, {"type": "image_url", "image_url": {"url": picture}}):
+        assert_same(expected, processor.apply_chat_template(messages(part), **options))
+    for part in ({"type": "image"}, {"type": "document", "path": "x"}):
+        with pytest.raises(ValueError, match=f"a part of type '{part['type']}' without a source"):
+            processor.apply_chat_template(messages(part), tokenize=False)
+    with pytest.raises(ValueError, match="role 'tool'; accepted are system, user, assistant"):
+        processor.apply_chat_template([{"role": "tool", "content": "42"}], tokenize=False)

@@ -134,8 +134,8 @@ def test_interleaved_tokens_stand_in_the_line_of_their_utterance(use_global, bef
         "Now answer my question based on all of this. How? [/INST]"
     )
     assert prompt_of(processor, batch, 1).count("<audio>") == 2
-    with pytest.raises(ValueError, match="has 1 <audio> placeholders for"):
-        processor(videos=sound(), text="<audio> How?", utterances=[*ROWS, (2.1, 2.4)], return_tensors="pt")
+    with pytest.raises(ValueError, match="has 1 <audio> placeholders, and its clip"):
+        processor(videos=sound(), text="<audio> How?", utterances=[*ROWS, (2.1, 2.4)], is_prompt=True)
 
 
 def test_the_pair_that_spans_the_least_time_is_merged():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_emotion.papers import EMOTION_LLAMA, build, esva_config, esva_processor
-from hf_emotion.processing.processing_esva import QUESTIONS
+from hf_emotion.papers import EMOTION_LLAMA, build, esva_config, tiny_tokenizer
+from hf_emotion.processing.processing_esva import QUESTIONS, ESVAProcessor
 from hf_emotion.training.collator import EmotionCollator, encode
 
 RATE = 16000
@@ -90,19 +90,19 @@ def test_a_question_has_the_mark_of_its_task(shipped, question, expected):
 
 def test_the_task_can_be_chosen_for_all_questions():
     config = esva_config("tiny", vocab_size=2048)
-    processor = esva_processor(config, task="reason")
+    processor = ESVAProcessor.from_config(config, tiny_tokenizer(), task="reason")
     assert processor.tokenizer.decode(processor(videos=[clip()])["input_ids"][0]).endswith(
         f"[reason] {QUESTIONS['reason']} [/INST]"
     )
     with pytest.raises(ValueError, match="task is 'guess'; accepted are emotion, reason"):
-        esva_processor(config, task="guess")
+        ESVAProcessor.from_config(config, tiny_tokenizer(), task="guess")
     with pytest.raises(ValueError, match="keyframe is 'last'; accepted are peak, middle, first"):
-        esva_processor(config, keyframe="last")
+        ESVAProcessor.from_config(config, tiny_tokenizer(), keyframe="last")
 
 
 def test_the_legacy_layout_is_the_demos_with_its_left_over_words(tmp_path):
     config = esva_config("tiny", vocab_size=2048, **EMOTION_LLAMA)
-    processor = esva_processor(config, legacy_inference_layout=True)
+    processor = ESVAProcessor.from_config(config, tiny_tokenizer(), legacy_inference_layout=True)
     batch = processor(videos=[clip()], text=["Who?"], utterances=[[(0.1, 0.5, "Well")]], return_tensors="pt")
     media = f"<video>{'V' * 16}VVAV</video> <feature><FeatureHere></feature> "
     said = "The person in video says: Well.  [emotion] Who? [/INST]"
@@ -156,7 +156,7 @@ def test_the_key_frame_is_the_peak_of_motion_the_middle_or_the_first(shipped):
     source, track = clip(), face(12)
     seen = {}
     for keyframe in ("peak", "middle", "first"):
-        chosen = esva_processor(model.config, keyframe=keyframe)
+        chosen = ESVAProcessor.from_config(model.config, tiny_tokenizer(), keyframe=keyframe)
         batch = chosen(videos=[source], landmarks=track, return_tensors="pt", return_metadata=True)
         index = batch["face_times"][0].tolist().index(int(batch["video_times"]))
         seen[keyframe] = index
@@ -175,7 +175,7 @@ def test_faces_are_crops_where_there_is_one_and_whole_frames_where_not(shipped):
     batch = processor(videos=[source], landmarks=track, return_tensors="pt")
     assert batch["face_found"][0].tolist() == [i != 5 for i in range(12)]
     [loaded] = processor.load_clips([source])
-    crops, _ = processor.face_finder.crops(loaded.frames, processor.find_faces([loaded], [track])[0], 32, 0.5)
+    crops, _ = processor.face_finder.crops(loaded.frames, processor.find_face(loaded, landmarks=track), 32, 0.5)
     pixels = (crops / 255 - np.array(processor.face_mean)) / np.array(processor.face_std)
     assert np.allclose(batch["pixel_values_faces"][0].permute(0, 2, 3, 1), pixels, atol=1e-5)
 
@@ -279,7 +279,7 @@ def test_clips_of_unlike_length_make_the_same_batch_together_and_by_the_collator
 
 def test_a_sound_too_long_for_a_tower_of_whole_waveforms_is_refused_in_one_sentence(shipped):
     model, _ = shipped
-    processor = esva_processor(model.config, max_waveform_seconds=1.5)
+    processor = ESVAProcessor.from_config(model.config, tiny_tokenizer(), max_waveform_seconds=1.5)
     with pytest.raises(ValueError, match=r"a sound of 2\.0 s came .* up to 1\.5 s is accepted"):
         processor(videos=[clip()])
     with pytest.raises(ValueError, match=r"up to 1\.5 s is accepted"):

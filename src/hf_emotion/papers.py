@@ -19,12 +19,9 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    SequenceFeatureExtractor,
     SiglipVisionConfig,
     VideoMAEConfig,
     ViTMAEConfig,
-    Wav2Vec2FeatureExtractor,
-    WhisperFeatureExtractor,
 )
 
 from .modeling.configuration_acoustemo import AcoustEmoConfig
@@ -38,8 +35,6 @@ from .modeling.modeling_emotion import EmotionPreTrainedModel
 from .modeling.modeling_esva import ESVAForConditionalGeneration
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from .modeling.modeling_omni_emotion import OmniEmotionForConditionalGeneration
-from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor
-from .processing.image_processing_emotion import EmotionImageProcessor
 from .processing.processing_acoustemo import AcoustEmoProcessor
 from .processing.processing_emotion import EmotionProcessor
 from .processing.processing_esva import ESVAProcessor
@@ -301,140 +296,16 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def image_processor_of(config) -> EmotionImageProcessor:
-    """Frames as the vision tower wants them: its size, CLIP's mean and deviation (EVA ViT-g, Video-LLaMA)."""
-    size = config.vision_config.image_size if config.vision_config is not None else 224
-    return EmotionImageProcessor(size={"height": size, "width": size})
-
-
-def microemo_processor(config: MicroEmoConfig, tokenizer=None, qformer_tokenizer=None, **settings) -> MicroEmoProcessor:
-    """The processor of a MicroEmo model.
-
-    Args:
-        config: the model's; its placeholder ids are set to the tokenizer's.
-        tokenizer, qformer_tokenizer: the language model's and the image Q-Former's; the shipped one by default.
-        settings: further settings of `MicroEmoProcessor`.
-    """
-    rows = config.vision_config.image_size // config.vision_config.patch_size
-    processor = MicroEmoProcessor(
-        image_processor=image_processor_of(config),
-        tokenizer=tokenizer or tiny_tokenizer(),
-        qformer_tokenizer=qformer_tokenizer or tiny_tokenizer(),
-        **{
-            "feature_extractor": ImageBindFeatureExtractor(),
-            "num_video_query_tokens": config.num_video_query_tokens,
-            "num_audio_query_tokens": config.num_audio_query_tokens,
-            "patch_grid": (rows, rows),
-            "use_utterances": config.use_utterances,
-            "modalities": ["video"] if config.audio_config is None else ["video", "audio"],
-            **settings,
-        },
-    )
-    config.video_token_id, config.audio_token_id = processor.video_token_id, processor.audio_token_id
-    return processor
-
-
-def whole_sound_extractor(audio_config) -> SequenceFeatureExtractor:
-    """The inputs of an audio tower that hears all of a sound: consecutive chunks, or the waveform."""
-    if audio_config.model_type == "imagebind_audio":
-        return ImageBindFeatureExtractor(hop_seconds=2.0)
-    if audio_config.model_type == "whisper":
-        # 100 spectrum frames a second, two of which make a position.
-        seconds = audio_config.max_source_positions // 50
-        return WhisperFeatureExtractor(feature_size=audio_config.num_mel_bins, chunk_length=seconds)
-    return Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=True)
-
-
-def acoustemo_processor(config: AcoustEmoConfig, tokenizer=None, **settings) -> AcoustEmoProcessor:
-    """The processor of an AcoustEmo model; arguments as for `microemo_processor`."""
-    processor = AcoustEmoProcessor(
-        image_processor=image_processor_of(config),
-        tokenizer=tokenizer or tiny_tokenizer(),
-        **{
-            "feature_extractor": whole_sound_extractor(config.audio_config),
-            "num_query_tokens": config.num_query_tokens,
-            "num_audio_query_tokens": config.num_audio_query_tokens,
-            "use_global": config.use_global,
-            "use_utterances": config.use_utterances,
-            "modalities": ["audio"] if config.vision_config is None else ["video", "audio"],
-            **settings,
-        },
-    )
-    config.video_token_id, config.audio_token_id = processor.video_token_id, processor.audio_token_id
-    return processor
-
-
-def omni_emotion_processor(config: OmniEmotionConfig, tokenizer=None, **settings) -> OmniEmotionProcessor:
-    """The processor of an Omni-Emotion model; arguments as for `microemo_processor`."""
-    size = config.vision_config.image_size
-    face = config.face_config
-    # A model without ears still needs an extractor, to say at which rate its clips would be read.
-    sound = {} if config.audio_config is None else {"audio_tokens_per_chunk": config.audio_tokens_per_chunk}
-    extractor = WhisperFeatureExtractor() if config.audio_config is None else whole_sound_extractor(config.audio_config)
-    processor = OmniEmotionProcessor(
-        image_processor=EmotionImageProcessor(
-            size={"height": size, "width": size}, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]
-        ),
-        tokenizer=tokenizer or tiny_tokenizer(),
-        **{
-            "feature_extractor": extractor,
-            "use_faces": face is not None,
-            "face_size": 224 if face is None else face.image_size,
-            "tokens_per_frame": config.tokens_per_frame,
-            "face_tokens_per_frame": config.face_tokens_per_frame,
-            "fusion": config.fusion,
-            "mel_frames_per_token": config.mel_frames_per_token,
-            "keep_padding": config.keep_padding,
-            "special_markers": config.special_markers,
-            "missing_modality": config.missing_modality,
-            "modalities": ["video"] if config.audio_config is None else ["video", "audio"],
-            **sound,
-            **settings,
-        },
-    )
-    for name in ("video", "audio", "face"):
-        setattr(config, f"{name}_token_id", getattr(processor, f"{name}_token_id"))
-    # Unlike placeholders, markers are looked up in the table.
-    rows = max(processor.marker_ids, default=-1) + 1
-    config.text_config.vocab_size = max(config.text_config.vocab_size, rows)
-    return processor
-
-
-def esva_processor(config: ESVAConfig, tokenizer=None, **settings) -> ESVAProcessor:
-    """The processor of an ESVA model; arguments as for `microemo_processor`."""
-    # A model without ears still needs an extractor, to say at which rate its clips would be read.
-    deaf = config.audio_config is None
-    extractor = Wav2Vec2FeatureExtractor() if deaf else whole_sound_extractor(config.audio_config)
-    seen = config.vision_config is not None or config.has_motion
-    processor = ESVAProcessor(
-        image_processor=image_processor_of(config),
-        tokenizer=tokenizer or tiny_tokenizer(),
-        **{
-            "feature_extractor": extractor,
-            "num_patch_tokens": config.num_patch_tokens,
-            "feature_kinds": config.feature_kinds,
-            "face_size": config.face_size,
-            "missing_modality": config.missing_modality,
-            "modalities": ["video"] * seen + ["audio"] * (not deaf),
-            **settings,
-        },
-    )
-    config.video_token_id, config.audio_token_id = processor.video_token_id, processor.audio_token_id
-    return processor
-
-
 @dataclass(frozen=True)
 class Paper:
-    """What the command line needs to know of a paper: how to make its configuration, its processor and its model.
+    """What the command line needs to know of a paper: its configuration, its processor and its model.
 
-    `processor_class`: what `processor` makes. `tokenizers`: those that its processor takes, and that the paper size
-    needs. `base`: name and configuration of the published checkpoint that the whole model starts from, where there is
-    one.
+    `tokenizers`: those that its processor takes, and that the paper size needs. `base`: name and configuration of the
+    published checkpoint that the whole model starts from, where there is one.
     """
 
     config: Callable[..., EmotionConfig]
-    processor: Callable[..., EmotionProcessor]
-    processor_class: type[EmotionProcessor]
+    processor: type[EmotionProcessor]
     model: type[EmotionPreTrainedModel]
     tokenizers: tuple[str, ...] = ("tokenizer",)
     base: tuple[str, Callable[[], PreTrainedConfig]] | None = None
@@ -442,21 +313,16 @@ class Paper:
 
 PAPERS = {
     "microemo": Paper(
-        microemo_config,
-        microemo_processor,
-        MicroEmoProcessor,
-        MicroEmoForConditionalGeneration,
-        ("tokenizer", "qformer_tokenizer"),
+        microemo_config, MicroEmoProcessor, MicroEmoForConditionalGeneration, ("tokenizer", "qformer_tokenizer")
     ),
-    "acoustemo": Paper(acoustemo_config, acoustemo_processor, AcoustEmoProcessor, AcoustEmoForConditionalGeneration),
+    "acoustemo": Paper(acoustemo_config, AcoustEmoProcessor, AcoustEmoForConditionalGeneration),
     "omni_emotion": Paper(
         omni_emotion_config,
-        omni_emotion_processor,
         OmniEmotionProcessor,
         OmniEmotionForConditionalGeneration,
         base=("llava-hf/llava-onevision-qwen2-7b-ov-hf", llava_onevision_7b),
     ),
-    "esva": Paper(esva_config, esva_processor, ESVAProcessor, ESVAForConditionalGeneration),
+    "esva": Paper(esva_config, ESVAProcessor, ESVAForConditionalGeneration),
 }
 
 
@@ -489,7 +355,8 @@ def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=No
         )
     vocab_size = len(tiny_tokenizer()) if size == "tiny" and tokenizer is None else None
     config = paper.config(size, **({} if vocab_size is None else {"vocab_size": vocab_size}), **fields)
-    processor = paper.processor(config, **tokenizers)
+    tokenizers = {kind: own or tiny_tokenizer() for kind, own in tokenizers.items()}
+    processor = paper.processor.from_config(config, **tokenizers)
     torch.manual_seed(seed)
     model = paper.model(config).eval()
     set_special_tokens(model, processor)

@@ -11,9 +11,10 @@ import inspect
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, GenerationConfig, logging
 
 from .modeling.parts import PartsError, find_file, read_config
-from .papers import PAPERS, set_special_tokens, whole_sound_extractor
+from .papers import PAPERS, set_special_tokens
 from .processing.chat_formats import end_of_turn, turns_of, write_template
 from .processing.image_processing_emotion import EmotionImageProcessor
+from .processing.sound_chunks import whole_sound_extractor
 
 # Parts from which each thing is read, the first that is given.
 TOKENIZER_PARTS = ("tokenizer", "text", "video_llm")
@@ -98,13 +99,13 @@ def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, 
     own_settings = {} if trained is None else read_config(trained, **hub).get("processor", {})
     settings = {**own_settings, **(processor_settings or {})}
     if turns is not None:
-        settings.setdefault("chat_template", write_template(paper.processor_class.content, turns))
+        settings.setdefault("chat_template", write_template(paper.processor.content, turns))
         notes.append(f"prompts are written in the chat format of {given[tokenizer_part]!r}")
     else:
         notes.append("prompts are written in the paper's own chat format")
     if getattr(config, "audio_config", None) is not None:
         settings.setdefault("feature_extractor", read_feature_extractor(given.get("audio"), config, notes, **hub))
-    processor = paper.processor(config, **tokenizers, **settings)
+    processor = paper.processor.from_config(config, **tokenizers, **settings)
     vision = next((given[part] for part in VISION_PARTS if part in given), None)
     if getattr(config, "vision_config", None) is not None:
         own = read_image_processor(vision, config.vision_config.image_size, notes, **hub)

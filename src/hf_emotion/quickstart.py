@@ -465,7 +465,7 @@ def picture(array: np.ndarray) -> str:
 def write_report(path: Path, processor, row: dict, text: str, result: dict) -> None:
     """One clip as the model sees it, and the scores, as a page without outside files."""
     [clip] = processor.load_clips([row["video"]], utterances=[row["utterances"]])
-    [track] = processor.find_faces([clip])
+    track = processor.find_face(clip)
     drawn = [draw_regions(clip.frames[t], track, t, processor.face_finder) for t in range(len(clip.frames))]
     # The names of the regions stand beneath each picture; small as they are here, once and large is enough.
     height = drawn[0].shape[1] * clip.frames.shape[1] // clip.frames.shape[2]

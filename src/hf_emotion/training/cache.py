@@ -7,11 +7,11 @@ processor settings and tower weights they hold. Features that no longer belong t
 are refused, never used.
 """
 
-import copy
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +21,18 @@ from tqdm import tqdm
 
 from ..data.files import replacing, write_whole
 from ..processing.faces import FaceError
-from ..processing.media import Clip
-from .collator import conversation, encode
+from ..processing.processing_emotion import ClipInputs, EmotionProcessor
+from .collator import encode
 
 MANIFEST = "features.json"
 # Of the files' layout: another number makes older folders stale.
-FORMAT = 1
+FORMAT = 2
 # A file is written when it holds so much: what an interrupted run loses at most.
 SHARD_BYTES = 64 * 2**20
 # Fields of a configuration that say which towers there are, and what is taken from them.
 TOWER_FIELDS = ("vision", "audio", "face", "motion")
 # What loading and saving add to settings without changing them.
 VOLATILE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_class", "transformers_version"}
-TEXT = {"input_ids", "attention_mask"}
 
 
 class FeatureCacheError(ValueError):
@@ -105,6 +104,13 @@ def is_unchanged(path: str | Path, stamp: Mapping) -> bool:
     return found.st_mtime_ns == stamp["time"] or stamp_of(path)["sha256"] == stamp["sha256"]
 
 
+def checksum(about: str, data) -> str:
+    """Of what is stored of a clip."""
+    digest = hashlib.sha256(about.encode())
+    digest.update(data)
+    return digest.hexdigest()
+
+
 def media_of(row: Mapping) -> dict[str, str]:
     """The files of a row."""
     return {kind: os.path.abspath(row[kind]) for kind in ("video", "audio") if row.get(kind)}
@@ -115,56 +121,12 @@ def key_of(row: Mapping) -> str:
     return json.dumps([media_of(row), row.get("utterances")], sort_keys=True)
 
 
-def record(processor, row: Mapping, options: Mapping) -> dict:
-    """What the processor makes of a row's clip: `tensors`, the `places` it gives them in a prompt, and the clip."""
-    made = {"places": {"video": [], "audio": []}}
-    twin = copy.copy(processor)
-
-    def process_videos(videos, **kwargs):
-        made["clip"] = videos[0]
-        data, made["places"]["video"] = processor._process_videos(videos, **kwargs)
-        return data, made["places"]["video"]
-
-    def process_audio(audio, **kwargs):
-        data, made["places"]["audio"] = processor._process_audio(audio, **kwargs)
-        return data, made["places"]["audio"]
-
-    twin._process_videos, twin._process_audio = process_videos, process_audio
-    # Any question will do.
-    turns = conversation({**row, "question": "?", "answer": None})
-    batch = twin.apply_chat_template(
-        [turns], tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs=dict(options)
-    )
-    made["tensors"] = {name: tensor for name, tensor in batch.items() if name not in TEXT}
-    return made
-
-
-def outline(clip: Clip) -> dict:
-    """All of a clip but its pixels and its sound."""
-    return {
-        "source": str(clip.source),
-        "frame_times": None if clip.frames is None else clip.frame_times.tolist(),
-        "samples": None if clip.waveform is None else len(clip.waveform),
-        "sampling_rate": clip.sampling_rate,
-        "duration": clip.duration,
-        "utterances": clip.utterances,
-        "notes": clip.notes,
-    }
-
-
-def clip_of(outline: Mapping) -> Clip:
-    """A clip with black pixels and silence, as long as the one of the outline."""
-    times, samples = outline["frame_times"], outline["samples"]
-    return Clip(
-        source=outline["source"],
-        frames=None if times is None else np.zeros((len(times), 1, 1, 3), dtype=np.uint8),
-        frame_times=None if times is None else np.asarray(times, dtype=np.int64),
-        waveform=None if samples is None else np.broadcast_to(np.float32(0), (samples,)),
-        sampling_rate=outline["sampling_rate"],
-        duration=outline["duration"],
-        utterances=outline["utterances"],
-        notes=outline["notes"],
-    )
+def record(processor: EmotionProcessor, row: Mapping, options: Mapping) -> ClipInputs:
+    """What the processor makes of a row's clip."""
+    options = dict(options)
+    searched = {name: options.pop(name) for name in ("faces", "landmarks") if name in options}
+    clip = processor.load(row.get("video"), row.get("utterances") or None, audio=row.get("audio"), **options)
+    return processor.measure(clip, **searched)
 
 
 class _Clips(torch.utils.data.Dataset):
@@ -179,9 +141,8 @@ class _Clips(torch.utils.data.Dataset):
     def __getitem__(self, index):
         row = self.rows[index]
         try:
-            made = record(self.processor, row, self.options)
-            made["clip"] = outline(made["clip"])
-            return {**made, "stamps": {kind: stamp_of(path) for kind, path in media_of(row).items()}}
+            stamps = {kind: stamp_of(path) for kind, path in media_of(row).items()}
+            return record(self.processor, row, self.options), stamps
         except (ValueError, OSError, FaceError) as error:
             return f"{row.get('id')}: {error}"
 
@@ -270,8 +231,10 @@ class FeatureCache:
             if isinstance(made, str):
                 skipped.append(made)
                 continue
-            inputs = {name: tensor.to(base.device) for name, tensor in made.pop("tensors").items()}
-            writer.add(key_of(row), made, base.tower_features(**inputs))
+            inputs, stamps = made
+            batch = {name: tensor.to(base.device) for name, tensor in processor.pad([inputs.tensors]).items()}
+            features = {name: tensor[0] for name, tensor in base.tower_features(**batch).items()}
+            writer.add(key_of(row), stamps, replace(inputs, tensors=features))
         writer.write()
         base.train(training)
         if skipped and not skip_bad_rows:
@@ -323,31 +286,37 @@ class FeatureCache:
                 f"{files}; run hf-emotion cache again"
             )
 
-    def __getitem__(self, row: Mapping) -> dict:
-        """What is kept of a row's clip: `clip`, `places` and `tensors` of batch size 1."""
+    def __getitem__(self, row: Mapping) -> ClipInputs:
+        """The features of a row's clip, in place of its pixels and its sound.
+
+        Raises:
+            FeatureCacheError: there are none, or the file was damaged after it was written.
+        """
         place = self.places.get(key_of(row))
         if place is None:
             raise FeatureCacheError(f"{self.folder} holds no features of {row.get('id')}: run hf-emotion cache again")
-        found = self.rows[place]
-        kept = json.loads(found.column("about")[0].as_py())
-        data = found.column("data")[0].as_buffer()
+        stored = self.rows[place]
+        about, data = stored.column("about")[0].as_py(), stored.column("data")[0].as_buffer()
+        if checksum(about, data) != stored.column("checksum")[0].as_py():
+            raise FeatureCacheError(
+                f"the features of {row.get('id')} in {self.folder} are damaged: they differ from their checksum; "
+                f"delete the folder and run hf-emotion cache again"
+            )
+        inputs = json.loads(about)
         tensors = {}
-        for name, (dtype, shape, start, size) in kept.pop("tensors").items():
+        for name, (dtype, shape, start, size) in inputs.pop("tensors").items():
             # Copied, since what is mapped cannot be written to.
-            values = np.frombuffer(data, dtype=np.uint8, count=size, offset=start).copy()
-            tensors[name] = torch.from_numpy(values).view(getattr(torch, dtype)).view(shape)
-        return {**kept, "clip": clip_of(kept["clip"]), "tensors": tensors}
+            values = torch.from_numpy(np.frombuffer(data, dtype=np.uint8, count=size, offset=start).copy())
+            tensors[name] = (values if size else values[:0]).view(getattr(torch, dtype)).reshape(shape)
+        return ClipInputs(**inputs, tensors=tensors)
 
-    def encode(self, processor, row: Mapping, **options) -> dict[str, torch.Tensor]:
-        """As `collator.encode` for one row, with the features in place of pixels and sound; nothing is decoded."""
-        media = media_of(row)
-        if not media:
-            return encode(processor, [row], **options)
-        kept = self[row]
-        twin = copy.copy(processor)
-        twin._process_videos = lambda videos, **_: (dict(kept["tensors"]), kept["places"]["video"])
-        twin._process_audio = lambda audio, **_: ({}, kept["places"]["audio"])
-        return encode(twin, [{**row, "video": kept["clip"], "audio": None}], **options)
+    def fill(self, row: Mapping) -> dict:
+        """A row with the features of its clip in place of its files; nothing is decoded."""
+        return {**row, "video": self[row], "audio": None, "utterances": None} if media_of(row) else dict(row)
+
+    def encode(self, processor: EmotionProcessor, row: Mapping, **options) -> dict[str, torch.Tensor]:
+        """As `collator.encode` for one row, with the features in place of pixels and sound."""
+        return encode(processor, [self.fill(row)], **options)
 
 
 def describe_features(model, processor, options: Mapping) -> dict:
@@ -368,18 +337,20 @@ class _Writer:
         self.folder = folder
         self.rows, self.bytes = [], 0
 
-    def add(self, key: str, made: Mapping, tensors: Mapping[str, torch.Tensor]) -> None:
-        about, parts, start = {}, [], 0
-        for name, tensor in tensors.items():
+    def add(self, key: str, stamps: Mapping, inputs: ClipInputs) -> None:
+        index, parts, start = {}, [], 0
+        for name, tensor in inputs.tensors.items():
             data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            about[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start, len(data))
+            index[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start, len(data))
             # Numbers start where any dtype may.
             padding = -len(data) % 16
             parts += [data, bytes(padding)]
             start += len(data) + padding
-        about = json.dumps({"clip": made["clip"], "places": made["places"], "tensors": about})
-        row = {"key": key, "stamps": json.dumps(made["stamps"]), "about": about, "data": b"".join(parts)}
-        self.rows.append(row)
+        names = ("source", "utterances", "placeholders", "report")
+        about = json.dumps({**{name: getattr(inputs, name) for name in names}, "tensors": index})
+        data = b"".join(parts)
+        row = {"key": key, "stamps": json.dumps(stamps), "about": about, "data": data}
+        self.rows.append({**row, "checksum": checksum(about, data)})
         self.bytes += start
         if self.bytes >= SHARD_BYTES:
             self.write()
@@ -390,7 +361,7 @@ class _Writer:
 
         if not self.rows:
             return
-        kinds = {"key": "string", "stamps": "string", "about": "string", "data": "large_binary"}
+        kinds = {**dict.fromkeys(("key", "stamps", "about", "checksum"), "string"), "data": "large_binary"}
         number = len(list(self.folder.glob("features-*.arrow")))
         path = self.folder / f"features-{number:05d}.arrow"
         features = Features({name: Value(kind) for name, kind in kinds.items()})

@@ -7,17 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-# What fills the places that a shorter sample leaves; every other tensor is filled with 0 (False).
-PADDING = {
-    "labels": -100,
-    **dict.fromkeys(("emotion_ids", "video_times", "face_times", "audio_times", "audio_ends", "utterance_spans"), -1),
-}
+from ..data.schema import messages
+from ..processing.processing_emotion import EmotionProcessor, pad
 
 
 def conversation(row: Mapping) -> list[dict]:
     """A data row as chat messages, with its utterances beside the clip; see `data.schema.messages`."""
-    from ..data.schema import messages
-
     turns = messages(row)
     if row.get("utterances"):
         turns[0]["content"][0]["utterances"] = row["utterances"]
@@ -25,13 +20,17 @@ def conversation(row: Mapping) -> list[dict]:
 
 
 def encode(
-    processor, rows: Sequence[Mapping], emotions: Sequence[str] | None = None, prompts: bool = False, **options
+    processor: EmotionProcessor,
+    rows: Sequence[Mapping],
+    emotions: Sequence[str] | None = None,
+    prompts: bool = False,
+    **options,
 ) -> dict[str, torch.Tensor]:
     """Rows with answers -> the processor's batch with `labels` (B, S), -100 outside the answers.
 
     Args:
         processor: the model's.
-        rows: data rows (`data.schema`).
+        rows: data rows (`data.schema`); a row's `video` may be the `ClipInputs` of its clip.
         emotions: classes; the batch then has `emotion_ids` (B,), the number of each row's `label` among them, -1 for
             another.
         prompts: leave the answers out, for `generate`; there are no labels then.
@@ -55,27 +54,14 @@ def encode(
     return {**batch, "labels": batch["input_ids"].masked_fill(~answer, -100)}
 
 
-def stack(samples: Sequence[Mapping[str, torch.Tensor]], pad_token_id: int) -> dict[str, torch.Tensor]:
+def stack(samples: Sequence[Mapping[str, torch.Tensor]], padding: Mapping[str, int]) -> dict[str, torch.Tensor]:
     """Samples of batch size 1, encoded one by one, -> one batch, as if they had been encoded together.
 
     Args:
         samples: what `encode` gives for one row each; they need not have the same tensors.
-        pad_token_id: fills `input_ids` on the left.
+        padding: the processor's `padding`.
     """
-    padding = {**PADDING, "input_ids": pad_token_id}
-    text = {"input_ids", "attention_mask", "labels"}
-    batch = {}
-    for name in dict.fromkeys(name for sample in samples for name in sample):
-        tensors = [sample.get(name) for sample in samples]
-        like = next(tensor for tensor in tensors if tensor is not None)
-        size = torch.tensor([tensor.shape[1:] for tensor in tensors if tensor is not None]).amax(0)
-        stacked = like.new_full((len(samples), *size.tolist()), padding.get(name, 0))
-        for row, tensor in zip(stacked, tensors, strict=True):
-            if tensor is not None:
-                place = [slice(length) for length in tensor.shape[1:]]
-                row[slice(-tensor.shape[1], None) if name in text else tuple(place)] = tensor[0]
-        batch[name] = stacked
-    return batch
+    return pad([{name: tensor[0] for name, tensor in sample.items()} for sample in samples], padding)
 
 
 class EmotionCollator:
@@ -87,15 +73,14 @@ class EmotionCollator:
         options: as in `encode`.
     """
 
-    def __init__(self, processor, features=None, **options):
+    def __init__(self, processor: EmotionProcessor, features=None, **options):
         self.processor = processor
         self.features = features
         self.options = options
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         if "input_ids" in rows[0]:
-            return stack(rows, self.processor.tokenizer.pad_token_id)
+            return stack(rows, self.processor.padding)
         if self.features is not None:
-            samples = [self.features.encode(self.processor, row, **self.options) for row in rows]
-            return stack(samples, self.processor.tokenizer.pad_token_id)
+            rows = [self.features.fill(row) for row in rows]
         return encode(self.processor, rows, **self.options)

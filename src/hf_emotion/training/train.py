@@ -233,7 +233,7 @@ def run_phase(
     from ..data.files import write_whole
     from .cache import FeatureCache
     from .check_rows import usable
-    from .collator import EmotionCollator, encode, stack
+    from .collator import EmotionCollator, encode
     from .trainer import EmotionTrainer
 
     if early_stopping is not None and not eval_rows:
@@ -274,8 +274,7 @@ def run_phase(
     def encode_prompts(batch):
         if features is None:
             return encode(processor, batch, prompts=True, **chosen)
-        made = [features.encode(processor, row, prompts=True, **chosen) for row in batch]
-        return stack(made, processor.tokenizer.pad_token_id)
+        return encode(processor, [features.fill(row) for row in batch], prompts=True, **chosen)
 
     each = per_device_batch_size or max(1, recipe.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
     together = each * int(os.environ.get("WORLD_SIZE", "1"))
