@@ -12,10 +12,20 @@ from importlib import import_module
 
 import wrapt
 
-# Generating models: the keys of `papers.PAPERS`, which takes seconds to import.
-MODELS = ("microemo", "acoustemo", "omni_emotion", "esva")
-# Encoders that transformers lacks.
-ENCODERS = ("facexformer", "imagebind_audio")
+# Generating models (the keys of `papers.PAPERS`, which takes seconds to import) -> how their classes begin: "microemo" has
+# MicroEmoConfig in modeling/configuration_microemo.py, MicroEmoForConditionalGeneration in modeling/modeling_microemo.py
+# and MicroEmoProcessor in processing/processing_microemo.py. A line here registers a new paper.
+MODELS = {
+    "microemo": "MicroEmo",
+    "acoustemo": "AcoustEmo",
+    "omni_emotion": "OmniEmotion",
+    "esva": "ESVA",
+}
+# Encoders that transformers lacks, likewise: configuration and model.
+ENCODERS = {
+    "facexformer": "FaceXFormer",
+    "imagebind_audio": "ImageBindAudio",
+}
 MODEL_TYPES = (*MODELS, *ENCODERS)
 
 # Module of transformers.models.auto -> its mappings that `registration.py` adds to.

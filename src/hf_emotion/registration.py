@@ -1,4 +1,6 @@
-"""Registers every model of the package with the Auto classes of transformers; `auto.py` says when."""
+"""Registers every model of the package with the Auto classes of transformers; `auto.py` decides when."""
+
+from importlib import import_module
 
 from transformers import (
     AutoConfig,
@@ -9,39 +11,21 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
 )
 
-from .modeling.configuration_acoustemo import AcoustEmoConfig
-from .modeling.configuration_esva import ESVAConfig
-from .modeling.configuration_facexformer import FaceXFormerConfig
+from .auto import ENCODERS, MODELS
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
-from .modeling.configuration_microemo import MicroEmoConfig
-from .modeling.configuration_omni_emotion import OmniEmotionConfig
-from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
-from .modeling.modeling_esva import ESVAForConditionalGeneration
-from .modeling.modeling_facexformer import FaceXFormerModel
-from .modeling.modeling_imagebind_audio import ImageBindAudioModel
-from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
-from .modeling.modeling_omni_emotion import OmniEmotionForConditionalGeneration
 from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from .processing.image_processing_emotion import EmotionImageProcessor
-from .processing.processing_acoustemo import AcoustEmoProcessor
-from .processing.processing_esva import ESVAProcessor
-from .processing.processing_microemo import MicroEmoProcessor
-from .processing.processing_omni_emotion import OmniEmotionProcessor
 
-AutoConfig.register("imagebind_audio", ImageBindAudioConfig)
-AutoModel.register(ImageBindAudioConfig, ImageBindAudioModel)
-AutoFeatureExtractor.register(ImageBindAudioConfig, ImageBindFeatureExtractor)
-AutoConfig.register("facexformer", FaceXFormerConfig)
-AutoModel.register(FaceXFormerConfig, FaceXFormerModel)
 
-for config, model, processor in (
-    (MicroEmoConfig, MicroEmoForConditionalGeneration, MicroEmoProcessor),
-    (AcoustEmoConfig, AcoustEmoForConditionalGeneration, AcoustEmoProcessor),
-    (OmniEmotionConfig, OmniEmotionForConditionalGeneration, OmniEmotionProcessor),
-    (ESVAConfig, ESVAForConditionalGeneration, ESVAProcessor),
-):
+def register_paper(
+    config: type[PreTrainedConfig], model: type[PreTrainedModel], processor: type[ProcessorMixin]
+) -> None:
+    """Let the Auto classes find a paper's model by its `model_type`; for a paper outside this package, too."""
     AutoConfig.register(config.model_type, config)
     for auto in (AutoModel, AutoModelForMultimodalLM, AutoModelForImageTextToText, AutoModelForCausalLM):
         auto.register(config, model)
@@ -49,3 +33,21 @@ for config, model, processor in (
     # One class serves with and without torchvision.
     image_processors = dict.fromkeys(("pil", "torchvision"), EmotionImageProcessor)
     AutoImageProcessor.register(config, image_processor_classes=image_processors)
+
+
+def class_of(room: str, kind: str, model_type: str, name: str) -> type:
+    return getattr(import_module(f".{room}.{kind}_{model_type}", __package__), name)
+
+
+for model_type, name in ENCODERS.items():
+    config = class_of("modeling", "configuration", model_type, f"{name}Config")
+    AutoConfig.register(model_type, config)
+    AutoModel.register(config, class_of("modeling", "modeling", model_type, f"{name}Model"))
+AutoFeatureExtractor.register(ImageBindAudioConfig, ImageBindFeatureExtractor)
+
+for model_type, name in MODELS.items():
+    register_paper(
+        class_of("modeling", "configuration", model_type, f"{name}Config"),
+        class_of("modeling", "modeling", model_type, f"{name}ForConditionalGeneration"),
+        class_of("processing", "processing", model_type, f"{name}Processor"),
+    )
