@@ -10,28 +10,126 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.utils.rnn import pad_sequence
+from transformers import Trainer, TrainingArguments
 
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_esva import ESVAForConditionalGeneration
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForConditionalGeneration
-from hf_emotion.modeling.sound import encode_sound
 from hf_emotion.papers import acoustemo_config, esva_config, microemo_config, omni_emotion_config
 
 VOCAB = 300
 
 
-class MicroEmoCase:
-    """Two unlike clips: 4 frames, 2 utterances, 3 chunks of sound; 2 frames, 1 utterance, 1 chunk."""
+class Case:
+    """A paper's tiny model and a batch of two unlike clips for it; a paper's case gives `build`, `batch` and `single`.
 
+    Attributes:
+        model_class: the generating class.
+        towers: how many frames and chunks of sound each tower encodes for the batch.
+        attends: parts whose attention follows `set_attn_implementation`.
+        ablations: fields of the configuration that each change the logits.
+        idle_parameters: those that a training step on the batch does not move, and `unused_parameters` without a
+            gradient.
+        zeroed: parameters that start at zero, which would hide a branch from the comparisons.
+        lora_modules: parts trained whole beside LoRA.
+    """
+
+    model_class: type
+    towers: dict[str, int]
+    attends: tuple[str, ...]
+    ablations: tuple[dict, ...] = ()
+    idle_parameters = r"$^"
+    unused_parameters = r"$^"
+    zeroed = r"$^"
+    lora_modules: list[str]
+    media = ("video", "audio")
+    # Fields that differ from the tiny model's.
+    fields: dict = {}
+
+    def config(self, **fields):
+        ids = {f"{name}_token_id": VOCAB + place for place, name in enumerate(self.media)}
+        return self.build("tiny", vocab_size=VOCAB, **{**ids, **self.fields, **fields})
+
+    def model(self, seed=0, **fields):
+        torch.manual_seed(seed)
+        model = self.model_class(self.config(**fields)).eval()
+        generator = torch.Generator().manual_seed(seed + 1)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if re.search(self.zeroed, name):
+                    parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+        return model
+
+    def counts(self, config, clip):
+        """Video and audio tokens of a clip, written out."""
+        raise NotImplementedError
+
+    def batch(self, config, video=(True, True), audio=(True, True), seed=0):
+        """A padded batch of two clips; `video` and `audio` say which clip has which modality."""
+        raise NotImplementedError
+
+    def single(self, batch, clip):
+        """The clip alone, without the padding that its neighbour caused."""
+        raise NotImplementedError
+
+
+def prompts(rows):
+    """Ids of unlike lengths -> a padded batch of them and of their mask."""
+    rows = [torch.tensor(row) for row in rows]
+    ids = pad_sequence(rows, batch_first=True, padding_side="left", padding_value=0)
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def cut(batch, clip, **masks):
+    """One clip of a batch, cropped: prefixes of names (joined by `__`) -> the places (L,) bool that are real."""
+    row = {name: value[clip : clip + 1] for name, value in batch.items()}
+    masks["input_ids__attention_mask"] = row["attention_mask"][0].bool()
+    for prefixes, mask in masks.items():
+        for name in row:
+            if name.startswith(tuple(prefixes.split("__"))):
+                row[name] = row[name][:, mask]
+    return row
+
+
+def clips_with_utterances(video, audio, generator):
+    """Two clips: 4 frames, 2 utterances, 3 chunks of sound; 2 frames, 1 utterance, 1 chunk."""
+    times = torch.tensor([[0, 500, 1000, 1500], [0, 400, -1, -1]])
+    times[~torch.tensor(video)] = -1
+    chunks = torch.tensor([[True, True, True], [True, False, False]])
+    chunks[~torch.tensor(audio)] = False
+    pixels = torch.randn(2, 4, 3, 112, 112, generator=generator)
+    sound = torch.randn(2, 3, 128, 204, generator=generator)
+    return {
+        "pixel_values_videos": pixels * (times >= 0)[..., None, None, None],
+        "video_times": times,
+        "utterance_spans": torch.tensor([[[0, 700], [700, 1500]], [[100, 350], [-1, -1]]]),
+        "input_features": sound * chunks[..., None, None],
+        "audio_attention_mask": chunks,
+        "audio_times": torch.where(chunks, torch.tensor([0, 500, 1000]), -1),
+    }
+
+
+def clip_with_utterances(batch, clip):
+    return cut(
+        batch,
+        clip,
+        video__pixel=batch["video_times"][clip] >= 0,
+        audio__input_features=batch["audio_attention_mask"][clip],
+        utterance_spans=batch["utterance_spans"][clip, :, 0] >= 0,
+    )
+
+
+class MicroEmoCase(Case):
     model_class = MicroEmoForConditionalGeneration
-    # How many frames and chunks of sound each tower is to encode.
+    build = staticmethod(microemo_config)
     towers = {"vision_tower": 6, "audio_tower": 4}
     attends = ("vision_tower", "audio_tower", "region_attention", "language_model")
     ablations = ({"use_utterances": False}, {"use_regions": False}, {"use_utterances": False, "use_regions": False})
     # The Q-Former's last layer has a feed-forward for the timestamp's text, whose output is dropped.
     idle_parameters = r"image_qformer\..*\.encoder\.layer\.1\.(intermediate|output)\.|word_embeddings"
-    unused_parameters = r"$^"
+    zeroed = r"region_attention\.output|gate$|region_embedding$"
     lora_modules = [
         "image_qformer",
         "region_attention",
@@ -44,137 +142,72 @@ class MicroEmoCase:
         "audio_projector",
     ]
 
-    def config(self, **fields):
-        return microemo_config(
-            "tiny", vocab_size=VOCAB, **{"video_token_id": VOCAB, "audio_token_id": VOCAB + 1, **fields}
-        )
-
-    def model(self, seed=0, **fields):
-        torch.manual_seed(seed)
-        model = self.model_class(self.config(**fields)).eval()
-        # Zero-initialised gates and projections would hide whole branches from the comparisons below.
-        generator = torch.Generator().manual_seed(seed + 1)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "region_attention.output" in name or name.endswith(("gate", "region_embedding")):
-                    parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
-        return model
-
     def counts(self, config, clip):
-        """Video and audio tokens of a clip, written out: K a window, one window for the clip and one an utterance."""
         windows = 1 + (2, 1)[clip] * config.use_utterances
         return config.num_video_query_tokens * windows, config.num_audio_query_tokens
 
     def batch(self, config, video=(True, True), audio=(True, True), seed=0):
-        """A padded batch of two clips; `video` and `audio` say which clip has which modality."""
         generator = torch.Generator().manual_seed(seed)
-        times = torch.tensor([[0, 500, 1000, 1500], [0, 400, -1, -1]])
-        times[~torch.tensor(video)] = -1
-        spans = torch.tensor([[[0, 700], [700, 1500]], [[100, 350], [-1, -1]]])
+        media = clips_with_utterances(video, audio, generator)
         regions = torch.zeros(2, 4, 13, 64, dtype=torch.bool)
         regions[0, :3, 0, 3:9] = True
         regions[0, :3, 1, 7:20] = True
         regions[1, 0, 2, 30] = True
-        chunks = torch.tensor([[True, True, True], [True, False, False]])
-        chunks[~torch.tensor(audio)] = False
         rows = []
         for clip in range(2):
             video_tokens, audio_tokens = self.counts(config, clip)
-            row = [5, 6, 7]
-            row += [config.video_token_id] * (video_tokens * video[clip])
-            row += [config.audio_token_id] * (audio_tokens * audio[clip])
-            rows.append(torch.tensor(row + list(range(10, 14 + clip))))
-        input_ids = pad_sequence(rows, batch_first=True, padding_side="left", padding_value=0)
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+            ids = [config.video_token_id] * (video_tokens * video[clip])
+            ids += [config.audio_token_id] * (audio_tokens * audio[clip])
+            rows.append([5, 6, 7, *ids, *range(10, 14 + clip)])
         return {
-            "input_ids": input_ids,
-            "attention_mask": mask,
-            "pixel_values_videos": torch.randn(2, 4, 3, 112, 112, generator=generator)
-            * (times >= 0)[..., None, None, None],
-            "video_times": times,
-            "video_region_masks": regions & (times >= 0)[..., None, None],
+            **prompts(rows),
+            **media,
+            "video_region_masks": regions & (media["video_times"] >= 0)[..., None, None],
             "video_timestamp_ids": torch.randint(5, VOCAB, (2, 4, 6), generator=generator),
             "video_timestamp_mask": torch.ones(2, 4, 6, dtype=torch.long),
-            "utterance_spans": spans,
-            "input_features": torch.randn(2, 3, 128, 204, generator=generator) * chunks[..., None, None],
-            "audio_attention_mask": chunks,
-            "audio_times": torch.where(chunks, torch.tensor([0, 500, 1000]), -1),
         }
 
-    def single(self, batch, clip):
-        """The clip alone, without the padding that its neighbour caused."""
-        row = {name: value[clip : clip + 1] for name, value in batch.items()}
-        kept = row["attention_mask"][0].bool()
-        frames, chunks = row["video_times"][0] >= 0, row["audio_attention_mask"][0]
-        spoken = row["utterance_spans"][0, :, 0] >= 0
-        row = {name: value[:, frames] if name.startswith(("video", "pixel")) else value for name, value in row.items()}
-        row = {
-            name: value[:, chunks] if name.startswith(("audio", "input_features")) else value
-            for name, value in row.items()
-        }
-        row["utterance_spans"] = row["utterance_spans"][:, spoken]
-        row["input_ids"], row["attention_mask"] = row["input_ids"][:, kept], row["attention_mask"][:, kept]
-        return row
-
-    def cached(self, model, batch):
-        """The batch with the frozen towers' outputs in place of pixels and sound."""
-        batch = dict(batch)
-        real = batch["video_times"] >= 0
-        states = model.model.vision_tower(batch.pop("pixel_values_videos")[real]).last_hidden_state
-        batch["video_features"] = states.new_zeros(*real.shape, *states.shape[1:])
-        batch["video_features"][real] = states
-        chunks = batch["audio_attention_mask"]
-        vectors = model.model.audio_tower(batch.pop("input_features")[chunks]).pooler_output
-        batch["audio_features"] = vectors.new_zeros(*chunks.shape, vectors.shape[-1])
-        batch["audio_features"][chunks] = vectors
-        return batch
+    single = staticmethod(clip_with_utterances)
 
 
-class AcoustEmoCase(MicroEmoCase):
-    """The same two clips as MicroEmo's, heard utterance by utterance."""
-
+class AcoustEmoCase(Case):
     model_class = AcoustEmoForConditionalGeneration
+    build = staticmethod(acoustemo_config)
+    towers = {"vision_tower": 6, "audio_tower": 4}
     attends = ("vision_tower", "audio_tower", "language_model")
     ablations = ({"use_utterances": False}, {"use_global": False})
-    idle_parameters = r"$^"
     # ImageBind's head, which turns a chunk into one vector, lies behind the frames that AcoustEmo takes.
     unused_parameters = r"audio_tower\.(layernorm|projection)\."
     lora_modules = ["audio_qformer", "audio_projector", "audio_position_embedding", "video_projector"]
-
-    def config(self, **fields):
-        return acoustemo_config(
-            "tiny", vocab_size=VOCAB, **{"video_token_id": VOCAB, "audio_token_id": VOCAB + 1, **fields}
-        )
 
     def counts(self, config, clip):
         windows = config.use_global + (2, 1)[clip] * config.use_utterances
         return (4, 2)[clip] * config.num_query_tokens, windows * config.num_audio_query_tokens
 
-    def batch(self, config, **modalities):
-        batch = super().batch(config, **modalities)
-        return {name: value for name, value in batch.items() if "timestamp" not in name and "region" not in name}
+    def batch(self, config, video=(True, True), audio=(True, True), seed=0):
+        media = clips_with_utterances(video, audio, torch.Generator().manual_seed(seed))
+        rows = []
+        for clip in range(2):
+            video_tokens, audio_tokens = self.counts(config, clip)
+            ids = [config.video_token_id] * (video_tokens * video[clip])
+            ids += [config.audio_token_id] * (audio_tokens * audio[clip])
+            rows.append([5, 6, 7, *ids, *range(10, 14 + clip)])
+        return {**prompts(rows), **media}
 
-    def cached(self, model, batch):
-        batch = dict(batch)
-        real = batch["video_times"] >= 0
-        states = model.model.vision_tower(batch.pop("pixel_values_videos")[real]).last_hidden_state
-        batch["video_features"] = states.new_zeros(*real.shape, *states.shape[1:])
-        batch["video_features"][real] = states
-        _, batch["audio_features"], _ = encode_sound(
-            model.model.audio_tower, "frames", batch.pop("input_features"), None, batch["audio_attention_mask"]
-        )
-        return batch
+    single = staticmethod(clip_with_utterances)
 
 
-class OmniEmotionCase(MicroEmoCase):
+class OmniEmotionCase(Case):
     """Two unlike clips: 4 frames, a sound of 4.3 s in chunks of 3 s; 2 frames, one of them without a face, 0.61 s."""
 
     model_class = OmniEmotionForConditionalGeneration
+    build = staticmethod(omni_emotion_config)
+    media = ("video", "audio", "face")
     towers = {"vision_tower": 6, "audio_tower": 3, "face_tower": 6}
     attends = ("vision_tower", "audio_tower", "face_tower", "language_model")
-    idle_parameters = r"$^"
     # LLaVA-OneVision takes SigLIP's states before its last norm, FaceXFormer Swin's; Whisper's positions are constants.
     unused_parameters = r"vision_tower\.post_layernorm|backbone\.layernorm|audio_tower\.embed_positions"
+    zeroed = r"frame_embedding"
     lora_modules = ["multi_modal_projector", "face_projector", "audio_projector", "frame_embedding"]
     mel_frames = ((300, 130), (61, 0))
     sound_tokens = (50 + 22, 11)
@@ -182,23 +215,12 @@ class OmniEmotionCase(MicroEmoCase):
     absent_sound_tokens = 30
 
     def __init__(self, fusion):
-        self.fusion = fusion
+        self.fields = {"fusion": fusion}
         others = [{"fusion": other} for other in FUSIONS if other != fusion]
         self.ablations = (*others, {"face_config": None}, {"face_config": None, "audio_config": None})
         if fusion == "frame_cross_attention":
             self.attends += ("face_attention",)
             self.lora_modules = [*self.lora_modules, "face_attention"]
-
-    def config(self, **fields):
-        ids = {f"{name}_token_id": VOCAB + i for i, name in enumerate(("video", "audio", "face"))}
-        return omni_emotion_config("tiny", vocab_size=VOCAB, **{**ids, "fusion": self.fusion, **fields})
-
-    def model(self, seed=0, **fields):
-        model = super().model(seed, **fields)
-        with torch.no_grad():  # it starts at zero, which would hide it
-            table = model.model.frame_embedding.weight
-            table.copy_(0.5 * torch.randn(table.shape, generator=torch.Generator().manual_seed(seed)))
-        return model
 
     def counts(self, config, clip):
         return (4, 2)[clip] * config.tokens_per_frame + 1, self.sound_tokens[clip]
@@ -219,17 +241,14 @@ class OmniEmotionCase(MicroEmoCase):
         mask[~torch.tensor(audio)] = False
         rows = []
         for clip in range(2):
-            row = [5, 6, 7, *self.visual_ids(config, clip), 8]
+            ids = [*self.visual_ids(config, clip), 8]
             if config.audio_config is not None:
                 tokens = self.sound_tokens[clip] if audio[clip] else self.absent_sound_tokens
-                row += [config.audio_token_id] * tokens
-            rows.append(torch.tensor(row + list(range(10, 14 + clip))))
+                ids += [config.audio_token_id] * tokens
+            rows.append([5, 6, 7, *ids, *range(10, 14 + clip)])
         real = (times >= 0)[..., None, None, None]
         return {
-            "input_ids": pad_sequence(rows, batch_first=True, padding_side="left", padding_value=0),
-            "attention_mask": pad_sequence(
-                [torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"
-            ),
+            **prompts(rows),
             "pixel_values_videos": torch.randn(2, 4, 3, 98, 98, generator=generator) * real,
             "video_times": times,
             "pixel_values_faces": torch.randn(2, 4, 3, 64, 64, generator=generator) * real,
@@ -239,37 +258,19 @@ class OmniEmotionCase(MicroEmoCase):
         }
 
     def single(self, batch, clip):
-        row = {name: value[clip : clip + 1] for name, value in batch.items()}
-        kept, frames = row["attention_mask"][0].bool(), row["video_times"][0] >= 0
-        chunks = row["audio_attention_mask"][0].any(-1)
-        for name, value in row.items():
-            if name.startswith(("video", "pixel", "face")):
-                row[name] = value[:, frames]
-            elif name.startswith(("audio", "input_features")):
-                row[name] = value[:, chunks]
-            else:
-                row[name] = value[:, kept]
-        return row
-
-    def cached(self, model, batch):
-        batch = dict(batch)
-        real = batch["video_times"] >= 0
-        _, states = model.model.frame_states(batch.pop("pixel_values_videos")[real])
-        faces = model.model.face_tower(batch.pop("pixel_values_faces")[real]).last_hidden_state
-        for name, values in (("video_features", states), ("face_features", faces)):
-            batch[name] = values.new_zeros(*real.shape, *values.shape[1:])
-            batch[name][real] = values
-        chunks = batch["audio_attention_mask"].any(-1)
-        _, batch["audio_features"], _ = encode_sound(
-            model.model.audio_tower, "frames", batch.pop("input_features"), None, chunks
+        return cut(
+            batch,
+            clip,
+            video__pixel__face=batch["video_times"][clip] >= 0,
+            audio__input_features=batch["audio_attention_mask"][clip].any(-1),
         )
-        return batch
 
 
-class ESVACase(MicroEmoCase):
+class ESVACase(Case):
     """Two unlike clips: 20 frames of a face in two sequences, 2 s of sound; 5 frames, not all with a face, 0.6 s."""
 
     model_class = ESVAForConditionalGeneration
+    build = staticmethod(esva_config)
     towers = {"vision_tower": 2, "face_tower": 25, "motion_tower": 3, "audio_tower": 2}
     attends = ("vision_tower", "face_tower", "motion_tower", "audio_tower", "language_model")
     ablations = (
@@ -284,6 +285,7 @@ class ESVACase(MicroEmoCase):
     idle_parameters = r"contrast_head"
     # MAE's positions are constants.
     unused_parameters = r"face_tower\.embeddings\.position_embeddings"
+    zeroed = r"gate$"
     frames = (20, 5)
     samples = (32000, 9600)
 
@@ -292,12 +294,8 @@ class ESVACase(MicroEmoCase):
 
     @property
     def lora_modules(self):
-        kept = {name for name, _ in self.model().model.named_children()} - set(self.model_class.frozen_parts)
-        return sorted(kept)
-
-    def config(self, **fields):
-        ids = {"video_token_id": VOCAB, "audio_token_id": VOCAB + 1}
-        return esva_config("tiny", vocab_size=VOCAB, **{**ids, **self.fields, **fields})
+        trained = {name for name, _ in self.model().model.named_children()} - set(self.model_class.frozen_parts)
+        return sorted(trained)
 
     def counts(self, config, clip):
         """Emotion-LLaMA's layout, written out: 8 x 8 patches by four, MAE, VideoMAE, class token; and the sound."""
@@ -311,60 +309,37 @@ class ESVACase(MicroEmoCase):
         faces[~torch.tensor(video)] = -1
         key = torch.tensor([[700], [200]])
         key[~torch.tensor(video)] = -1
-        heard = torch.arange(32000) < torch.tensor(self.samples).unsqueeze(-1)
-        heard[~torch.tensor(audio)] = False
+        sound = torch.arange(32000) < torch.tensor(self.samples).unsqueeze(-1)
+        sound[~torch.tensor(audio)] = False
         rows = []
         for clip in range(2):
             video_tokens, audio_tokens = self.counts(config, clip)
             behind = 1 if config.vision_config is not None else 0
-            row = [5, 6, 7, *[config.video_token_id] * (video_tokens - behind)]
-            row += [config.audio_token_id] * audio_tokens + [config.video_token_id] * behind
-            rows.append(torch.tensor(row + list(range(10, 14 + clip))))
+            ids = [config.video_token_id] * (video_tokens - behind) + [config.audio_token_id] * audio_tokens
+            ids += [config.video_token_id] * behind
+            rows.append([5, 6, 7, *ids, *range(10, 14 + clip)])
+        real = (faces >= 0)[..., None, None, None]
         batch = {
-            "input_ids": pad_sequence(rows, batch_first=True, padding_side="left", padding_value=0),
-            "attention_mask": pad_sequence(
-                [torch.ones_like(row) for row in rows], batch_first=True, padding_side="left"
-            ),
+            **prompts(rows),
             "pixel_values_videos": torch.randn(2, 1, 3, 112, 112, generator=generator),
             "video_times": key,
-            "pixel_values_faces": torch.randn(2, 20, 3, 32, 32, generator=generator)
-            * (faces >= 0)[..., None, None, None],
+            "pixel_values_faces": torch.randn(2, 20, 3, 32, 32, generator=generator) * real,
             "face_times": faces,
             "face_found": (faces >= 0) & (torch.arange(20) != 1),
-            "input_values": torch.randn(2, 32000, generator=generator) * heard,
-            "audio_attention_mask": heard.long(),
+            "input_values": torch.randn(2, 32000, generator=generator) * sound,
+            "audio_attention_mask": sound.long(),
         }
         if config.contrast_weight and config.audio_config is not None:
             batch["emotion_ids"] = torch.tensor([2, 2])
         return batch
 
     def single(self, batch, clip):
-        row = {name: value[clip : clip + 1] for name, value in batch.items()}
-        kept, frames = row["attention_mask"][0].bool(), row["face_times"][0] >= 0
-        samples = row["audio_attention_mask"][0].bool()
-        for name, value in row.items():
-            if name in ("pixel_values_faces", "face_times", "face_found"):
-                row[name] = value[:, frames]
-            elif name in ("input_values", "audio_attention_mask"):
-                row[name] = value[:, samples]
-            elif name in ("input_ids", "attention_mask"):
-                row[name] = value[:, kept]
-        return row
-
-    def cached(self, model, batch):
-        batch = dict(batch)
-        given = {name: batch[name] for name in ("pixel_values_faces", "face_times")}
-        real = batch["video_times"] >= 0
-        states = model.model.vision_tower(batch.pop("pixel_values_videos")[real]).last_hidden_state
-        batch["video_features"] = states.new_zeros(*real.shape, *states.shape[1:])
-        batch["video_features"][real] = states
-        batch["face_features"] = model.get_face_features(**given).pooler_output
-        batch["motion_features"] = model.get_motion_features(**given).pooler_output
-        del batch["pixel_values_faces"]
-        _, batch["audio_features"], _ = encode_sound(
-            model.model.audio_tower, "frames", None, batch.pop("input_values"), batch["audio_attention_mask"]
+        return cut(
+            batch,
+            clip,
+            pixel_values_faces__face=batch["face_times"][clip] >= 0,
+            input_values__audio=batch["audio_attention_mask"][clip].bool(),
         )
-        return batch
 
 
 CASES = {
@@ -485,7 +460,11 @@ def test_an_absent_modality_equals_a_batch_that_never_had_it(case, video, audio)
         if not video[clip]:
             alone = {name: value for name, value in alone.items() if not name.startswith(("video", "pixel"))}
         if not audio[clip]:
-            alone = {name: value for name, value in alone.items() if not name.startswith(("audio", "input_features", "input_values"))}
+            alone = {
+                name: value
+                for name, value in alone.items()
+                if not name.startswith(("audio", "input_features", "input_values"))
+            }
         kept = batch["attention_mask"][clip].bool()
         torch.testing.assert_close(output.logits[clip, kept], logits_of(model, alone)[0], rtol=1e-4, atol=1e-5)
 
@@ -577,13 +556,70 @@ def test_media_encoded_once_answer_many_questions(case):
     assert torch.equal(model.generate(**other, media=media, **search), model.generate(**{**batch, **other}, **search))
 
 
-def test_cached_tower_outputs_give_the_same_loss(case):
+def test_encoded_media_give_the_logits_and_the_loss_of_their_inputs(case):
     model = case.model()
     batch = case.batch(model.config)
     labels = labels_of(batch, model.config)
+    rest = {name: value for name, value in batch.items() if name not in model.media_inputs}
     with torch.no_grad():
-        loss = model(**batch, labels=labels).loss
-        torch.testing.assert_close(model(**case.cached(model, batch), labels=labels).loss, loss, rtol=0, atol=1e-6)
+        expected = model(**batch, labels=labels)
+        media = model.encode_media(**batch)
+        output = model(**rest, media=media, labels=labels)
+    assert torch.equal(output.logits, expected.logits)
+    assert torch.equal(output.loss, expected.loss)
+    assert torch.equal(output.modalities, expected.modalities)
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match=r"both media and .*video_times.* are given"):
+            call(**batch, media=media)
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 2}])
+def test_encoded_media_serve_a_search_without_a_cache(case, search):
+    model = case.model()
+    batch = case.batch(model.config)
+    text = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    search = {"max_new_tokens": 3, "do_sample": False, **search}
+    generated = model.generate(**text, media=model.encode_media(**batch), use_cache=False, **search)
+    assert torch.equal(generated, model.generate(**batch, **search))
+
+
+def test_an_unknown_input_is_refused_with_the_nearest_known_one(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    with pytest.raises(TypeError, match="no input 'video_timess'; did you mean 'video_times'"):
+        model(**batch, video_timess=batch["video_times"])
+    with pytest.raises(TypeError, match="no input 'attention_maks'; did you mean 'attention_mask'"):
+        model.model(input_ids=batch["input_ids"], attention_maks=batch["attention_mask"])
+    with pytest.raises(ValueError, match="video_timess"):
+        model.generate(**batch, video_timess=batch["video_times"], max_new_tokens=1)
+
+
+def test_frames_or_sound_without_what_says_which_are_real_are_refused(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    sound = "input_values" if "input_values" in batch else "input_features"
+    for name, mask in (("pixel_values_videos", "video_times"), (sound, "audio_attention_mask")):
+        with pytest.raises(ValueError, match=f"{name} is given without {mask}"):
+            model(**{other: value for other, value in batch.items() if other != mask})
+
+
+def test_trainer_drops_no_media_input_as_an_unused_column(case, tmp_path):
+    model = case.model().freeze()
+    batch = case.batch(model.config)
+    batch["labels"] = labels_of(batch, model.config)
+    samples = [{**{name: value[clip] for name, value in batch.items()}, "junk": torch.zeros(3)} for clip in range(2)]
+    with torch.no_grad():
+        expected = model(**batch).loss.item()
+    lora = LoraConfig(r=2, target_modules=r"model\.language_model\..*\.q_proj", task_type="CAUSAL_LM")
+    arguments = TrainingArguments(
+        tmp_path, max_steps=1, per_device_train_batch_size=2, report_to=[], use_cpu=True, save_strategy="no"
+    )
+    assert arguments.remove_unused_columns
+    for trained in (model, get_peft_model(copy.deepcopy(model), lora)):
+        trainer = Trainer(trained, arguments, train_dataset=samples)
+        [step] = list(trainer.get_train_dataloader())
+        assert step.keys() == batch.keys()
+        assert trainer.compute_loss(trained.eval(), step).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_the_model_keeps_of_its_towers_gives_the_same_loss_without_them(case):

@@ -31,7 +31,7 @@ class MediaTokens(ModelOutput):
     def repeat(self, copies: int) -> "MediaTokens":
         """The tokens of each clip `copies` times, for beams and returned sequences."""
         tokens = {name: value for name, value in self.items() if isinstance(value, list)}
-        return MediaTokens(**{name: [clip for clip in value for _ in range(copies)] for name, value in tokens.items()})
+        return type(self)(**{name: [clip for clip in value for _ in range(copies)] for name, value in tokens.items()})
 
 
 class MediaGenerationMixin(GenerationMixin):
