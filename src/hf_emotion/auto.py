@@ -12,9 +12,10 @@ from importlib import import_module
 
 import wrapt
 
-# Generating models (the keys of `papers.PAPERS`, which takes seconds to import) -> how their classes begin: "microemo" has
-# MicroEmoConfig in modeling/configuration_microemo.py, MicroEmoForConditionalGeneration in modeling/modeling_microemo.py
-# and MicroEmoProcessor in processing/processing_microemo.py. A line here registers a new paper.
+# Generating models -> how their classes begin: "microemo" has MicroEmoConfig in modeling/configuration_microemo.py,
+# MicroEmoForConditionalGeneration in modeling/modeling_microemo.py and MicroEmoProcessor in
+# processing/processing_microemo.py. A line here registers a new paper. The keys are those of `papers.PAPERS`, which
+# takes seconds to import.
 MODELS = {
     "microemo": "MicroEmo",
     "acoustemo": "AcoustEmo",
