@@ -8,13 +8,14 @@ silent "neutral"; a predicted class that never occurs in the truth does not turn
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from ..answers.choices import read_choice, read_preference
 from ..answers.lexicon import shipped
 from ..answers.replies import declines, final_answer
-from .sets import check_lengths, labels_of
+from .sets import CELLS, check_lengths, labels_of
 from .statistics import Clips, mean, size
 
 MER_LABELS = ("neutral", "angry", "happy", "sad", "worried", "surprise")
@@ -141,13 +142,13 @@ def recognition_clips(
     fold = {name: i for i, name in enumerate(names)}
     columns = np.zeros((len(truths), 4))
     columns[:, 0] = [number[truth] for truth in truths]
-    codes: dict = {}
-    for i, prediction in enumerate(predictions):
-        listed = options[i] if options is not None else None
-        key = prediction if listed is None else (prediction, tuple(listed.items()))
-        if key not in codes:
-            codes[key] = _code(prediction, number, listed, strict)
-        columns[i, 1:3] = codes[key]
+    if strict:
+        none = len(classes)
+        columns[:, 1] = [number.get("" if reply is None else str(reply), none) for reply in predictions]
+    elif predictions:
+        names_read = tuple(classes)
+        listed = [None] * len(truths) if options is None else [o and tuple(o.items()) for o in options]
+        columns[:, 1:3] = [_code(reply, names_read, o) for reply, o in zip(predictions, listed, strict=True)]
     if names:
         columns[:, 3] = [fold[name] for name in folds]
 
@@ -173,14 +174,13 @@ def recognition_clips(
     return Clips(columns, score, {"classes": classes, "strict": strict})
 
 
-def _code(prediction, number: Mapping[str, int], options: Mapping[str, str] | None, strict: bool) -> tuple[int, int]:
+@lru_cache(maxsize=CELLS)
+def _code(reply: str | None, classes: tuple[str, ...], options: tuple | None) -> tuple[int, int]:
     """The number of the class that a reply names (the number of classes = none), and whether it declines to answer."""
-    if strict:
-        return number.get("" if prediction is None else str(prediction), len(number)), 0
-    name = read_choice(prediction, list(number), options)
+    name = read_choice(reply, classes, dict(options) if options else None)
     if name is not None:
-        return number[name], 0
-    return len(number), int(prediction is not None and declines(str(prediction)))
+        return classes.index(name), 0
+    return len(classes), int(reply is not None and declines(str(reply)))
 
 
 def challenge_clips(

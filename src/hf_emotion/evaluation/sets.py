@@ -11,7 +11,9 @@ clip that cannot be scored is left out and counted.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from ..answers.lexicon import Lexicon, shipped
 from ..answers.words import emotion_words
 from .statistics import Clips, mean, size
 
+# Cells whose words are remembered.
+CELLS = 2**18
 Grouper = Callable[[list[str]], list[list[str]]]
 
 
@@ -81,10 +85,20 @@ def labels_of(cell, strict: str | None = None) -> list[str]:
         strict: "mer2024" or "mer2025" for the official parsers and their normalisation (MER2024 lowers only, MER2025
             also strips); None reads any form with `emotion_words`.
     """
+    return list(_labels_of_text(cell, strict) if isinstance(cell, str) else _labels_of_cell(cell, strict))
+
+
+# Baselines and bootstrap see each cell many times; it is read once. As many texts are remembered as a large set has.
+@lru_cache(maxsize=CELLS)
+def _labels_of_text(text: str, strict: str | None) -> tuple[str, ...]:
+    return tuple(_labels_of_cell(text, strict))
+
+
+def _labels_of_cell(cell, strict: str | None) -> Iterable[str]:
     if strict == "mer2024":
-        return list(dict.fromkeys(word.lower() for word in parse_mer2024(cell)))
+        return dict.fromkeys(word.lower() for word in parse_mer2024(cell))
     if strict == "mer2025":
-        return list(dict.fromkeys(word.lower().strip() for word in parse_mer2025(cell)))
+        return dict.fromkeys(word.lower().strip() for word in parse_mer2025(cell))
     return emotion_words(cell.tolist() if isinstance(cell, np.ndarray) else cell)
 
 
@@ -180,19 +194,41 @@ def lexicon_clips(predictions: Sequence, references: Sequence, lexicon: Lexicon 
     """
     check_lengths(predictions=predictions, references=references)
     lexicon = lexicon or shipped()
-    columns = np.full((len(predictions), 7), np.nan)
-    for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        predicted, labels = labels_of(prediction), labels_of(reference)
-        groups = {word: lexicon.groups.get(lexicon.lemma(word)) for word in (*predicted, *labels)}
-        if labels:
-            for level in (0, 1):
-                G, P = ({groups[w][level] if groups[w] else ("?", w) for w in words} for words in (labels, predicted))
-                columns[i, 2 * level : 2 * level + 2] = overlap(G, P)
-        columns[i, 4] = len(predicted)
-        columns[i, 5] = sum(groups[word] is not None for word in (*predicted, *labels))
-        columns[i, 6] = len(predicted) + len(labels)
+    sides = ([_lexicon_groups(_key(cell), lexicon) for cell in cells] for cells in (predictions, references))
+    rows = []
+    for predicted, labels in zip(*sides, strict=True):
+        scores = (math.nan,) * 4
+        if labels.words:
+            scores = (*overlap(labels.families, predicted.families), *overlap(labels.groups, predicted.groups))
+        rows.append((*scores, predicted.words, predicted.known + labels.known, predicted.words + labels.words))
+    columns = np.array(rows, float).reshape(-1, 7)
     info = {"grouping": "hf_emotion lexicon", "lexicon_words": len(lexicon.groups)}
     return Clips(columns, _lexicon_scores, info)
+
+
+class _Groups(NamedTuple):
+    """A cell at the two levels of the lexicon; an unknown word is a group of its own."""
+
+    families: frozenset
+    groups: frozenset
+    words: int
+    known: int
+
+
+@lru_cache(maxsize=CELLS)
+def _lexicon_groups(cell: str | tuple | None, lexicon: Lexicon) -> _Groups:
+    words = labels_of(cell)
+    found = [lexicon.groups.get(lexicon.lemma(word)) for word in words]
+    levels = (
+        frozenset(group[level] if group else ("?", word) for word, group in zip(words, found, strict=True))
+        for level in (0, 1)
+    )
+    return _Groups(*levels, len(words), sum(group is not None for group in found))
+
+
+def _key(cell):
+    """A cell that can be looked up; a list as a tuple."""
+    return tuple(cell) if isinstance(cell, (list, np.ndarray)) else None if _missing(cell) else cell
 
 
 def _lexicon_scores(columns: np.ndarray, counts: np.ndarray | None) -> dict:

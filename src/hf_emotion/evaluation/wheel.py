@@ -16,6 +16,7 @@ folder (`wheel1..5.xlsx`, `synonym.xlsx`, `format.csv`) and checks what it read 
 import csv
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.files import read_xlsx
-from .sets import check_lengths, f_score, labels_of, overlap, parse_mer2025
+from .sets import CELLS, check_lengths, f_score, labels_of, overlap, parse_mer2025
 from .statistics import Clips, mean, size
 
 VERSIONS = ("mer2025", "mer2026")
@@ -99,6 +100,7 @@ class WheelTables:
         unknown = sorted({base for bases in forms.values() for base in bases} - set(synonyms))
         if unknown:
             raise WheelError(f"format.csv has base words that synonym.xlsx does not know: {', '.join(unknown[:5])}")
+        self._groups_of: dict = {}
         self.cases: dict[str, dict[str, str]] = {"case1": {}, "case2": {}}
         for form, bases in forms.items():
             base = min(bases)
@@ -116,6 +118,24 @@ class WheelTables:
     def info(self) -> dict:
         """What a report must say about the tables."""
         return {"version": self.version, "official_tables": self.official, "tables_sha256": self.fingerprint}
+
+    def groups_of(self, cell, rule: str | None) -> tuple[int, list[frozenset[str]]]:
+        """Number of labels of a cell, and their groups in each of `cases`; text is read once.
+
+        Args:
+            cell: see `sets.labels_of`. rule: its `strict`.
+        """
+        if not isinstance(cell, str):
+            return self._grouped(cell, rule)
+        if (cell, rule) not in self._groups_of:
+            if len(self._groups_of) >= CELLS:
+                self._groups_of.clear()
+            self._groups_of[cell, rule] = self._grouped(cell, rule)
+        return self._groups_of[cell, rule]
+
+    def _grouped(self, cell, rule: str | None) -> tuple[int, list[frozenset[str]]]:
+        words = labels_of(cell, rule)
+        return len(words), [frozenset(case[w] for w in words if w in case) for case in self.cases.values()]
 
     def grouper(self, case: str):
         """The tables as a grouper for `sets.set_clips`: words of one group of `case` are merged, unmapped words stay
@@ -182,15 +202,13 @@ def wheel_clips(predictions: Sequence, references: Sequence, tables: WheelTables
     check_lengths(predictions=predictions, references=references)
     names = list(tables.cases)
     rule = "mer2025" if strict else None
-    columns = np.full((len(predictions), 2 * len(names) + 1), np.nan)
-    cases = list(tables.cases.values())
-    for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        predicted, labels = labels_of(prediction, rule), labels_of(reference, rule)
-        columns[i, -1] = len(predicted)
-        for j, case in enumerate(cases):
-            G = {case[word] for word in labels if word in case}
-            if G:
-                columns[i, 2 * j : 2 * j + 2] = overlap(G, {case[word] for word in predicted if word in case})
+    missing, rows = (math.nan, math.nan), []
+    for prediction, reference in zip(predictions, references, strict=True):
+        number, predicted = tables.groups_of(prediction, rule)
+        _, labels = tables.groups_of(reference, rule)
+        row = [value for G, P in zip(labels, predicted, strict=True) for value in (overlap(G, P) if G else missing)]
+        rows.append([*row, number])
+    columns = np.array(rows, float).reshape(-1, 2 * len(names) + 1)
     nan = strict and tables.version == "mer2025"
 
     def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
@@ -250,6 +268,7 @@ def hit_rate_clips(
     check_lengths(predictions=predictions, references=references)
     rule = "mer2025" if strict else None
     cases = [tables.cases[f"case3_{wheel}_level1"] for wheel in WHEELS]
+    places = [list(tables.cases).index(f"case3_{wheel}_level1") for wheel in WHEELS]
     if candidates is None:
         # The official candidates are the reference cells as they are: "happy, sad" is one label, and in no table.
         raw = ([cell] if strict and isinstance(cell, str) else labels_of(cell, rule) for cell in references)
@@ -259,13 +278,12 @@ def hit_rate_clips(
     known = [{case[label] for label in candidates if label in case} for case in cases]
     columns = np.full((len(predictions), 2 * len(cases) + 1), np.nan)
     for i, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        predicted, labels = labels_of(prediction, rule), labels_of(reference, rule)
-        columns[i, -1] = len(predicted)
-        for j, case in enumerate(cases):
-            G = {case[word] for word in labels if word in case}
+        columns[i, -1], predicted = tables.groups_of(prediction, rule)
+        _, labels = tables.groups_of(reference, rule)
+        for j, place in enumerate(places):
+            G, P = labels[place], predicted[place]
             if not G:
                 continue
-            P = {case[word] for word in predicted if word in case}
             hits, named = len(G & P), len(P & known[j])
             columns[i, 2 * j : 2 * j + 2] = hits, hits / named if named else 0.0
 
