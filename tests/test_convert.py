@@ -26,6 +26,8 @@ from transformers import (
 )
 from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerModel, InstructBlipVisionModel
 
+from hf_emotion.cli import main
+from hf_emotion.cli.convert import CHECKPOINTS
 from hf_emotion.convert import convert_eva_vit_to_hf as eva
 from hf_emotion.convert import convert_imagebind_audio_to_hf as imagebind
 from hf_emotion.convert import convert_videollama_qformer_to_hf as videollama
@@ -422,11 +424,11 @@ def test_a_conversion_writes_all_or_nothing(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_the_scripts_say_what_is_wrong_in_one_line_and_exit_with_one(tmp_path, capsys):
+def test_the_command_says_what_is_wrong_in_one_line_and_exits_with_two(tmp_path, capsys):
     torch.save({"a": torch.ones(1)}, tmp_path / "x.pth")
-    for script in (imagebind, eva, videollama):
-        for extra in ([], ["--allow-pickle"]):
-            assert script.main([str(tmp_path / "x.pth"), "--output", str(tmp_path / "out"), *extra]) == 1
+    for name in CHECKPOINTS:
+        for extra in ([], ["--allow-pickle"], ["--set", "no_such_size=3"]):
+            assert main(["convert", name, str(tmp_path / "x.pth"), "--output", str(tmp_path / "out"), *extra]) == 2
             said = capsys.readouterr()
             assert said.out == ""
             assert len(said.err.strip().splitlines()) == 1
@@ -457,15 +459,12 @@ def folders(tmp_path_factory):
     randomise(LlamaForCausalLM(llama_config()), 8).save_pretrained(root / "llama")
 
     sources = {"imagebind": PeerImageBind().state_dict_of_file(), "eva": {"model": randomise(PeerEva()).state_dict()}}
-    for script, name, heads in ((imagebind, "imagebind", "3"), (eva, "eva", "4")):
+    for checkpoint, name, heads in (("imagebind-audio", "imagebind", 3), ("eva-vit", "eva", 4)):
         torch.save(sources[name], root / f"{name}.pth")
-        options = ["--allow-pickle", "--num-attention-heads", heads, "--output", str(root / name)]
-        assert script.main([str(root / f"{name}.pth"), *options]) == 0
+        options = ["--allow-pickle", "--set", f"num_attention_heads={heads}", "--output", str(root / name)]
+        assert main(["convert", checkpoint, str(root / f"{name}.pth"), *options]) == 0
     save_file({k: v.contiguous() for k, v in videollama_state_dict().items()}, root / "timechat.safetensors")
-    assert (
-        videollama.main([str(root / "timechat.safetensors"), "--head-size", "8", "--output", str(root / "timechat")])
-        == 0
-    )
+    videollama.convert([root / "timechat.safetensors"], root / "timechat", head_size=8)
     return root
 
 
@@ -680,8 +679,8 @@ def test_bad_parts_are_refused_in_one_sentence(folders, tmp_path):
     )
     cases = [
         (lambda: assemble_parts(MicroEmoForConditionalGeneration), "no part is given"),
-        (lambda: assemble(folders, vision=tmp_path / "pickled"), "pickle form.*convert_eva_vit_to_hf"),
-        (lambda: assemble(folders, audio="imagebind_huge.pth"), "pickle form.*convert_imagebind_audio_to_hf"),
+        (lambda: assemble(folders, vision=tmp_path / "pickled"), "pickle form.*hf-emotion convert"),
+        (lambda: assemble(folders, audio="imagebind_huge.pth"), "pickle form.*hf-emotion convert"),
         (lambda: assemble(folders, vision=tmp_path / "broken"), "config.json of .* is no JSON"),
         (lambda: assemble(folders, text="someone/never-cached"), "has no config.json.*offline"),
         (lambda: assemble(folders, text="no/such/name/at all"), "neither a folder nor the name"),

@@ -95,8 +95,7 @@ def original_names(model):
 def test_a_converted_checkpoint_gives_the_model_it_was_made_of(tmp_path):
     model = tiny()
     save_file({name: t.clone() for name, t in original_names(model).items()}, tmp_path / "model.safetensors")
-    arguments = [str(tmp_path / "model.safetensors"), "--output", str(tmp_path / "out"), "--image-size", "64"]
-    assert convert.main(arguments) == 0
+    convert.convert([tmp_path / "model.safetensors"], tmp_path / "out", image_size=64)
     loaded, report = FaceXFormerModel.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]

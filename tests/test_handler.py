@@ -287,7 +287,7 @@ def test_a_folder_with_pickles_is_no_endpoint(module, tmp_path):
     processor.save_pretrained(tmp_path)
     torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"can run code of whoever wrote it.*convert_pickle_to_safetensors"):
+    with pytest.raises(ValueError, match=r"can run code of whoever wrote it.*hf-emotion convert pickle"):
         module.EndpointHandler(str(tmp_path))
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_emotion.cli import VERBS
+
 PACKAGE = Path(__file__).parents[1] / "src" / "hf_emotion"
 ROOMS = ("modeling", "processing", "answers")
 SHIPPED = sorted(file for room in ROOMS for file in (PACKAGE / room).glob("[!_]*.py"))
@@ -40,7 +42,63 @@ def test_shipped_files_have_names_of_their_own():
     assert len(names) == len(set(names))
 
 
-def test_modeling_and_processing_lean_on_nobody_above_them():
-    for folder in ROOMS:
-        for file in (PACKAGE / folder).glob("*.py"):
-            assert not re.search(r"^\s*from \.\.", file.read_text(encoding="utf-8"), flags=re.MULTILINE), file
+def module_name(file: Path) -> str:
+    return ".".join(("hf_emotion", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {module_name(file): file for file in PACKAGE.rglob("*.py")}
+# Rooms from top to bottom; a module imports from its own room's rank and from those below. All that is not named here
+# stands between the command line and the data.
+RANKS = {"cli": 4, "data": 2, "answers": 1, "modeling": 0, "processing": 0}
+
+
+def imported_by(name: str) -> set[str]:
+    """Modules of the package that a module imports, wherever in its file."""
+    file, found = MODULES[name], set()
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found & set(MODULES) - {name, "hf_emotion"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_run_one_way(name):
+    def room(module):
+        return module.split(".")[1] if "." in module else ""
+
+    for target in imported_by(name):
+        assert RANKS.get(room(name), 3) >= RANKS.get(room(target), 3), f"{name} imports {target}, which is above it"
+        assert room(target) == room(name) or room(name) not in ROOMS, f"{name} imports {target} of another shipped room"
+
+
+def test_no_imports_go_in_a_circle():
+    above: list[str] = []
+    done = set()
+
+    def visit(name):
+        assert name not in above, " imports ".join([*above[above.index(name) :], name])
+        if name not in done:
+            above.append(name)
+            for target in sorted(imported_by(name)):
+                visit(target)
+            done.add(above.pop())
+
+    for name in MODULES:
+        visit(name)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("hf_emotion.cli")])
+def test_arguments_are_read_in_the_room_of_the_command_line_only(name):
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert "argparse" not in imported
+
+
+def test_each_command_has_a_file_and_each_file_of_the_room_is_one_or_is_shared():
+    files = {file.stem for file in (PACKAGE / "cli").glob("[!_]*.py")}
+    assert files == {*VERBS, "arguments", "metric_options"}

@@ -535,7 +535,7 @@ def test_space_folders_are_written_whole_or_not_at_all(tmp_path, capsys):
 def test_loading_never_unpickles(folder, tmp_path, monkeypatch):
     from transformers import AutoModel
 
-    from hf_emotion.convert.convert_pickle_to_safetensors import main as convert
+    from hf_emotion import cli
     from hf_emotion.inference import ModelFolderError, load
 
     pickled = tmp_path / "pickled"
@@ -546,7 +546,7 @@ def test_loading_never_unpickles(folder, tmp_path, monkeypatch):
 
     opened = []
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: opened.append(args))
-    with pytest.raises(OSError, match=r"found pytorch_model.bin.*can run code.*convert_pickle_to_safetensors"):
+    with pytest.raises(OSError, match=r"found pytorch_model.bin.*can run code.*hf-emotion convert pickle"):
         AutoModel.from_pretrained(pickled)
     with pytest.raises(OSError, match="use_safetensors=False"):
         AutoModel.from_pretrained(folder, use_safetensors=False)
@@ -556,9 +556,10 @@ def test_loading_never_unpickles(folder, tmp_path, monkeypatch):
     monkeypatch.undo()
 
     # The way out that the message names.
-    assert convert([str(pickled), "--output", str(tmp_path / "safe")]) == 1
+    command = ["convert", "pickle", str(pickled), "--output", str(tmp_path / "safe")]
+    assert cli.main(command) == 2
     assert not (tmp_path / "safe").exists()
-    assert convert([str(pickled), "--output", str(tmp_path / "safe"), "--allow-pickle"]) == 0
+    assert cli.main([*command, "--allow-pickle"]) == 0
     model, _ = load(tmp_path / "safe", device="cpu")
     assert torch.equal(model.state_dict()["lm_head.weight"], tensors["lm_head.weight"])
 

@@ -95,8 +95,21 @@ def add_pipeline(module) -> None:
     }
 
 
+def publish(model, repo_id: str, **options) -> str:
+    """`push_to_hub` of the package's models: see `hub.push`, which is imported when something is published."""
+    from .hub import push
+
+    return push(model, repo_id, **options)
+
+
+def add_publishing(module) -> None:
+    """Let the models of this package, which know nothing above them, be published with card and licence."""
+    module.SharingMixin.publish = publish
+
+
 def register_at_first_use() -> None:
     """Register with the Auto classes when they are first used, whether transformers is imported already or later."""
+    wrapt.register_post_import_hook(add_publishing, f"{__package__}.modeling.remote_code")
     wrapt.register_post_import_hook(add_pipeline, "transformers.pipelines")
     for module, names in MAPPINGS.items():
         wrapt.register_post_import_hook(partial(defer, names), f"transformers.models.auto.{module}")

@@ -5,7 +5,6 @@ them unless `--allow-pickle` is given, and even then read with `weights_only=Tru
 containers only. What they write is safetensors, a `config.json` and `conversion_report.json`.
 """
 
-import argparse
 import json
 import re
 import zipfile
@@ -222,16 +221,3 @@ def own_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def write_json(path: Path, content: dict):
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def argument_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that all conversion scripts take."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="checkpoint(s); of equal names the later file counts")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write; must be new or empty")
-    parser.add_argument(
-        "--allow-pickle",
-        action="store_true",
-        help="read .pth files; a pickle can run code of its author, so give this only for files you trust",
-    )
-    return parser

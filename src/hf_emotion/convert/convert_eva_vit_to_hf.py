@@ -2,7 +2,7 @@
 
 The tower ends in a LayerNorm (`ln_vision`) which LAVIS keeps with the Q-Former, so two files are needed:
 
-    python -m hf_emotion.convert.convert_eva_vit_to_hf eva_vit_g.pth blip2_pretrained_flant5xxl.pth \
+    hf-emotion convert eva-vit eva_vit_g.pth blip2_pretrained_flant5xxl.pth \
         --allow-pickle --output eva-vit-g
 
 The trap: `ln_vision` has eps 1e-5, the blocks 1e-6, and transformers' configuration has one eps for all. The folder's
@@ -11,7 +11,6 @@ config.json records `post_layernorm_eps`; `MicroEmoConfig.vision_post_layernorm_
 
 import math
 import re
-import sys
 
 import torch
 from transformers import InstructBlipVisionConfig
@@ -19,7 +18,6 @@ from transformers.models.instructblip.modeling_instructblip import InstructBlipV
 
 from hf_emotion.convert.checkpoints import (
     ConversionError,
-    argument_parser,
     check_against,
     new_report,
     read_checkpoints,
@@ -138,20 +136,3 @@ def convert(files, output, allow_pickle: bool = False, num_attention_heads: int 
     tensors, report, config = convert_state_dict(read_checkpoints(files, allow_pickle), num_attention_heads)
     write_folder(output, tensors, config.to_dict(), report)
     return report
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argument_parser(__doc__.splitlines()[0])
-    parser.add_argument("--num-attention-heads", type=int, default=16, help="not written in the weights (default 16)")
-    args = parser.parse_args(arguments)
-    try:
-        report = convert(args.files, args.output, args.allow_pickle, args.num_attention_heads)
-    except (ConversionError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(report)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,17 +3,15 @@
 Only the encoder is kept: Swin-B and the fusion of its four scales. The decoder with its heads (parsing, landmarks, head
 pose, attributes, age) is left out and listed in the report.
 
-    python -m hf_emotion.convert.convert_facexformer_to_hf model.pt --allow-pickle --output facexformer
+    hf-emotion convert facexformer model.pt --allow-pickle --output facexformer
 """
 
 import re
-import sys
 
 import torch
 
 from hf_emotion.convert.checkpoints import (
     ConversionError,
-    argument_parser,
     check_against,
     new_report,
     read_checkpoints,
@@ -139,20 +137,3 @@ def convert(files, output, allow_pickle: bool = False, image_size: int = 224) ->
     tensors, report, config = convert_state_dict(read_checkpoints(files, allow_pickle), image_size)
     write_folder(output, tensors, config.to_dict(), report)
     return report
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argument_parser(__doc__.splitlines()[0])
-    parser.add_argument("--image-size", type=int, default=224, help="pixels; not written in the weights (default 224)")
-    args = parser.parse_args(arguments)
-    try:
-        report = convert(args.files, args.output, args.allow_pickle, args.image_size)
-    except (ConversionError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(report)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,18 +2,16 @@
 
 Of the six modalities only sound is kept. The weights are CC-BY-NC-SA 4.0: so is what this script makes of them.
 
-    python -m hf_emotion.convert.convert_imagebind_audio_to_hf imagebind_huge.pth --allow-pickle --output imagebind
+    hf-emotion convert imagebind-audio imagebind_huge.pth --allow-pickle --output imagebind
 """
 
 import math
 import re
-import sys
 
 import torch
 
 from hf_emotion.convert.checkpoints import (
     ConversionError,
-    argument_parser,
     check_against,
     new_report,
     read_checkpoints,
@@ -106,20 +104,3 @@ def convert(files, output, allow_pickle: bool = False, num_attention_heads: int 
     tensors, report, config = convert_state_dict(read_checkpoints(files, allow_pickle), num_attention_heads)
     write_folder(output, tensors, config.to_dict(), report)
     return report
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argument_parser(__doc__.splitlines()[0])
-    parser.add_argument("--num-attention-heads", type=int, default=12, help="not written in the weights (default 12)")
-    args = parser.parse_args(arguments)
-    try:
-        report = convert(args.files, args.output, args.allow_pickle, args.num_attention_heads)
-    except (ConversionError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(report)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

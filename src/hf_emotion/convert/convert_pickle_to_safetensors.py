@@ -1,14 +1,12 @@
 """A folder with weights in pickle form -> the same folder with safetensors, once and by explicit consent.
 
-    python -m hf_emotion.convert.convert_pickle_to_safetensors FOLDER --output NEW --allow-pickle
+    hf-emotion convert pickle FOLDER --output NEW --allow-pickle
 
-Models and adapters of this package are read from safetensors only. What is written is one file, `model.safetensors` or
-`adapter_model.safetensors`, beside the other files of the folder; pickles are left behind.
+Models and adapters of this package are read from safetensors only. The new folder has one file of weights,
+`model.safetensors` or `adapter_model.safetensors`, and copies of the other files; the pickles are not copied.
 """
 
-import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -22,18 +20,20 @@ from .checkpoints import ConversionError, own_memory, read_checkpoints
 WEIGHTS = {"adapter_model.safetensors": "adapter_model", "model.safetensors": "pytorch_model"}
 
 
-def convert(folder, output, allow_pickle: bool = False) -> list[str]:
-    """Write `output`, all of it or nothing; returns the names of the pickles that were read.
+def convert(folders, output, allow_pickle: bool = False) -> str:
+    """Write `output`, all of it or nothing; returns a sentence that names the pickles.
 
     Args:
-        folder: holds `pytorch_model*.bin` or `adapter_model.bin`.
+        folders: one folder, with `pytorch_model*.bin` or `adapter_model.bin`.
         output: folder to make; an existing one must be empty.
         allow_pickle: consent to unpickling; it stays restricted to tensors and plain containers.
 
     Raises:
         ConversionError: no such weights, no consent, or pickles that hold more than tensors and plain containers.
     """
-    folder, output = Path(folder), Path(output)
+    if len(folders) != 1:
+        raise ConversionError(f"{len(folders)} folders came together; one is accepted")
+    folder, output = Path(folders[0]), Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConversionError(f"{output} exists and is not an empty folder; give a new one")
     pickles = sorted(file for file in folder.glob("*") if file.suffix in PICKLE_SUFFIXES)
@@ -48,23 +48,4 @@ def convert(folder, output, allow_pickle: bool = False) -> list[str]:
             if file.is_file() and file not in pickles and not file.name.endswith(".bin.index.json"):
                 shutil.copyfile(file, partial / file.name)
         save_file(own_memory(tensors), partial / name, metadata={"format": "pt"})
-    return [file.name for file in found[name]]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write; new or empty")
-    parser.add_argument("--allow-pickle", action="store_true", help="you trust whoever wrote the weights")
-    args = parser.parse_args(arguments)
-    try:
-        read = convert(args.folder, args.output, args.allow_pickle)
-    except (ConversionError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"{args.output}: safetensors from {', '.join(read)}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return f"{name} was written from {', '.join(file.name for file in found[name])}"

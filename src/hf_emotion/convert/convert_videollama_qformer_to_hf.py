@@ -1,6 +1,6 @@
 """Q-Formers, positions, projectors and LoRA of Video-LLaMA and TimeChat -> a folder of MicroEmo's parts.
 
-    python -m hf_emotion.convert.convert_videollama_qformer_to_hf VL_LLaMA_2_7B_Finetuned.pth \
+    hf-emotion convert video-llama VL_LLaMA_2_7B_Finetuned.pth \
         AL_LLaMA_2_7B_Finetuned.pth --allow-pickle --output video-llama-parts
 
 `MicroEmoForConditionalGeneration.from_pretrained_parts(video_llama=DIR)` reads the folder. A text-conditioned image
@@ -11,7 +11,6 @@ loaded over the assembled model with `PeftModel.from_pretrained`.
 """
 
 import re
-import sys
 
 import torch
 from transformers import Blip2QFormerConfig, Blip2QFormerModel, InstructBlipQFormerConfig
@@ -19,7 +18,6 @@ from transformers.models.instructblip.modeling_instructblip import InstructBlipQ
 
 from hf_emotion.convert.checkpoints import (
     ConversionError,
-    argument_parser,
     check_against,
     new_report,
     read_checkpoints,
@@ -236,21 +234,3 @@ def convert(
     parts = {name: tensor for name, tensor in tensors.items() if not name.startswith(LORA_PREFIX)}
     write_folder(output, parts, {"model_type": PARTS_MODEL_TYPE, **fields}, report, adapter)
     return report
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argument_parser(__doc__.splitlines()[0])
-    parser.add_argument("--head-size", type=int, default=64, help="width of a Q-Former's head (default 64, BERT's)")
-    parser.add_argument("--lora-alpha", type=float, help="not written in the weights (default: the rank, as TimeChat)")
-    args = parser.parse_args(arguments)
-    try:
-        report = convert(args.files, args.output, args.allow_pickle, args.head_size, args.lora_alpha)
-    except (ConversionError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(report)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -226,8 +226,7 @@ def checked(source) -> str:
 def pickle_refusal(source: str) -> str:
     return (
         f"{source!r} holds weights in pickle form, and reading those can run code of whoever wrote them; convert it "
-        f"with `python -m hf_emotion.convert.convert_eva_vit_to_hf`, `..convert_imagebind_audio_to_hf` or "
-        f"`..convert_videollama_qformer_to_hf`, or name a repository with safetensors"
+        f"with `hf-emotion convert`, or name a repository with safetensors"
     )
 
 
@@ -254,7 +253,7 @@ def safetensors_names(source: str, **hub) -> dict[str, str]:
     raise PartsError(
         f"{source!r} has no model.safetensors or model.safetensors.index.json (looked for in the local cache only, if "
         f"the Hub is out of reach or offline mode is on); weights in pickle form (.bin, .pth) are not read: convert "
-        f"them with the scripts in hf_emotion.convert"
+        f"them with hf-emotion convert"
     )
 
 

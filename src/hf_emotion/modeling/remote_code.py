@@ -7,7 +7,6 @@ of a pipeline it copies only when a pipeline object is saved.
 import copy
 import os
 import shutil
-from importlib import import_module
 from pathlib import Path
 
 from .parts import PICKLE_SUFFIXES, PartsError, find_file
@@ -21,9 +20,6 @@ PIPELINES = {
     }
 }
 PIPELINE_FILES = ("pipeline_emotion.py", "words.py", "replies.py", "lexicon.py", "lexicon.tsv")
-
-# The package this file stands in, or "" where it is a copy in a model's folder.
-PACKAGE = __name__.rpartition(".modeling.")[0]
 
 
 class SharingMixin:
@@ -65,15 +61,17 @@ class SharingMixin:
             for name, file in files.items():
                 shutil.copyfile(file, Path(save_directory) / name)
 
+    # The package's own `hub.push`, set where the package is installed.
+    publish = None
+
     def push_to_hub(self, repo_id, **options):
         """Publish the model with its card, licence and, if given as `processor=`, its processor, in one commit.
 
         Where `hf_emotion` is installed this is `hf_emotion.hub.push`, which see; a model that was loaded by remote code
         alone is pushed as transformers does it, with the card that its repository has.
         """
-        if PACKAGE:
-            return import_module(f"{PACKAGE}.hub").push(self, repo_id, **options)
-        return super().push_to_hub(repo_id, **options)
+        push = super().push_to_hub if self.publish is None else self.publish
+        return push(repo_id, **options)
 
 
 def pipeline_file(name: str, config) -> str | Path | None:
@@ -92,7 +90,7 @@ def pipeline_file(name: str, config) -> str | Path | None:
 PICKLE_REFUSAL = (
     "weights in pickle form (.bin, .pth) are not read, because reading a pickle can run code of whoever wrote it. Ask "
     "its author for safetensors (save_pretrained writes them), or, if you trust the file, convert it once with "
-    "`python -m hf_emotion.convert.convert_pickle_to_safetensors FOLDER --output NEW --allow-pickle`"
+    "`hf-emotion convert pickle FOLDER --output NEW --allow-pickle`"
 )
 
 
