@@ -127,12 +127,12 @@ def test_all_that_is_registered_is_listed_by_the_mappings():
         "        keys = [getattr(key, '__name__', key) for key in mapping._extra_content]",
         "        found[name] = sorted(keys)",
     )
-    assert sorted(MODEL_TYPES) == sorted([*PAPERS, "facexformer", "imagebind_audio"])
+    assert sorted(MODEL_TYPES) == sorted([*PAPERS, "face_motion", "facexformer", "imagebind_audio", "voice_prosody"])
     configs = sorted(CONFIG_MAPPING[name].__name__ for name in PAPERS)
-    encoders = ["FaceXFormerConfig", "ImageBindAudioConfig"]
+    encoders = ["FaceMotionConfig", "FaceXFormerConfig", "ImageBindAudioConfig", "VoiceProsodyConfig"]
     assert found == {
         "CONFIG_MAPPING": sorted(MODEL_TYPES),
-        "FEATURE_EXTRACTOR_MAPPING": ["ImageBindAudioConfig"],
+        "FEATURE_EXTRACTOR_MAPPING": ["ImageBindAudioConfig", "VoiceProsodyConfig"],
         "IMAGE_PROCESSOR_MAPPING": configs,
         "MODEL_MAPPING": sorted(configs + encoders),
         "MODEL_FOR_MULTIMODAL_LM_MAPPING": configs,

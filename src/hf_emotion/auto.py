@@ -24,8 +24,10 @@ MODELS = {
 }
 # Encoders that transformers lacks, likewise: configuration and model.
 ENCODERS = {
+    "face_motion": "FaceMotion",
     "facexformer": "FaceXFormer",
     "imagebind_audio": "ImageBindAudio",
+    "voice_prosody": "VoiceProsody",
 }
 MODEL_TYPES = (*MODELS, *ENCODERS)
 

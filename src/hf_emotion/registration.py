@@ -18,7 +18,9 @@ from transformers import (
 
 from .auto import ENCODERS, MODELS
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
+from .modeling.configuration_voice_prosody import VoiceProsodyConfig
 from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor
+from .processing.feature_extraction_voice import VoiceCueExtractor
 from .processing.image_processing_emotion import EmotionImageProcessor
 
 
@@ -44,6 +46,7 @@ for model_type, name in ENCODERS.items():
     AutoConfig.register(model_type, config)
     AutoModel.register(config, class_of("modeling", "modeling", model_type, f"{name}Model"))
 AutoFeatureExtractor.register(ImageBindAudioConfig, ImageBindFeatureExtractor)
+AutoFeatureExtractor.register(VoiceProsodyConfig, VoiceCueExtractor)
 
 for model_type, name in MODELS.items():
     register_paper(

@@ -6,11 +6,16 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .configuration_face_motion import FaceMotionConfig
 from .configuration_facexformer import FaceXFormerConfig
 from .configuration_imagebind_audio import ImageBindAudioConfig
+from .configuration_voice_prosody import VoiceProsodyConfig
 
 # Encoders that this package brings.
-OWN_CONFIGS = {config.model_type: config for config in (FaceXFormerConfig, ImageBindAudioConfig)}
+OWN_CONFIGS = {
+    config.model_type: config
+    for config in (FaceMotionConfig, FaceXFormerConfig, ImageBindAudioConfig, VoiceProsodyConfig)
+}
 
 
 class TowerSpec(SubConfigSpec):
@@ -27,6 +32,8 @@ def frame_rate_of(audio_config) -> float | int:
     """Frames per second of an audio tower's output, Hz."""
     if audio_config.model_type == "imagebind_audio":
         return 1000 // (audio_config.patch_stride * audio_config.mel_hop_ms)
+    if hasattr(audio_config, "frame_rate"):
+        return audio_config.frame_rate
     strides = getattr(audio_config, "conv_stride", None)
     return 50 if strides is None else 16000 / math.prod(strides)
 

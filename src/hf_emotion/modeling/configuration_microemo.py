@@ -33,6 +33,8 @@ class MicroEmoConfig(EmotionConfig):
             step of the tower (HuBERT, Whisper).
         audio_qformer_config, num_audio_query_tokens, num_audio_positions: Video-LLaMA's audio Q-Former, 8 queries over
             8 chunks.
+        audio_windows: `"clip"` hears the clip as a whole, as the paper does; `"utterances"` is AcoustEmo's branch in
+            this model: one window for the clip and one for each utterance. It needs `audio_feature="frames"`.
         text_config: "LLaMA-2 (7B) as the language foundation model" (4.1).
         use_regions: `False` is Table 2's "w/o global-local AVE".
         use_utterances: `False` is Table 2's "w/o utterance-aware V-QF"; both `False` is "w/o all proposed modules".
@@ -77,6 +79,7 @@ class MicroEmoConfig(EmotionConfig):
     audio_qformer_config: dict | PreTrainedConfig | None = None
     num_audio_query_tokens: int = 8
     num_audio_positions: int = 8
+    audio_windows: Literal["clip", "utterances"] = "clip"
     missing_modality: Literal["drop"] = "drop"
     use_regions: bool = True
     use_utterances: bool = True
@@ -106,6 +109,8 @@ class MicroEmoConfig(EmotionConfig):
         """Media tokens of a clip in the language model's prompt; frames do not change them."""
         windows = 1 + (num_utterances if self.use_utterances else 0)
         audio = 0 if self.audio_config is None else self.num_audio_query_tokens
+        if self.audio_windows == "utterances":
+            audio *= windows
         return {"video": self.num_video_query_tokens * windows, "audio": audio}
 
 

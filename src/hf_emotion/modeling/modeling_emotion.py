@@ -28,8 +28,10 @@ from transformers.utils.generic import merge_with_config_defaults
 
 from .configuration_emotion import EmotionConfig
 from .generation_emotion import MediaGenerationMixin, MediaTokens
+from .modeling_face_motion import FaceMotionModel
 from .modeling_facexformer import FaceXFormerModel
 from .modeling_imagebind_audio import ImageBindAudioModel
+from .modeling_voice_prosody import VoiceProsodyModel
 from .qformer import QFormer
 from .remote_code import SharingMixin
 from .sound import encode_sound
@@ -37,9 +39,11 @@ from .sound import encode_sound
 # Towers that AutoModel cannot build: transformers lacks FaceXFormer and ImageBind, does not list EVA ViT-g
 # (InstructBLIP) by itself, and means encoder and decoder together by "whisper".
 OWN_TOWERS = {
+    "face_motion": FaceMotionModel,
     "facexformer": FaceXFormerModel,
     "imagebind_audio": ImageBindAudioModel,
     "instructblip_vision_model": InstructBlipVisionModel,
+    "voice_prosody": VoiceProsodyModel,
     "whisper": WhisperEncoder,
 }
 
@@ -48,7 +52,7 @@ AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextT
 
 # The inputs that say which frames, and which sound, are real; and what cannot be read without them.
 MASKS = {
-    "video_times": ("pixel_values_videos", "video_features"),
+    "video_times": ("pixel_values_videos", "video_landmarks", "video_features"),
     "audio_attention_mask": ("input_features", "input_values", "audio_features"),
 }
 
@@ -286,9 +290,13 @@ class EmotionModel(EmotionPreTrainedModel):
             `audio_features` (and what else a paper has) for pixels and sound, the others as they were.
         """
         inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
-        if "pixel_values_videos" in inputs:
+        frames = next((name for name in ("pixel_values_videos", "video_landmarks") if name in inputs), None)
+        if frames is not None:
             real = inputs["video_times"] >= 0
-            states = self.frame_features(inputs.pop("pixel_values_videos")[real])
+            if frames == "video_landmarks":
+                states = self.vision_tower(inputs.pop(frames), inputs["video_times"]).last_hidden_state
+            else:
+                states = self.frame_features(inputs.pop(frames)[real])
             inputs["video_features"] = states.new_zeros(*real.shape, *states.shape[1:])
             inputs["video_features"][real] = states
         sound = {name: inputs.pop(name) for name in ("input_features", "input_values") if name in inputs}

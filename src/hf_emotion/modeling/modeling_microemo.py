@@ -18,11 +18,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerModel
 from transformers.utils import can_return_tuple
 
+from .configuration_emotion import frame_rate_of
 from .configuration_microemo import MicroEmoConfig
 from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel, idle
 from .parts import assemble
 from .qformer import PositionTable, QFormer, UtteranceQFormer
-from .sound import encode_sound
+from .sound import encode_sound, sound_frames
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -174,7 +175,15 @@ class MicroEmoModel(EmotionModel):
         self.video_projector = nn.Linear(config.video_qformer_config.hidden_size, text_width)
         if config.audio_config is not None:
             self.audio_position_embedding = PositionTable(config.num_audio_positions, config.audio_width)
-            self.audio_qformer = QFormer(config.audio_qformer_config, config.num_audio_query_tokens)
+            if config.audio_windows == "utterances":
+                self.audio_qformer = UtteranceQFormer(
+                    config.audio_qformer_config,
+                    config.num_audio_query_tokens,
+                    use_utterances=config.use_utterances,
+                    share_weights=config.share_video_qformers,
+                )
+            else:
+                self.audio_qformer = QFormer(config.audio_qformer_config, config.num_audio_query_tokens)
             self.audio_projector = nn.Linear(config.audio_qformer_config.hidden_size, text_width)
         self.post_init()
 
@@ -198,7 +207,8 @@ class MicroEmoModel(EmotionModel):
     def get_video_features(
         self,
         pixel_values_videos: Tensor | None = None,  # (B, T, 3, height, width)
-        video_features: Tensor | None = None,  # (B, T, tokens, D), cached, in place of pixels
+        video_landmarks: Tensor | None = None,  # (B, T, 468, 3) pixels, for a landmark tower
+        video_features: Tensor | None = None,  # (B, T, tokens, D), cached, in place of pixels or landmarks
         video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
         video_timestamp_ids: Tensor | None = None,  # (B, T, W), the sentence that states each frame's time
         video_timestamp_mask: Tensor | None = None,  # (B, T, W)
@@ -210,7 +220,11 @@ class MicroEmoModel(EmotionModel):
         if video_times is None or video_timestamp_ids is None or video_timestamp_mask is None:
             raise ValueError("MicroEmo needs video_times, video_timestamp_ids and video_timestamp_mask beside frames")
         real = video_times >= 0
-        output = self.vision_output(pixel_values_videos, real, video_features, **kwargs)
+        if video_landmarks is not None and video_features is None:
+            # Speed and the person's calm frames are of the clip, so this tower reads whole clips.
+            output = self.vision_tower(video_landmarks, video_times)
+        else:
+            output = self.vision_output(pixel_values_videos, real, video_features, **kwargs)
         ids, mask = video_timestamp_ids[real], video_timestamp_mask[real]
         regions = None if video_region_masks is None else video_region_masks[real]
         frames = self.frame_results(output.last_hidden_state, ids, mask, regions, real)
@@ -283,10 +297,21 @@ class MicroEmoModel(EmotionModel):
         input_values: Tensor | None = None,  # (B, samples), a waveform, or
         audio_features: Tensor | None = None,  # (B, L, D), cached states of the audio tower
         audio_attention_mask: Tensor | None = None,  # (B, C), (B, samples) or (B, L), True where real
-        audio_times: Tensor | None = None,  # not used: MicroEmo reads the sound of the whole clip
+        audio_times: Tensor | None = None,  # (B, C) int64 ms, start of each chunk; used for windows of utterances
+        utterance_spans: Tensor | None = None,  # (B, N, 2) int64 ms; used for windows of utterances
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """T_A (3.1: "a pre-trained encoder and whole audio Q-Former"); `pooler_output` is B tensors (K or 0, H)."""
+        """T_A (3.1: "a pre-trained encoder and whole audio Q-Former"); `pooler_output` is B tensors (K or 0, H).
+
+        With `audio_windows="utterances"`, AcoustEmo's T_A = [T_global, T_1, ..., T_N] over the same utterances.
+        """
+        if self.config.audio_windows == "utterances":
+            sound = (input_features, input_values, audio_attention_mask, audio_times, None, audio_features)
+            output, states, times = sound_frames(self.audio_tower, frame_rate_of(self.config.audio_config), *sound)
+            states = states.to(self.audio_projector.weight.dtype) + self.audio_position_embedding(times >= 0)
+            tokens, counts = self.audio_qformer(states.unsqueeze(2), times, utterance_spans)
+            output.pooler_output = list(self.audio_projector(tokens).split(counts))
+            return output
         if audio_features is None:
             output, states, mask = encode_sound(
                 self.audio_tower,

@@ -13,6 +13,7 @@ import numpy as np
 from .chat_formats import LLAMA_2, write_template
 from .faces import FaceTrack
 from .feature_extraction_imagebind import ImageBindFeatureExtractor
+from .landmarks import landmark_tensors
 from .media import Clip
 from .processing_emotion import EmotionProcessor
 
@@ -51,6 +52,9 @@ class MicroEmoProcessor(EmotionProcessor):
             "This frame is sampled at {time:.1f} second.".
         use_utterances: `False` is Table 2's "w/o utterance-aware V-QF": K_v tokens for any clip. The prompt still
             holds the transcribed speech.
+        frame_input: `"pixels"`, or `"landmarks"` for a landmark tower (`modeling_face_motion.py`), whose patches are
+            the regions; only the face of a frame is then used.
+        audio_windows: as in `MicroEmoConfig`; `"utterances"` has K_a * (1 + N) sound tokens.
         others: see `EmotionProcessor`.
     """
 
@@ -70,6 +74,8 @@ class MicroEmoProcessor(EmotionProcessor):
         patch_grid=(16, 16),
         timestamp_template="This frame is sampled at {time:.1f}s.",
         use_utterances=True,
+        frame_input="pixels",
+        audio_windows="clip",
         default_question="Please infer the person's emotional state and provide your reasoning process.",
         **settings,
     ):
@@ -87,6 +93,14 @@ class MicroEmoProcessor(EmotionProcessor):
         self.patch_grid = list(patch_grid)
         self.timestamp_template = timestamp_template
         self.use_utterances = use_utterances
+        for name, value, accepted in (
+            ("frame_input", frame_input, ("pixels", "landmarks")),
+            ("audio_windows", audio_windows, ("clip", "utterances")),
+        ):
+            if value not in accepted:
+                raise ValueError(f"{name} is {value!r}; accepted: {' or '.join(map(repr, accepted))}")
+        self.frame_input = frame_input
+        self.audio_windows = audio_windows
 
     @classmethod
     def settings_of(cls, config) -> dict[str, Any]:
@@ -105,7 +119,13 @@ class MicroEmoProcessor(EmotionProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        return [*super().model_input_names, "video_region_masks", "video_timestamp_ids", "video_timestamp_mask"]
+        names = [*super().model_input_names, "video_region_masks", "video_timestamp_ids", "video_timestamp_mask"]
+        return [self.frame_name if name == "pixel_values_videos" else name for name in names]
+
+    @property
+    def frame_name(self) -> str:
+        """The model's input that holds the frames."""
+        return "video_landmarks" if self.frame_input == "landmarks" else "pixel_values_videos"
 
     @property
     def padding(self) -> dict[str, int]:
@@ -115,13 +135,19 @@ class MicroEmoProcessor(EmotionProcessor):
         return self.num_video_query_tokens * (1 + num_utterances if self.use_utterances else 1)
 
     def num_sound_tokens(self, num_utterances: int) -> int:
-        return self.num_audio_query_tokens
+        windows = 1 + num_utterances if self.use_utterances and self.audio_windows == "utterances" else 1
+        return self.num_audio_query_tokens * windows
 
     def picture(self, clip: Clip, track: FaceTrack | None) -> dict[str, np.ndarray]:
         """As the base class, and `video_region_masks` (T, R, P) bool, all False for a frame without a face;
         `video_timestamp_ids` and `video_timestamp_mask` (T, W) int64, padded on the right."""
         if clip.frames is None:
             return {}
+        if self.frame_input == "landmarks":
+            size = clip.frames.shape[2], clip.frames.shape[1]
+            tensors = landmark_tensors(track, len(clip.frames), size, len(self.face_finder.region_names))
+            times = np.asarray(clip.frame_times, dtype=np.int64)
+            return {**tensors, "video_times": times, **self.timestamps(times)}
         if track is None:
             shape = (len(clip.frames), len(self.face_finder.region_names), int(np.prod(self.patch_grid)))
             masks = np.zeros(shape, dtype=bool)

@@ -1,0 +1,516 @@
+"""Teaches the starter, from nothing, on the teacher's faces and voices alone.
+
+    python -m hf_emotion.starter.train --output FOLDER
+
+1. Voices are synthesised once; scenes are drawn from them without end.
+2. The ways of the frames and of the sound learn to see and hear: linear heads, thrown away afterwards, read from each
+   frame which action units have moved, and from the tokens of each window which clues, times and emotions are there.
+   This stands in for the published towers and Q-Formers that the papers start from.
+3. These parts are frozen, and a small LLaMA learns from nothing to put their tokens into sentences.
+4. The weights are stored as 16-bit floats.
+
+The same seed on the same machine gives the same weights. No photograph, recording or published weight takes part.
+"""
+
+import argparse
+import copy
+import json
+import os
+import random
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from tqdm import tqdm
+from transformers import (
+    Blip2QFormerConfig,
+    InstructBlipQFormerConfig,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    get_cosine_schedule_with_warmup,
+    set_seed,
+)
+
+from ..modeling.configuration_face_motion import FaceMotionConfig
+from ..modeling.configuration_microemo import MicroEmoConfig
+from ..modeling.configuration_voice_prosody import VoiceProsodyConfig
+from ..modeling.generation_emotion import MediaTokens
+from ..modeling.modeling_microemo import MicroEmoForConditionalGeneration
+from ..processing.chat_formats import LLAMA_2, write_template
+from ..processing.faces import REGIONS
+from ..processing.feature_extraction_voice import CUES, VoiceCueExtractor, pad_cues
+from ..processing.image_processing_emotion import EmotionImageProcessor
+from ..processing.processing_microemo import MicroEmoProcessor
+from .faces import ACTION_UNITS, EMOTIONS, render
+from .scenes import Scene, draw_scene, draw_voices
+from .sentences import (
+    DESCRIBE,
+    FACE_CLUES,
+    LABELS,
+    NAME_IT,
+    STEP,
+    VOICE_CLUES,
+    VOICE_EMOTIONS,
+    Facts,
+    describe,
+    label,
+)
+
+# The prompt of a small model is short: media, the times of utterances, the question. What was said is left out, since
+# the starter does not read: it comes back in the result as it was given.
+CONTENT = """\
+{%- for part in parts -%}
+    {%- if part['type'] == 'video' -%}
+        {{- '<video>' -}}
+    {%- elif part['type'] == 'audio' -%}
+        {{- '<audio>' -}}
+    {%- elif part['type'] == 'utterances' -%}
+        {%- for row in part['utterances'] -%}
+            {{- '\\n' ~ loop.index ~ ': ' ~ '%.1f' | format(row['start']) ~ ' ' ~ '%.1f' | format(row['end']) -}}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endfor -%}
+{{- '\\n' ~ text -}}"""
+# An answer begins without a blank, so that a label alone is spelled as the pipeline spells it when it weighs labels.
+TURNS = replace(LLAMA_2, lead="''")
+# As the pipeline asks about an utterance (`answers/pipeline_emotion.py`); here without its words.
+UTTERANCE_QUESTION = (
+    "Look and listen from {start:.1f}s to {end:.1f}s. Which emotions does the person show there, and which cues "
+    "indicate them?"
+)
+SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<video>", "<audio>", "[INST]", "[/INST]"]
+VOCABULARY = 640
+VIDEO_QUERIES, AUDIO_QUERIES, FRAME_QUERIES = 6, 3, 4
+WIDTH, TEXT_WIDTH = 64, 128
+LONGEST_SECONDS = 30
+INITIAL_RANGE = 0.08
+
+
+def texts_of(scene: Scene, rng) -> list[tuple[str, str]]:
+    """Questions about a scene and their answers."""
+    pairs = [(DESCRIBE[0] if rng.random() < 0.7 else str(rng.choice(DESCRIBE)), describe(scene.facts))]
+    if scene.parts and rng.random() < 0.6:
+        i = int(rng.integers(len(scene.parts)))
+        pairs.append(
+            (UTTERANCE_QUESTION.format(start=scene.spans[i][0], end=scene.spans[i][1]), describe(scene.parts[i]))
+        )
+    if rng.random() < 0.5:
+        pairs.append((str(rng.choice(NAME_IT)), label(scene.facts, int(rng.integers(2)))))
+    return pairs
+
+
+def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the teacher's sentences; digits stay single, every byte is in the vocabulary."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def new_model(tokenizer, seed: int):
+    """The starter before it is taught, and its processor."""
+    vocabulary = len(tokenizer)
+    small = {
+        "hidden_size": WIDTH,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": 2,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": INITIAL_RANGE,
+    }
+    config = MicroEmoConfig(
+        vision_config=FaceMotionConfig(hidden_size=WIDTH, regions=[list(indices) for indices in REGIONS.values()]),
+        image_qformer_config=InstructBlipQFormerConfig(
+            vocab_size=vocabulary, cross_attention_frequency=1, max_position_embeddings=32, **small
+        ),
+        num_query_tokens=FRAME_QUERIES,
+        video_qformer_config=Blip2QFormerConfig(cross_attention_frequency=1, **small),
+        num_video_query_tokens=VIDEO_QUERIES,
+        num_frame_positions=32,
+        audio_config=VoiceProsodyConfig(num_channels=len(CUES), hidden_size=WIDTH),
+        audio_feature="frames",
+        audio_windows="utterances",
+        audio_qformer_config=Blip2QFormerConfig(cross_attention_frequency=1, **small),
+        num_audio_query_tokens=AUDIO_QUERIES,
+        num_audio_positions=64,
+        region_attention_size=32,
+        region_attention_heads=4,
+        local_gate_init=1.0,
+        share_video_qformers=True,
+        initializer_range=INITIAL_RANGE,
+        text_config=LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=384,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=2048,
+            rms_norm_eps=1e-5,
+            initializer_range=INITIAL_RANGE,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        ),
+    )
+    processor = MicroEmoProcessor(
+        image_processor=EmotionImageProcessor(size={"height": 8, "width": 8}),
+        feature_extractor=VoiceCueExtractor(),
+        tokenizer=tokenizer,
+        qformer_tokenizer=copy.deepcopy(tokenizer),
+        chat_template=write_template(CONTENT, TURNS),
+        num_video_query_tokens=VIDEO_QUERIES,
+        num_audio_query_tokens=AUDIO_QUERIES,
+        patch_grid=(1, len(REGIONS)),
+        timestamp_template="{time:.1f}",
+        frame_input="landmarks",
+        audio_windows="utterances",
+        num_frames=12,
+        default_question=DESCRIBE[0],
+    )
+    config.video_token_id, config.audio_token_id = processor.video_token_id, processor.audio_token_id
+    torch.manual_seed(seed)
+    model = MicroEmoForConditionalGeneration(config)
+    for kind in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(model.generation_config, kind, getattr(tokenizer, kind))
+    return model, processor
+
+
+def media_of(scenes: list[Scene], processor, rng) -> dict[str, torch.Tensor]:
+    """The model's media inputs for a batch of scenes, as the processor would make them of real clips."""
+    batch = {}
+    longest = max(len(scene.times) for scene in scenes)
+    if longest:
+        times = np.full((len(scenes), longest), -1, np.int64)
+        landmarks = np.zeros((len(scenes), longest, 468, 3), np.float32)
+        masks = np.zeros((len(scenes), longest, len(REGIONS), len(REGIONS)), bool)
+        seen = [i for i, scene in enumerate(scenes) if scene.face]
+        for count in sorted({len(scenes[i].times) for i in seen}):
+            same = [i for i in seen if len(scenes[i].times) == count]
+            landmarks[same, :count] = render(rng, np.stack([scenes[i].units for i in same]))
+        for i, scene in enumerate(scenes):
+            times[i, : len(scene.times)] = scene.times
+            if scene.face:
+                masks[i, : len(scene.times)] = np.eye(len(REGIONS), dtype=bool)
+                # Now and then the mesh loses the face.
+                lost = np.flatnonzero(rng.random(len(scene.times)) < (0.15 if rng.random() < 0.2 else 0.0))[1:]
+                landmarks[i, lost], masks[i, lost] = 0, False
+        batch |= {"video_landmarks": landmarks, "video_times": times, "video_region_masks": masks}
+        told = processor.timestamps(times[times >= 0])
+        for name, values in told.items():
+            empty = processor.padding.get(name, 0)
+            batch[name] = np.full((*times.shape, values.shape[-1]), empty, np.int64)
+            batch[name][times >= 0] = values
+    heard = [i for i, scene in enumerate(scenes) if scene.cues is not None]
+    if heard:
+        for name, values in pad_cues([scenes[i].cues for i in heard]).items():
+            rows = np.full((len(scenes), *values.shape[1:]), -1 if name == "audio_times" else 0, values.dtype)
+            rows[heard] = values
+            batch[name] = rows
+    spans = np.full((len(scenes), max(len(scene.spans) for scene in scenes), 2), -1, np.int64)
+    for i, scene in enumerate(scenes):
+        spans[i, : len(scene.spans)] = np.round(np.array(scene.spans).reshape(-1, 2) * 1000)
+    return {name: torch.from_numpy(values) for name, values in {**batch, "utterance_spans": spans}.items()}
+
+
+# What the heads are asked. A window is a whole clip or one utterance of it.
+
+
+def face_targets(facts: Facts) -> tuple[list[float], list[int], list[float]]:
+    """Of two expressions: clues (2, C), emotions (2,), one beyond the last: none, thermometers of times (2, 2, N)."""
+    clues, emotions, times = [], [], []
+    shown = [item for item in facts.face or [] if item.clues]
+    for i in range(2):
+        item = shown[i] if i < len(shown) else None
+        clues += [float(item is not None and phrase in item.clues) for phrase in FACE_CLUES]
+        emotions.append(len(EMOTIONS) if item is None or item.emotion is None else list(EMOTIONS).index(item.emotion))
+        for moment in (None, None) if item is None else (item.start, item.end):
+            steps = np.arange(int(LONGEST_SECONDS / STEP))
+            times += [0.0] * len(steps) if moment is None else (steps < moment / STEP).astype(float).tolist()
+    return clues, emotions, times
+
+
+def voice_targets(speech) -> tuple[list[float], int]:
+    """Clues (C,), and the emotion (one beyond the last: none)."""
+    clues = [float(speech is not None and word in speech.clues) for word in VOICE_CLUES]
+    known = speech is not None and speech.emotion is not None
+    return clues, VOICE_EMOTIONS.index(speech.emotion) if known else len(VOICE_EMOTIONS)
+
+
+class Heads(nn.Module):
+    """Linear readers of frames and windows, for the first stage only."""
+
+    def __init__(self):
+        super().__init__()
+        frame = len(REGIONS) * WIDTH
+        self.units = nn.Linear(frame, 2 * len(ACTION_UNITS))
+        self.frame_emotion = nn.Linear(frame, len(EMOTIONS) + 1)
+        steps = int(LONGEST_SECONDS / STEP)
+        self.face = nn.Linear(VIDEO_QUERIES * TEXT_WIDTH, 2 * (len(FACE_CLUES) + len(EMOTIONS) + 1 + 2 * steps) + 1)
+        self.voice = nn.Linear(AUDIO_QUERIES * TEXT_WIDTH, len(VOICE_CLUES) + len(VOICE_EMOTIONS) + 2)
+
+    def frame_loss(self, tokens, units, emotions):
+        """tokens (F, R, D), units (F, A, 2) as they have moved, emotions (F,), -1 where it cannot be told."""
+        flat = tokens.flatten(1)
+        loss = nn.functional.mse_loss(self.units(flat), units.flatten(1)) * 10
+        return loss + nn.functional.cross_entropy(self.frame_emotion(flat), emotions, ignore_index=-1)
+
+    def face_loss(self, tokens, facts: list[Facts]):
+        """tokens (windows, K, H)."""
+        found = self.face(tokens.flatten(1))
+        targets = [face_targets(item) for item in facts]
+        clues, emotions, times = (torch.tensor([t[i] for t in targets]) for i in range(3))
+        sizes = [clues.shape[1], 2 * (len(EMOTIONS) + 1), times.shape[1], 1]
+        of_clues, of_emotions, of_times, of_face = found.split(sizes, dim=1)
+        present = torch.tensor([[float(item.face is not None)] for item in facts])
+        bce = nn.functional.binary_cross_entropy_with_logits
+        return (
+            3 * bce(of_clues, clues)
+            + nn.functional.cross_entropy(of_emotions.unflatten(1, (2, -1)).flatten(0, 1), emotions.flatten())
+            + 3 * bce(of_times, times)
+            + bce(of_face, present)
+        )
+
+    def voice_loss(self, tokens, facts: list[Facts]):
+        """tokens (windows, K, H); of a clip the first utterance with an emotion counts."""
+        found = self.voice(tokens.flatten(1))
+        speeches = []
+        for item in facts:
+            spoken = item.voice or [None]
+            speeches.append(next((part for part in spoken if part is not None and part.emotion), spoken[0]))
+        targets = [voice_targets(speech) for speech in speeches]
+        clues, emotions = (torch.tensor([t[i] for t in targets]) for i in range(2))
+        of_clues, of_emotions, of_voice = found.split([clues.shape[1], len(VOICE_EMOTIONS) + 1, 1], dim=1)
+        bce = nn.functional.binary_cross_entropy_with_logits
+        # What is told of a clip's utterances is told of each; its own window knows their emotion.
+        single = torch.tensor([[float(not item.numbered)] for item in facts])
+        return (
+            3 * bce(of_clues, clues, weight=single.expand_as(clues))
+            + nn.functional.cross_entropy(of_emotions, emotions)
+            + bce(of_voice, torch.tensor([[float(item.voice is not None)] for item in facts]))
+        )
+
+
+def windows_of(scenes: list[Scene]) -> list[Facts]:
+    """Facts in the order of the model's windows: of each clip, then of each of its utterances."""
+    return [facts for scene in scenes for facts in (scene.facts, *scene.parts)]
+
+
+def frame_emotions(scene: Scene) -> list[int]:
+    """The emotion of each frame: of the movement at half its strength or more; none else; -1 in between."""
+    found = []
+    for moment in scene.times / 1000:
+        strength = [(float(m.strength(np.array(moment))), m.emotion) for m in scene.movements]
+        best, emotion = max(strength, default=(0.0, None), key=lambda pair: pair[0])
+        if best >= 0.5 and emotion is not None:
+            found.append(list(EMOTIONS).index(emotion))
+        else:
+            found.append(len(EMOTIONS) if best < 0.15 or emotion is None else -1)
+    return found
+
+
+def learn_to_see_and_hear(model, processor, voices, rng, steps: int, batch: int, rate: float) -> list[float]:
+    """Stage 2 of the head of this file; the losses of each hundredth step."""
+    inner, heads = model.model, Heads()
+    model.freeze(("language_model",))
+    parameters = [p for module in (model, heads) for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    model.train()
+    losses = []
+    for step in tqdm(range(steps), desc="seeing and hearing", disable=not sys.stderr.isatty()):
+        scenes = [draw_scene(rng, voices) for _ in range(batch)]
+        media = media_of(scenes, processor, rng)
+        loss = torch.zeros(())
+        seen = [scene for scene in scenes if len(scene.times)]
+        if seen:
+            output = inner.encode("video", media)
+            rows = torch.tensor([scene.face for scene in seen]).repeat_interleave(
+                torch.tensor([len(scene.times) for scene in seen])
+            )
+            units = torch.from_numpy(np.concatenate([scene.units for scene in seen])).float()
+            emotions = torch.tensor([number for scene in seen for number in frame_emotions(scene)])
+            found = media["video_region_masks"].flatten(2).any(-1)[media["video_times"] >= 0] & rows
+            loss = loss + heads.frame_loss(output.last_hidden_state[found], units[found], emotions[found])
+            tokens = torch.cat(output.pooler_output).unflatten(0, (-1, VIDEO_QUERIES))
+            loss = loss + heads.face_loss(tokens, windows_of(seen))
+        heard = [scene for scene in scenes if scene.cues is not None]
+        if heard:
+            tokens = torch.cat(inner.encode("audio", media).pooler_output).unflatten(0, (-1, AUDIO_QUERIES))
+            loss = loss + heads.voice_loss(tokens, windows_of(heard))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+        if (step + 1) % max(steps // 10, 1) == 0:
+            say(f"step {step + 1}: loss {np.mean(losses[-max(steps // 10, 1) :]):.3f}")
+    model.eval()
+    return losses
+
+
+@torch.no_grad()
+def lessons(model, processor, voices, rng, count: int, batch: int) -> list[dict]:
+    """Stage 3's material: for each scene its media tokens and its questions with answers, as token ids."""
+    made = []
+    for first in tqdm(range(0, count, batch), desc="scenes", disable=not sys.stderr.isatty()):
+        scenes = [draw_scene(rng, voices) for _ in range(min(batch, count - first))]
+        media = model.encode_media(**media_of(scenes, processor, rng))
+        for i, scene in enumerate(scenes):
+            video = media.video[i] if media.video is not None else torch.zeros(0, TEXT_WIDTH)
+            audio = media.audio[i] if media.audio is not None else torch.zeros(0, TEXT_WIDTH)
+            for question, answer in texts_of(scene, rng):
+                ids, answered = prompt_ids(processor, scene, question, answer, len(video), len(audio))
+                made.append({"ids": ids, "answer": answered, "video": video.half(), "audio": audio.half()})
+    return made
+
+
+def prompt_ids(processor, scene: Scene, question: str, answer: str, num_video: int, num_audio: int):
+    """Token ids of a prompt with its answer, and how many of them are the answer."""
+    parts = []
+    if num_video:
+        parts.append({"type": "video"})
+    if num_audio:
+        parts.append({"type": "audio"})
+    if scene.spans:
+        rows = [{"start": start, "end": end, "text": None, "speaker": None} for start, end in scene.spans]
+        parts.append({"type": "utterances", "utterances": rows})
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+    prompt = processor.tokenizer.apply_chat_template(
+        messages, chat_template=processor.chat_template, tokenize=False, add_generation_prompt=True
+    )
+    prompt = prompt.replace("<video>", "<video>" * num_video).replace("<audio>", "<audio>" * num_audio)
+    ids = processor.tokenizer(prompt, add_special_tokens=False).input_ids
+    answered = processor.tokenizer(answer, add_special_tokens=False).input_ids
+    answered = [*answered, processor.tokenizer.eos_token_id]
+    return ids + answered, len(answered)
+
+
+def learn_to_tell(model, processor, samples: list[dict], rng, epochs: int, batch: int, rate: float) -> list[float]:
+    """Stage 3 of the head of this file; the loss of each step."""
+    parts = [name for name, _ in model.model.named_children() if name != "language_model"]
+    model.freeze(tuple(parts))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    # Batches of like length, in random order.
+    order = sorted(range(len(samples)), key=lambda i: (len(samples[i]["ids"]), i))
+    batches = [order[i : i + batch] for i in range(0, len(order), batch)]
+    steps = epochs * len(batches)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 20, steps)
+    model.train()
+    losses, pad = [], processor.tokenizer.pad_token_id
+    with tqdm(total=steps, desc="telling", disable=not sys.stderr.isatty()) as bar:
+        for _ in range(epochs):
+            for which in rng.permutation(len(batches)):
+                rows = [samples[i] for i in batches[which]]
+                longest = max(len(row["ids"]) for row in rows)
+                ids = torch.tensor([[pad] * (longest - len(row["ids"])) + row["ids"] for row in rows])
+                mask = torch.tensor([[0] * (longest - len(row["ids"])) + [1] * len(row["ids"]) for row in rows])
+                labels = torch.tensor(
+                    [[-100] * (longest - row["answer"]) + row["ids"][-row["answer"] :] for row in rows]
+                )
+                media = MediaTokens(
+                    video=[row["video"].float() for row in rows], audio=[row["audio"].float() for row in rows]
+                )
+                embeds = model.model.embed(ids, media)
+                loss = model(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                schedule.step()
+                losses.append(loss.item())
+                bar.update()
+                if len(losses) % max(steps // 10, 1) == 0:
+                    say(f"step {len(losses)} of {steps}: loss {np.mean(losses[-max(steps // 10, 1) :]):.3f}")
+    model.eval()
+    return losses
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def teach(args) -> dict:
+    """The whole of it; writes the model's folder and returns what the training card says."""
+    started, cpu = time.time(), time.process_time()
+    set_seed(args.seed)
+    random.seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    voices = draw_voices(rng, args.speakers, lambda speakers: tqdm(speakers, "voices", disable=not sys.stderr.isatty()))
+    say(f"{len(voices)} voices after {time.time() - started:.0f} s")
+    scenes = [draw_scene(rng, voices) for _ in range(2000)]
+    sentences = [text for scene in scenes for pair in texts_of(scene, rng) for text in pair]
+    tokenizer = make_tokenizer([*sentences, *LABELS, *DESCRIBE, *NAME_IT])
+    model, processor = new_model(tokenizer, args.seed)
+    say(f"{sum(p.numel() for p in model.parameters()):,} weights, {len(tokenizer)} tokens")
+    seen = learn_to_see_and_hear(model, processor, voices, rng, args.steps, args.batch, args.rate)
+    say(f"saw and heard after {time.time() - started:.0f} s")
+    samples = lessons(model, processor, voices, rng, args.scenes, args.batch)
+    say(f"{len(samples)} questions after {time.time() - started:.0f} s")
+    told = learn_to_tell(model, processor, samples, rng, args.epochs, args.text_batch, args.text_rate)
+    report = {
+        "seed": args.seed,
+        "settings": {name: value for name, value in vars(args).items() if name not in ("output", "threads")},
+        "weights": sum(p.numel() for p in model.parameters()),
+        "loss_seeing": round(float(np.mean(seen[-100:])), 4),
+        "loss_telling": round(float(np.mean(told[-100:])), 4),
+        "seconds": round(time.time() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    model.to(torch.bfloat16 if args.bfloat16 else torch.float16).save_pretrained(args.output)
+    processor.save_pretrained(args.output)
+    # Inside the package the code is the package's own.
+    for copied in (*args.output.glob("*.py"), *args.output.glob("*.tsv")):
+        copied.unlink()
+    (args.output / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--speakers", type=int, default=250, help="synthetic voices")
+    parser.add_argument("--steps", type=int, default=900, help="of the first stage")
+    parser.add_argument("--batch", type=int, default=48, help="scenes a step of the first stage")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--scenes", type=int, default=12000, help="of the second stage")
+    parser.add_argument("--epochs", type=int, default=2, help="of the second stage")
+    parser.add_argument("--text-batch", type=int, default=32)
+    parser.add_argument("--text-rate", type=float, default=2e-3)
+    parser.add_argument("--bfloat16", action="store_true", help="store bfloat16 in place of float16")
+    parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.output.mkdir(parents=True, exist_ok=True)
+    report = teach(args)
+    size = os.path.getsize(args.output / "model.safetensors")
+    say(f"{args.output}: {size / 1e6:.1f} MB after {report['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
