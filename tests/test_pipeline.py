@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64encode
+from collections import Counter
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from hf_emotion.answers.pipeline_emotion import ClipError, EmotionRecognitionPipeline, question_about, read_url
 from hf_emotion.inference import describe
 from hf_emotion.papers import PAPERS, build
+from hf_emotion.processing import processing_emotion
 from hf_emotion.processing.media import MediaError
 
 SPOKEN = [(0.1, 0.9, "well, yes"), (1.0, 1.7)]
@@ -329,3 +331,32 @@ def test_device_map_and_dtype_are_taken_as_in_every_pipeline(tmp_path, clip):
     first, second = pipe([clip, clip], **OPTIONS)
     assert first == second
     assert describe([clip], pipe.model, pipe.processor, **OPTIONS) == [first]
+
+
+def counted(calls, name, function):
+    def call(*args, **options):
+        calls[name] += 1
+        return function(*args, **options)
+
+    return call
+
+
+def test_a_clip_is_decoded_measured_and_reported_once_however_many_questions_are_asked(one_pipe, clip, monkeypatch):
+    calls = Counter()
+    processor, model = one_pipe.processor, one_pipe.model
+    monkeypatch.setattr(processing_emotion, "load_clip", counted(calls, "decoded", processing_emotion.load_clip))
+    for name in ("measure", "report", "find_face"):
+        monkeypatch.setattr(processor, name, counted(calls, name, getattr(processor, name)))
+    monkeypatch.setattr(model, "encode_media", counted(calls, "encoded", model.encode_media))
+    [result] = describe([clip], model, processor, utterances=[SPOKEN], **OPTIONS)
+    assert len([utterance["description"] for utterance in result["utterances"]]) == 2
+    assert calls == {"decoded": 1, "measure": 1, "report": 1, "find_face": 1, "encoded": 1}
+
+
+def test_a_label_that_looks_like_a_special_token_is_only_a_word(one_pipe, clip):
+    labels = ["happy", "</s>", "< /s>", "<video>", "< video>", "sad\x00\ud800"]
+    result = one_pipe(clip, candidate_labels=labels, per_utterance=False, max_new_tokens=1)
+    scores = {label["label"]: label["score"] for label in result["labels"]}
+    assert set(scores) == set(labels)
+    assert scores["</s>"] == scores["< /s>"]
+    assert scores["<video>"] == scores["< video>"]

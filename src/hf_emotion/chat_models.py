@@ -141,7 +141,10 @@ class ChatPipeline(EmotionRecognitionPipeline):
         super().__init__(model=model, tokenizer=processor.tokenizer, **kwargs)
         self.processor = processor
 
-    def ask(self, clips, questions, **options):
+    def measure(self, clip):
+        return clip
+
+    def ask(self, clips, questions):
         rows = [self.processor(clip, question) for clip, question in zip(clips, questions, strict=True)]
         return {"rows": rows}, [self.processor.report(clip) for clip in clips]
 

@@ -7,8 +7,8 @@ utterance, or the text as it is written.
 This is the one engine of the package: the command line, `inference.describe`, the Space and the endpoint handler call
 it and return its results. It travels with every model (`config.json` names it under `custom_pipelines`), together with
 `words.py` and the lexicon, so it runs where this package is not installed. It differs from transformers' own pipelines
-in two ways: the processor, which alone knows how, pads the clips of a batch; and a clip is encoded once for all
-questions about it.
+in two ways: the processor, which alone knows how, pads the clips of a batch; and a clip is decoded, measured and
+encoded once for all questions about it.
 """
 
 import http.client
@@ -34,7 +34,10 @@ UTTERANCE_QUESTION = (
     "indicate them?"
 )
 CLIP_KEYS = ("clip", "video", "audio", "path", "bytes", "frames", "waveform", "array")
-LOAD_OPTIONS = ("num_frames", "sampling", "fps", "max_duration", "max_pixels", "modalities")
+LOAD_OPTIONS = (
+    *("num_frames", "sampling", "fps", "max_duration", "max_pixels", "max_decoded_pixels"),
+    *("modalities", "sampling_rate"),
+)
 # What an unusable clip raises while it is read, measured or answered: media, faces, memory.
 CLIP_FAILURES = (ValueError, OSError, RuntimeError)
 
@@ -112,7 +115,7 @@ class EmotionRecognitionPipeline(Pipeline):
                 `question`: asked about every clip that brings none; default the model's own.
                 `candidate_labels`: a closed set; the labels are then these, and the scores of a clip sum to 1.
                 `per_utterance`: also ask about each utterance (default True).
-                `num_frames`, `sampling`, `fps`, `max_duration`, `max_pixels`, `modalities`: see `media.load_clip`.
+                `num_frames`, `sampling`, `fps`, `max_duration`, `max_pixels`, `modalities`...: see `LoadOptions`.
                 `allow_urls`: fetch http(s) URLs (default False). Only for URLs that you trust: the request is sent from
                 this machine, to whatever it can reach.
                 `streamer`: of transformers, for one clip; it gets the description. `stream` is the easy way.
@@ -169,7 +172,7 @@ class EmotionRecognitionPipeline(Pipeline):
         return *({name: value for name, value in group.items() if value is not None} for group in (before, forward)), {}
 
     def preprocess(self, inputs, question=None, utterances=None, asr=None, allow_urls=False, load_options=None):
-        """A list of (place, clip) -> a result begun for each, and the clips that can be read with their batch."""
+        """A list of (place, clip) -> a result begun for each, and the clips that can be used with their batch."""
         results, clips, questions = [], [], []
         for place, source in inputs:
             brought = {"utterances": utterances, "question": question}
@@ -180,7 +183,7 @@ class EmotionRecognitionPipeline(Pipeline):
             results.append({"clip": name_of(source, place)})
             try:
                 source = with_urls_read(source, allow_urls)
-                clips.append(self.load(source, brought["utterances"], asr, load_options or {}))
+                clips.append(self.measure(self.load(source, brought["utterances"], asr, load_options or {})))
             except CLIP_FAILURES as error:
                 results[-1] |= failure(error)
             else:
@@ -195,6 +198,10 @@ class EmotionRecognitionPipeline(Pipeline):
             [clip] = self.processor.load_clips([clip], utterances=[speech], **load_options)
         return clip
 
+    def measure(self, clip):
+        """What the model and its prompts need of a clip, computed once."""
+        return self.processor.measure(clip)
+
     def encode(self, clips, questions) -> dict:
         """The batch of clips and their reports; or, where the processor refuses them, the exception."""
         if not clips:
@@ -205,12 +212,11 @@ class EmotionRecognitionPipeline(Pipeline):
             return {"exception": error}
         return {"batch": batch, "reports": reports}
 
-    def ask(self, clips, questions, **options) -> tuple[dict, list[dict]]:
-        """The processor's batch for clips that are loaded, and its reports."""
-        questions = [self.processor.default_question if question is None else question for question in questions]
-        batch = self.processor(videos=clips, text=questions, return_tensors="pt", return_metadata=True, **options)
-        reports = batch.pop("video_metadata")
-        return dict(batch), reports
+    def ask(self, clips, questions) -> tuple[dict, list[dict]]:
+        """The processor's batch for questions about clips that are measured, and the clips' reports."""
+        questions = [encodable(question or self.processor.default_question) for question in questions]
+        batch = self.processor(videos=clips, text=questions, return_tensors="pt")
+        return dict(batch), [clip.report for clip in clips]
 
     def _forward(self, inputs, **options):
         clips = inputs["clips"]
@@ -246,10 +252,10 @@ class EmotionRecognitionPipeline(Pipeline):
             utterances = [dict(utterance) for utterance in report["utterances"]]
             # One at a time: a clip may have hundreds of utterances, and each row repeats the clip's tokens.
             for utterance in utterances if per_utterance else ():
-                # Only the prompt is taken from these batches, so faces are not searched again.
-                asked, _ = self.ask([clip], [question_about(utterance)], faces=False)
-                asked = self._ensure_tensor_on_device(asked, device=self.device)
-                [about] = self.answer(asked, rows_of(media, row, 1), candidate_labels, options)
+                ids = self.processor.write(question_about(utterance), clip.utterances, clip.placeholders)
+                ids = torch.tensor([ids], device=self.device)
+                prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                [about] = self.answer(prompt, rows_of(media, row, 1), candidate_labels, options)
                 utterance.update(about)
             answer |= {name: value for name, value in report.items() if name != "source"} | {"utterances": utterances}
         return answers
@@ -331,7 +337,9 @@ class EmotionRecognitionPipeline(Pipeline):
         """Each label with its share of the probability of all of them, as the whole answer to a row's prompt."""
         tokenizer = self.processor.tokenizer
         labels = [str(label) for label in candidate_labels]
-        answers = [[*tokenizer(label, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for label in labels]
+        # A label is data: "</s>" is read as a word.
+        texts = [self.processor.escape(encodable(label)) for label in labels]
+        answers = [[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for text in texts]
         prompt = batch["input_ids"][row, batch["attention_mask"][row].bool()]  # (S,)
         longest = max(map(len, answers))
         ids = prompt.new_full((len(labels), len(prompt) + longest), tokenizer.pad_token_id)
@@ -434,6 +442,11 @@ def name_of(source, place: int) -> str:
         text = str(source)
         return f"clip {place}" if text[:5].lower() == "data:" else text
     return str(getattr(source, "source", f"clip {place}"))
+
+
+def encodable(text: str) -> str:
+    """A text with U+FFFD in place of NUL and of lone surrogates, which tokenizers cannot read."""
+    return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
 
 
 def question_about(utterance: Utterance) -> str:
