@@ -9,11 +9,12 @@ not allow everyone everything are published privately unless the user says other
 
 import ast
 import json
+import math
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -34,8 +35,10 @@ from huggingface_hub import (
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
 
-from .data.build import HUB_LICENCES, card_template
+from .data import files as data_files
+from .data.build import HUB_LICENCES, card_template, plain
 from .data.files import replacing
 from .modeling.parts import PICKLE_SUFFIXES
 from .modeling.remote_code import PIPELINE_FILES, no_safetensors
@@ -97,9 +100,18 @@ def read_results(path) -> list[Result]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = data_files.read_json(path)
+        return results_in(path, content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise HubError(f"{path} is not a results file: {type(error).__name__} at {error}") from error
+    except HubError:
+        raise
+    except ValueError as error:
         raise HubError(f"results file {path} cannot be read ({error})") from error
+
+
+def results_in(path: Path, content) -> list[Result]:
+    """The scores in the content of a results file."""
     if not isinstance(content, dict) or not isinstance(content.get("metrics", content.get("scores")), dict):
         raise HubError(f"{path} holds no scores; a scores.json of `hf-emotion evaluate` or quickstart is accepted")
     if "metrics" not in content:
@@ -108,7 +120,7 @@ def read_results(path) -> list[Result]:
                 path.name,
                 "accuracy",
                 f"emotion named, clips whose cue is {cue}" if cue != "all" else "emotion named",
-                found["model"],
+                float(found["model"]),
                 None,
                 None,
                 {f"constant: {content['constant']}": found["constant"], "shuffled answers": found["shuffled"]},
@@ -301,21 +313,17 @@ def base_folder(base: str, revision, token) -> Path:
 
 def read_json(path: Path):
     """The content of a JSON file; `None` if there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return data_files.read_json(path) if path.is_file() else None
 
 
 def count(files: Sequence[Path]) -> tuple[int, dict[str, int]]:
     """Parameters in safetensors files, and how many of each type, by their headers."""
     dtypes: Counter[str] = Counter()
     for file in files:
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                size = 1
-                for length in tensor["shape"]:
-                    size *= length
-                dtypes[tensor["dtype"]] += size
+        with safe_open(file, "np") as content:
+            for name in content.keys():  # noqa: SIM118
+                tensor = content.get_slice(name)
+                dtypes[tensor.get_dtype()] += math.prod(tensor.get_shape())
     return sum(dtypes.values()), dict(dtypes)
 
 
@@ -389,11 +397,17 @@ def card_of(
 
 
 def render(template: str, **names) -> str:
-    """A template of `hub_cards/`; the cards share pieces, so it may include others."""
+    """A template of `hub_cards/`; the cards share pieces, so it may include others.
+
+    What comes from files and people becomes plain text in it (see `plain`), except for `card_data`, which is YAML.
+    """
     folder = card_template(template).parent
     loader = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    names = {name: value if name in ("card_data", "about") else plain(value) for name, value in names.items()}
+    # The docstring of the folder's code keeps its paragraphs and its figure.
+    names["about"] = re.sub(r"<(?=[A-Za-z/!?])", "< ", (names.get("about") or "").replace("```", "'''"))
     return loader.get_template(card_template(template).name).render(names)
 
 
@@ -443,6 +457,7 @@ def push(
     commit_description: str | None = None,
     max_shard_size: int | str = "50GB",
     tags: Sequence[str] = (),
+    announce: Callable[[str], None] = lambda text: None,
 ) -> str:
     """Publish a model, or a PEFT adapter, in one commit; returns the commit's address.
 
@@ -463,10 +478,12 @@ def push(
         token, revision, create_pr, commit_message, commit_description: as everywhere in huggingface_hub.
         max_shard_size: of the weights' files, for a model.
         tags: more of them, for the card.
+        announce: called with the list of files, one a line with its size, before anything is sent.
 
     Raises:
-        HubError: before anything is sent: the folder is not whole; a card that the Hub would refuse; a public
-            repository for weights that demand a private one, unless `private=False` is given.
+        HubError: before anything is sent: the folder is not whole, or holds a link that leads out of it; a card that
+            the Hub would refuse; a public repository for weights that demand a private one, unless `private=False` is
+            given.
     """
     with tempfile.TemporaryDirectory() as saved:
         folder, whole = source, True
@@ -475,7 +492,10 @@ def push(
             source.save_pretrained(folder, max_shard_size=max_shard_size)
             if whole:
                 processor.save_pretrained(folder)
-        facts = facts_of(folder, base, token, whole)
+        try:
+            facts = facts_of(folder, base, token, whole)
+        except (AttributeError, TypeError, KeyError, IndexError, SyntaxError, SafetensorError) as error:
+            raise HubError(f"{folder}: a file in it is malformed ({type(error).__name__}: {error})") from error
         scores = [result for file in results for result in read_results(file)]
         examples = {f"examples/{Path(clip).name}": Path(clip) for clip in examples}
         files = files_of(facts) | examples
@@ -486,6 +506,7 @@ def push(
             card = ModelCard.load(readme)
         files["README.md"] = str(card).encode()
         files |= {path: text.encode() for path, text in eval_files(scores, dataset).items()}
+        announce(listing(files))
         api = HfApi(token=token)
         prepare(api, card, repo_id, "model", private, private_because(facts.parents))
         if revision is not None and not create_pr:
@@ -501,11 +522,23 @@ def push(
         return commit.commit_url
 
 
+def listing(files: dict[str, Path | bytes]) -> str:
+    """One line for each file, with its size in bytes."""
+    sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files.items()}
+    return "\n".join(f"{size:>16,}  {name}" for name, size in sorted(sizes.items()))
+
+
 def files_of(facts: Facts) -> dict[str, Path | bytes]:
-    """What of a folder is published, and what is added to it: path in the repository -> file or content."""
+    """What of a folder is published, and what is added to it: path in the repository -> file or content.
+
+    Raises:
+        HubError: a link leads out of the folder: what is behind it was never meant to be published with the model.
+    """
     files: dict[str, Path | bytes] = {}
     for file in sorted(facts.folder.rglob("*")):
         path = file.relative_to(facts.folder)
+        if file.is_symlink() and not file.resolve().is_relative_to(facts.folder.resolve()):
+            raise HubError(f"{file} is a link to {file.resolve()}, outside of the folder; put a copy in its place")
         left = any(part.startswith(".") or any(map(Path(part).match, LEFT_BEHIND)) for part in path.parts)
         if file.is_file() and not left and file.suffix not in PICKLE_SUFFIXES and "__pycache__" not in path.parts:
             files[path.as_posix()] = file

@@ -59,13 +59,18 @@ def load(
             source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
         processor = AutoProcessor.from_pretrained(source, **options)
-        if not hasattr(processor, "load_clips"):
+        if hasattr(processor, "load_clips"):
+            check_settings(processor)
+        else:
             # Not one of ours: any chat model of transformers that sees or hears.
             model, processor = generating_model(model), ChatProcessor(processor)
     except ChatModelError as error:
         raise ModelFolderError(f"{source} cannot be asked about clips: {error}") from error
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelFolderError(f"{source} cannot be loaded: {' '.join(str(error).split())[:400]}") from error
+    except Exception as error:  # transformers and tokenizers raise whatever a malformed file leads to
+        reason = " ".join(str(error).split())[:400]
+        expected = isinstance(error, (OSError, ValueError, RuntimeError, ImportError, SafetensorError)) and reason
+        kind = "" if expected else f"{type(error).__name__}: "
+        raise ModelFolderError(f"{source} cannot be loaded: {kind}{reason}") from error
     finally:
         logging.set_verbosity(verbosity)
     for kind, verb in (("missing_keys", "lack"), ("unexpected_keys", "hold more than")):
@@ -81,6 +86,19 @@ def load(
             f"{len(report['mismatched_keys'])} tensors, among them {name}, {tuple(shape)} instead of {tuple(expected)}"
         )
     return model.to(device).eval(), processor
+
+
+def check_settings(processor: EmotionProcessor) -> None:
+    """Raise `ValueError` for numbers in a processor's files that no clip can be read with, or none in any memory."""
+    size = getattr(processor.image_processor, "size", None)
+    sides = {name: getattr(size, name, None) for name in ("height", "width", "shortest_edge", "longest_edge")}
+    numbers = {f"size {name}": (side, 1, 4096) for name, side in sides.items() if side is not None}
+    numbers["sampling_rate"] = (processor.sampling_rate, 1000, 768_000)
+    if processor.num_frames is not None:
+        numbers["num_frames"] = (processor.num_frames, 1, 10_000)
+    for name, (value, low, high) in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"the processor's {name} is {str(value)[:60]!r}; {low:,} to {high:,} is accepted")
 
 
 def usable_device(name: str | torch.device | None = None) -> torch.device:

@@ -16,10 +16,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from ..processing.utterances import UNWRITABLE
 from .files import DataError, MediaFolder, MissingMediaError, Reading, read_lines, replacing
 from .questions import TASKS, instruction_rows
 from .readers import candidates, conversations, emer, mer, own, recognition
@@ -550,7 +552,24 @@ def dataset_card(report: Mapping, repo_id: str | None = None) -> str:
         **({} if known or licence == "unknown" else {"license_name": "see-text"}),
     )
     template = str(card_template("dataset_card.md.jinja"))
-    return str(DatasetCard.from_template(head, template_path=template, repo_id=repo_id, **report))
+    return str(DatasetCard.from_template(head, template_path=template, repo_id=repo_id, **plain(dict(report))))
+
+
+def plain(value: Any) -> Any:
+    """A value with its texts as they may stand in Markdown: a name from a file must not become a page's structure.
+
+    A text becomes one line without HTML, that ends no table cell and no code.
+    """
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{entry.name: plain(getattr(value, entry.name)) for entry in fields(value)})
+    if not isinstance(value, str):
+        return value
+    text = UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", value).replace("`", "'")
+    return " ".join(text.replace("<", "&lt;").replace("|", "&#124;").split())
 
 
 def card_template(name: str) -> Path:

@@ -2,12 +2,19 @@
 
 Mixed into the base of all papers' models. transformers copies the files of a model and of a processor by itself; those
 of a pipeline it copies only when a pipeline object is saved.
+
+Folders come from strangers: a configuration that asks for far more memory than its weights fill is refused before the
+memory is taken, and weights that are not numbers are refused.
 """
 
 import copy
 import os
 import shutil
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
 
 from .parts import PICKLE_SUFFIXES, PartsError, find_file
 
@@ -19,6 +26,8 @@ PIPELINES = {
         "type": "multimodal",
     }
 }
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+SLACK = 2**24  # weights that a configuration may describe beyond those that are there: they are reported as missing
 PIPELINE_FILES = ("pipeline_emotion.py", "words.py", "replies.py", "lexicon.py", "lexicon.tsv")
 
 
@@ -27,20 +36,26 @@ class SharingMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors=None, **kwargs):
-        """As transformers', but from safetensors only.
+        """As transformers', but from safetensors only, and only weights that are finite numbers.
 
         Raises:
             OSError: there are no safetensors; the message names what was found, why it is not read and the way out.
+            ValueError: the configuration in a folder describes a far larger model than its weights; weights are NaN or
+                infinite.
         """
         source = pretrained_model_name_or_path
         if use_safetensors is False:
             raise OSError(f"use_safetensors=False was given for {source}: {PICKLE_REFUSAL}")
+        if kwargs.get("config") is not None and source is not None and os.path.isdir(source):
+            check_size(source, cls, kwargs["config"])
         try:
-            return super().from_pretrained(source, *args, use_safetensors=True, **kwargs)
+            loaded = super().from_pretrained(source, *args, use_safetensors=True, **kwargs)
         except OSError as error:
             if "safetensors" not in str(error) or PICKLE_REFUSAL in str(error):
                 raise
             raise OSError(no_safetensors(source, "model.safetensors")) from error
+        check_finite(source, loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
     def load_adapter(self, peft_model_id=None, *args, adapter_kwargs=None, **kwargs):
         """As transformers', but from safetensors only; raises OSError as `from_pretrained` does."""
@@ -72,6 +87,46 @@ class SharingMixin:
         """
         push = super().push_to_hub if self.publish is None else self.publish
         return push(repo_id, **options)
+
+
+def check_size(folder: str | os.PathLike, model_class: type, config: Any) -> None:
+    """Raise `ValueError` where `config` describes a model that is far larger than the weights in `folder`."""
+    tensors = weights = 0
+    for file in Path(folder).glob("*.safetensors"):
+        with safe_open(file, "pt") as content:
+            for name in content.keys():  # noqa: SIM118
+                tensors += 1
+                weights += torch.Size(content.get_slice(name).get_shape()).numel()
+    if not tensors:
+        return  # transformers says which file it misses
+    for name, layers in layer_counts(config.to_dict()):
+        if layers > tensors:
+            raise ValueError(f"its config.json has {name}={layers}, for weights of {tensors} tensors")
+    with torch.device("meta"):  # which takes no memory
+        described = sum(parameter.numel() for parameter in model_class(copy.deepcopy(config)).parameters())
+    # Quantised weights are packed, up to eight in a number.
+    if described > SLACK + 8 * weights:
+        raise ValueError(f"its config.json describes {described:,} weights, and {weights:,} are there")
+
+
+def layer_counts(values: Any, prefix: str = "") -> list[tuple[str, int]]:
+    """The numbers of layers in a configuration and in those within it, by their names."""
+    found = []
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if isinstance(value, int) and "layers" in str(name):
+            found.append((f"{prefix}{name}", value))
+        found += layer_counts(value, f"{prefix}{name}.")
+    return found
+
+
+def check_finite(source: Any, model: torch.nn.Module) -> None:
+    """Raise `ValueError` for weights that are NaN or infinite: their answers would be noise, without a word of it."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta or parameter.dtype not in FLOATS or not parameter.numel():
+            continue
+        # Both are NaN where one weight is; many times faster than a look at each.
+        if not all(map(torch.isfinite, torch.aminmax(parameter.detach()))):
+            raise ValueError(f"the weights in {source} are not finite numbers: {name} holds NaN or infinity")
 
 
 def pipeline_file(name: str, config) -> str | Path | None:

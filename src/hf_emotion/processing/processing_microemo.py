@@ -6,6 +6,7 @@ T_A, then "transcribed speech and instruction". The paper prints no prompt; ours
 which it compares, in LLaMA-2's turn format, with the utterances and their times where AffectGPT has one subtitle.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ CONTENT = """\
 {%- endfor -%}
 {{- ('Now answer my question based on all of this. ' if state.media else '') ~ text -}}"""
 CHAT_TEMPLATE = write_template(CONTENT, LLAMA_2)
+
+# "{time}" in s, with up to two decimals, and at most 200 characters around it.
+TIMESTAMP_TEMPLATE = re.compile(r"[^{}]{0,100}\{time(:\.[0-2]f)?\}[^{}]{0,100}")
 
 
 class MicroEmoProcessor(EmotionProcessor):
@@ -91,6 +95,12 @@ class MicroEmoProcessor(EmotionProcessor):
         self.num_video_query_tokens = num_video_query_tokens
         self.num_audio_query_tokens = num_audio_query_tokens
         self.patch_grid = list(patch_grid)
+        # It comes from a file: `str.format` would follow any attribute of what it is given.
+        if not isinstance(timestamp_template, str) or not TIMESTAMP_TEMPLATE.fullmatch(timestamp_template):
+            raise ValueError(
+                f"timestamp_template is {str(timestamp_template)[:80]!r}; text with one {{time}} or {{time:.1f}} and "
+                "no other braces is accepted."
+            )
         self.timestamp_template = timestamp_template
         self.use_utterances = use_utterances
         for name, value, accepted in (
