@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from hf_emotion.data.demo import make_demo
 from hf_emotion.papers import PAPERS, build
 from hf_emotion.training.cache import FeatureCache
-from hf_emotion.training.recipe import Recipe, limited_to, read_recipe, recipe_names
-from hf_emotion.training.train import REPORT, last_checkpoint, select
+from hf_emotion.training.recipe import REPORT, Recipe, limited_to, read_recipe, recipe_names
+from hf_emotion.training.train import last_checkpoint, select
 
 CLIPS, BATCH, EPOCHS, FRAMES = 6, 2, 3, 2
 

@@ -17,7 +17,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, HfArgumentPars
 
 import hf_emotion  # noqa: F401  (registers the models)
 from hf_emotion.data.rows import read_rows
-from hf_emotion.training.check_rows import usable
+from hf_emotion.training.check_rows import check_rows
 from hf_emotion.training.collator import EmotionCollator
 
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = AutoModelForMultimodalLM.from_pretrained(choices.model, trust_remote_code=False)
 
     # Every bad row is named before anything is trained; none is ever replaced by another.
-    rows, skipped = usable(read_rows(choices.data), processor, skip=choices.skip_bad_rows, asked=has_both)
+    rows, skipped = check_rows(read_rows(choices.data), processor, skip=choices.skip_bad_rows, make_questions=has_both)
     for reason in skipped:
         print(f"skipped {reason}", file=sys.stderr)
 

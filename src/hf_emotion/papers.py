@@ -3,7 +3,9 @@
 `tiny` differs from `paper` in numbers only, never in structure: what runs at one size runs at the other.
 """
 
-from collections.abc import Callable
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from math import ceil
@@ -24,6 +26,7 @@ from transformers import (
     ViTMAEConfig,
 )
 
+from .data.files import did_you_mean
 from .modeling.configuration_acoustemo import AcoustEmoConfig
 from .modeling.configuration_emotion import EmotionConfig
 from .modeling.configuration_esva import ESVAConfig
@@ -326,6 +329,31 @@ PAPERS = {
 }
 
 
+def split_fields(name: str, fields: Mapping) -> tuple[dict, dict]:
+    """Split `fields` into those of a paper's configuration and settings of its processor, such as `window_seconds`.
+
+    A name that both have goes to the configuration, from which the processor takes it.
+
+    Raises:
+        ValueError: the paper or a name is not known; it names the most similar one.
+    """
+    if name not in PAPERS:
+        raise ValueError(f"model {name!r} is not known; accepted are {', '.join(PAPERS)}{did_you_mean(name, PAPERS)}")
+    paper = PAPERS[name]
+    components = {"self", "image_processor", "feature_extractor", "tokenizer", "qformer_tokenizer", "components"}
+    settings = set(inspect.signature(paper.processor.__init__).parameters) - components
+    config_fields = {field.name for field in dataclasses.fields(paper.model.config_class)}
+    for field in fields:
+        if field not in config_fields | settings:
+            own = config_fields - {field.name for field in dataclasses.fields(PreTrainedConfig)} | settings
+            hint = did_you_mean(field, own) or f"; accepted are {', '.join(sorted(own))}"
+            raise ValueError(f"{name} has no field {field!r} in its configuration or processor{hint}")
+    split = {True: {}, False: {}}
+    for field, value in fields.items():
+        split[field in config_fields][field] = value
+    return split[True], split[False]
+
+
 def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=None, seed: int = 0, **fields):
     """A model with random weights and its processor.
 
@@ -334,16 +362,15 @@ def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=No
         size: `"tiny"` or `"paper"`. The paper size needs the paper's tokenizers; it holds billions of weights.
         tokenizer, qformer_tokenizer: the language model's and the image Q-Former's; at tiny size the shipped one.
         seed: of the weights.
-        fields: further fields of the configuration, such as the ablations.
+        fields: further fields of the configuration, such as the ablations, and settings of the processor.
 
     Returns:
         the model, in eval mode, and its processor.
 
     Raises:
-        ValueError: the name or size is not known, or the paper size comes without its tokenizers.
+        ValueError: the name, the size or a field is not known, or the paper size comes without its tokenizers.
     """
-    if name not in PAPERS:
-        raise ValueError(f"model {name!r} is not known; accepted are {', '.join(PAPERS)}")
+    config_fields, settings = split_fields(name, fields)
     check_size(size)
     paper = PAPERS[name]
     tokenizers = {"tokenizer": tokenizer, "qformer_tokenizer": qformer_tokenizer}
@@ -354,9 +381,9 @@ def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=No
             f"Q-Former), or assemble it from published checkpoints with from_pretrained_parts"
         )
     vocab_size = len(tiny_tokenizer()) if size == "tiny" and tokenizer is None else None
-    config = paper.config(size, **({} if vocab_size is None else {"vocab_size": vocab_size}), **fields)
+    config = paper.config(size, **({} if vocab_size is None else {"vocab_size": vocab_size}), **config_fields)
     tokenizers = {kind: own or tiny_tokenizer() for kind, own in tokenizers.items()}
-    processor = paper.processor.from_config(config, **tokenizers)
+    processor = paper.processor.from_config(config, **tokenizers, **settings)
     torch.manual_seed(seed)
     model = paper.model(config).eval()
     set_special_tokens(model, processor)

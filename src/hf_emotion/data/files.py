@@ -18,9 +18,10 @@ import shutil
 import threading
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,12 @@ class Reading:
     splits: dict[str, list[dict]]
     notes: list[str] = field(default_factory=list)
     utterance_labels: dict[str, list[str]] = field(default_factory=dict)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'epochs'?"` for the known name that is most like `name`, or `""` where none is."""
+    similar = get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {similar[0]!r}?" if similar else ""
 
 
 def find_file(annotations, *names: str) -> Path:

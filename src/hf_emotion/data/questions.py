@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .schema import make_row
 
-TASKS = ("recognition", "open_vocabulary", "clues", "tracing")
+# Task -> the column that a row must have to answer it; `open_vocabulary` and `tracing` also take `label`.
+NEEDS = {"recognition": "label", "open_vocabulary": "labels", "clues": "description", "tracing": "utterances"}
+TASKS = tuple(NEEDS)
 
 TEMPLATES = {
     "recognition": (

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from .demo import read_demo
-from .files import DataError, MediaFolder
+from .files import DataError, MediaFolder, did_you_mean
 from .readers.own import read_folder, read_table
 
 SAVED_DATASET = ("dataset_dict.json", "dataset_info.json", "state.json")
@@ -20,16 +20,16 @@ def read_rows(
 
     Args:
         data: a jsonl, json or csv file, or a folder.
-        split: which split; needed only where there are several. `"all"` takes every split.
+        split: its name, several separated by commas, or `"all"`; needed only where there are several.
         media_root: folder of the clips; by default the folder of the table. Paths in a saved dataset are joined to it.
-        default_split: taken where there are several splits and `split` is None.
+        default_split: used where there are several splits and `split` is None.
 
     Raises:
         DataError: no such data or split, or several splits and none named.
     """
     data = Path(data)
     if not data.exists():
-        raise DataError(f"--data {data} does not exist")
+        raise DataError(data, None, "no such file or folder")
     if data.is_dir() and any((data / name).is_file() for name in SAVED_DATASET):
         from datasets import DatasetDict, load_from_disk  # takes seconds to import
 
@@ -43,15 +43,15 @@ def read_rows(
         splits = read_folder(data).splits
     else:
         splits = read_table(data, MediaFolder(media_root)).splits
-    if split == "all" and "all" not in splits:
-        splits = {"all": [row for rows in splits.values() for row in rows]}
-    if split is None:
+    if split is None and (len(splits) == 1 or default_split in splits):
         split = default_split if default_split in splits else next(iter(splits))
-        if len(splits) > 1 and split != default_split:
-            raise DataError(f"--data {data} has the splits {', '.join(splits)}; choose one with --split")
-    if split not in splits:
-        raise DataError(f"--data {data} has no split {split!r}; it has {', '.join(splits)}")
-    rows = [dict(row) for row in splits[split]]
+    if split is None:
+        raise DataError(data, None, f"it has the splits {', '.join(splits)}; choose one with --split, or all")
+    names = list(splits) if split == "all" else split.split(",")
+    for name in names:
+        if name not in splits:
+            raise DataError(data, None, f"no split {name!r}{did_you_mean(name, splits)}; it has {', '.join(splits)}")
+    rows = [dict(row) for name in names for row in splits[name]]
     if media_root is not None:
         for row in rows:
             for kind in ("video", "audio"):

@@ -53,9 +53,9 @@ class ESVACausalLMOutputWithPast(EmotionCausalLMOutputWithPast):
     """The loss is L = L_align + lambda L_emo + gamma L_contrast (3.5).
 
     Args:
-        loss_terms: name -> (), each term before its weight, without gradient: `emotion` (L_emo), `align` (L_align) with
-            its parts `align_distance` and `align_correlation`, `contrast` (L_contrast), `controller`. A term that the
-            batch gives no ground for is not there. `None` without labels.
+        loss_terms: name -> (), each term as it enters the loss, before its weight, without gradient: `emotion` (L_emo),
+            `align` (L_align) with its parts `align_distance` and `align_correlation`, `contrast` (L_contrast),
+            `controller`. A term that the batch gives no ground for is not there. `None` without labels.
         alignment: what the alignment found in each clip; `None` where there is none.
     """
 
@@ -599,9 +599,10 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
         total = kwargs.get("num_items_in_batch")
         share = 1.0 if total is None else (labels != -100).sum() / total
         weights = {"align": 1.0, "contrast": self.config.contrast_weight, "controller": 1.0}
+        terms = {name: share * term for name, term in terms.items()}
         for name, weight in weights.items():
             if name in terms:
-                loss = loss + (weight * share * terms[name]).to(loss)
+                loss = loss + (weight * terms[name]).to(loss)
         detached = {name: term.detach() for name, term in {"emotion": emotion, **terms}.items()}
         return {**found, "loss": loss, "loss_terms": detached}
 

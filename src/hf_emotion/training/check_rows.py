@@ -1,30 +1,28 @@
-"""What is wrong with the rows of a dataset, all of it, before training begins.
+"""Everything that is wrong with the rows of a dataset, before training starts.
 
-A row that cannot be used is never replaced by another: training either does not begin, or leaves the row out and counts
-it.
+An unusable row is never replaced by another: either training does not start, or the row is skipped and reported.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from ..data.schema import FIELDS, RowError, make_row
 from ..processing.faces import FaceError
-from .cache import media_of
+from .cache import key_of, media_of
+
+NAMED = 5  # ids of rows that share a problem, in a message
 
 
 class BadRowsError(ValueError):
-    """Rows that cannot be trained on; the message lists every one of them, with its reason."""
+    """Rows that cannot be trained on; the message names them and their reasons."""
 
 
-def fault(row: Mapping, processor=None) -> str | None:
-    """Why a row cannot be used, or `None`.
-
-    Args:
-        row: a data row. An answer may be missing, since a recipe makes its own; an empty one is an error.
-        processor: opens the row's clip, of which the first frame (or the sound, where there is no picture) is decoded;
-            `None` leaves the clip closed.
-    """
+def problem_of_row(row: Mapping) -> str | None:
+    """Why a row cannot be used, or `None`; its clip is not opened. The answer may be missing, but not empty."""
     try:
         make_row(**{name: row.get(name) for name in FIELDS})
     except RowError as error:
@@ -32,12 +30,15 @@ def fault(row: Mapping, processor=None) -> str | None:
     for name in ("question", "answer"):
         if row.get(name) is not None and not row[name].strip():
             return f"the {name} is empty"
+    if not media_of(row):
+        return "it has neither video nor audio: the columns are empty, or the files were not found"
+    return None
+
+
+def problem_of_clip(row: Mapping, processor) -> str | None:
+    """Why a row's clip cannot be used, or `None`; its first frame is decoded, or its sound if it has no picture."""
     media = media_of(row)
-    if not media:
-        return "it has neither video nor audio; the file was not found, or none is named"
-    if processor is None:
-        return None
-    # One frame says that a picture can be read, and how long it is; a sound is read whole.
+    # One frame shows that a picture can be read and how long it is; a sound is read whole.
     kind = "video" if "video" in media and "video" in processor.modalities else "audio"
     source = {"videos": [media["video"]]} if "video" in media else {"audio": [media["audio"]]}
     try:
@@ -47,49 +48,93 @@ def fault(row: Mapping, processor=None) -> str | None:
     for spoken in row.get("utterances") or []:
         if clip.duration and spoken["start"] * 1000 >= clip.duration:
             return (
-                f"an utterance begins at {spoken['start']} s, and the clip ends at {clip.duration / 1000} s: "
+                f"an utterance starts at {spoken['start']} s, but the clip ends at {clip.duration / 1000} s: "
                 f"{spoken.get('text')!r}"
             )
     return None
 
 
-def usable(
+def find_problems(
+    rows: Sequence[Mapping],
+    processor=None,
+    *,
+    progress: bool = False,
+    checked: dict | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> list[str | None]:
+    """Why each row cannot be used, or `None`. Each clip is opened once, in parallel over threads and processes.
+
+    Args:
+        processor: opens the clips; `None` leaves them closed.
+        checked: problems of clips that were opened before; those opened now are added.
+        share: number of this process and of all; each opens its share of the clips and learns of the others'.
+    """
+    problems = [problem_of_row(row) for row in rows]
+    if processor is None:
+        return problems
+    checked = {} if checked is None else checked
+    keys = [None if problem else key_of(row) for row, problem in zip(rows, problems, strict=True)]
+    clips = {key: row for key, row in zip(keys, rows, strict=True) if key is not None and key not in checked}
+    rank, world = share
+    own = list(clips)[rank::world]
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world)) as pool:
+        opened = tqdm(
+            pool.map(lambda key: problem_of_clip(clips[key], processor), own),
+            desc="checking clips",
+            unit="clip",
+            total=len(own),
+            disable=not progress,
+            delay=2,
+        )
+        pairs = list(zip(own, opened, strict=True))
+    checked.update(gather_object(pairs) if world > 1 else pairs)
+    return [problem or checked[key] for key, problem in zip(keys, problems, strict=True)]
+
+
+def check_rows(
     rows: Sequence[Mapping],
     processor=None,
     *,
     skip: bool = False,
-    asked: Callable[[Mapping], Sequence] | None = None,
-    progress: bool = False,
+    make_questions: Callable[[Mapping], Sequence] | None = None,
+    explain: Callable[[Mapping], str] = lambda row: "it has no question and answer",
+    **options,
 ) -> tuple[list[Mapping], list[str]]:
-    """The rows that can be trained on, and one sentence for each other.
+    """The rows that can be trained on, and one sentence for each other row.
 
     Args:
         rows: data rows.
-        processor: see `fault`.
-        skip: leave bad rows out.
-        asked: row -> the questions that are made of it; a row of which none is made is bad.
-        progress: show a bar.
+        processor: opens the clips; `None` leaves them closed.
+        skip: skip unusable rows.
+        make_questions: row -> its questions; a row without any is unusable.
+        explain: row -> why it has no question.
+        options: see `find_problems`.
 
     Raises:
-        BadRowsError: there are bad rows and `skip` is `False`, or no row is left.
+        BadRowsError: there are unusable rows and `skip` is false, or no row is left.
     """
-    good, reasons = [], []
-    for row in tqdm(rows, desc="checking rows", unit="row", disable=not progress, delay=2):
-        reason = fault(row, processor)
-        if reason is None and asked is not None:
+    usable, reasons, ids_by_reason = [], [], {}
+    for row, problem in zip(rows, find_problems(rows, processor, **options), strict=True):
+        if problem is None and make_questions is not None:
             try:
-                reason = None if asked(row) else "it has no answer to any question that is asked"
+                problem = None if make_questions(row) else explain(row)
             except ValueError as error:
-                reason = str(error)
-        if reason is None:
-            good.append(row)
+                problem = str(error)
+        if problem is None:
+            usable.append(row)
         else:
-            reasons.append(f"{row.get('id')}: {reason}")
-    if reasons and (not skip or not good):
-        listed = "\n  ".join(reasons)
-        advice = "" if skip else "; repair them, or leave them out with --skip-bad-rows"
+            reasons.append(f"{row.get('id')}: {problem}")
+            ids_by_reason.setdefault(problem, []).append(str(row.get("id")))
+    if reasons and (not skip or not usable):
+        lines = []
+        for problem, ids in ids_by_reason.items():
+            more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+            rows_ = f"{len(ids)} rows ({', '.join(ids[:NAMED])}{more})" if len(ids) > 1 else ids[0]
+            lines.append(f"{rows_}: {problem}")
+        advice = "" if skip else "; repair them, or skip them with --skip-bad-rows"
+        listed = "\n  ".join(lines)
         raise BadRowsError(f"{len(reasons)} of {len(rows)} rows cannot be used{advice}:\n  {listed}")
-    return good, reasons
+    return usable, reasons
 
 
-__all__ = ["BadRowsError", "fault", "usable"]
+__all__ = ["BadRowsError", "check_rows", "find_problems"]

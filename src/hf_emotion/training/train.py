@@ -1,16 +1,15 @@
-"""Training by recipe, phase after phase: each starts from the folder that the one before it wrote.
+"""Training by recipe, phase after phase: each phase starts from the folder that the one before it wrote.
 
     hf-emotion train omni_emotion --size tiny --data DEMO --output runs/omni
 
-A phase is a `Trainer` run over the rows' questions with only the parts moving that its recipe names; its folder holds
-the model or the adapter, the processor and `phase.json`, what was trained and how the loss went. A run that was killed
-continues from its last checkpoint with `--resume`, and ends with the weights that it would have had.
+A phase is one `Trainer` run over the questions about the rows, in which only the parts named by its recipe are trained.
+Its folder holds the model or adapter, the processor and `phase.json`: what was trained and how the loss went. A killed
+run continues from its last checkpoint with `--resume` and ends with the weights of an uninterrupted run.
 
 On many devices: `torchrun --nproc_per_node N -m hf_emotion.cli train ...`, or
 `accelerate launch --config_file CONFIG -m hf_emotion.cli train ...` with one of the files in `accelerate/`.
 """
 
-import inspect
 import json
 import os
 import random
@@ -18,9 +17,31 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .recipe import OWN_TASKS, Recipe, limited_to
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    EarlyStoppingCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.utils import is_bitsandbytes_available
 
-REPORT = "phase.json"
+from ..data.files import write_whole
+from ..data.questions import TASKS, answer, instruction_rows
+from ..data.schema import FIELDS
+from ..inference import load
+from .cache import FeatureCache
+from .check_rows import check_rows
+from .collator import EmotionCollator, encode
+from .recipe import OWN_TASKS, REPORT, Recipe, limited_to
+from .trainer import EmotionTrainer
+
+# Models with fewer parameters in their language model are trained with the recipes' section `tiny`.
+TINY_PARAMETERS = 50_000_000
 
 
 class TrainingError(ValueError):
@@ -37,7 +58,7 @@ def question_rows(rows: Sequence[Mapping], recipe: Recipe, options: Sequence[str
     Raises:
         TrainingError: no row answers any of the tasks.
     """
-    asked = [question for row in rows for question in questions_of(row, recipe, options or labels_of(rows), seed)]
+    asked = [question for row in rows for question in questions_about(row, recipe, options or labels_of(rows), seed)]
     if not asked:
         raise TrainingError(f"none of the {len(rows)} rows answers {' or '.join(recipe.tasks)} ({recipe.name})")
     return asked
@@ -48,36 +69,55 @@ def labels_of(rows: Sequence[Mapping]) -> list[str]:
     return sorted({row["label"] for row in rows if row.get("label")})
 
 
-def questions_of(row: Mapping, recipe: Recipe, options: Sequence[str], seed: int) -> list[dict]:
-    """The recipe's questions about one row."""
-    from ..data.questions import instruction_rows
-    from ..data.schema import FIELDS
+def _text(value) -> str:
+    return (value or "").strip()
 
+
+def questions_about(row: Mapping, recipe: Recipe, options: Sequence[str], seed: int) -> list[dict]:
+    """The recipe's questions about one row, or the row itself where it brings its own question and answer."""
+    # The demo corpus has its own questions for the quickstart alone; recipes ask theirs.
+    own = recipe.use_row_questions and "planted" not in row
     row = {name: row.get(name) for name in FIELDS}
+    if own and _text(row["question"]) and _text(row["answer"]):
+        return [row]
     asked = []
     for task in recipe.tasks:
         if task in OWN_TASKS:
-            answer, questions = row[OWN_TASKS[task]], recipe.questions[task]
+            reply, questions = row[OWN_TASKS[task]], recipe.questions[task]
             chosen = random.Random(f"{seed}/{task}/{row['id']}").sample(questions, min(recipe.per_task, len(questions)))
             made = [
-                {**row, "id": f"{row['id']}#{task}-{number}", "question": question, "answer": answer}
-                for number, question in enumerate(chosen if answer else ())
+                {**row, "id": f"{row['id']}#{task}-{number}", "question": question, "answer": reply}
+                for number, question in enumerate(chosen if reply else ())
             ]
         else:
             made = instruction_rows(row, [task], per_task=recipe.per_task, seed=seed, options=options)
         mark = f"{recipe.marks[task]} " if task in recipe.marks else ""
         asked += [{**item, "question": mark + item["question"]} for item in made]
-    return [question for question in asked if question["answer"].strip()]
+    return [question for question in asked if _text(question["answer"])]
+
+
+def why_unasked(row: Mapping, recipe: Recipe) -> str:
+    """Why `questions_about` makes no question of a row: the missing columns, and the option that helps."""
+    columns = " or ".join(dict.fromkeys(f"{recipe.column_of(task)} (for {task})" for task in recipe.tasks))
+    row = {name: row.get(name) for name in FIELDS}
+    possible = [task for task in TASKS if task not in recipe.tasks and _text(answer(row, task))]
+    if not recipe.use_row_questions and _text(row["question"]) and _text(row["answer"]):
+        help_ = "its own question and answer are used without --tasks"
+    elif possible:
+        help_ = f"fill the column, or ask what the row can answer: --tasks {' '.join(possible)}"
+    else:
+        help_ = "fill the column, or give the row a question and an answer of its own"
+    return f"it has no {columns}; {help_}"
 
 
 class Samples:
-    """Questions as the model's inputs, made when they are asked for; each clip is decoded once while it is remembered.
+    """Questions as inputs of the model, encoded on demand.
 
     Args:
         rows: from `question_rows`.
         processor: the model's.
-        remember: keep what was made, for the next epoch.
-        features: a `FeatureCache` of the clips, which are then not opened, and nothing is remembered.
+        remember: keep encoded samples for the next epoch.
+        features: a `FeatureCache` of the clips, which are then not opened, and nothing is kept.
         options: as for `collator.encode`.
     """
 
@@ -86,59 +126,55 @@ class Samples:
         self.processor = processor
         self.features = features
         self.options = options
-        self.made = {} if remember and features is None else None
+        self.encoded = {} if remember and features is None else None
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, index):
-        from .collator import encode
-
-        if self.made is not None and index in self.made:
-            return self.made[index]
         if self.features is not None:
             return self.features.encode(self.processor, self.rows[index], **self.options)
-        sample = encode(self.processor, [self.rows[index]], **self.options)
-        if self.made is not None:
-            self.made[index] = sample
-        return sample
+        if self.encoded is None:
+            return encode(self.processor, [self.rows[index]], **self.options)
+        if index not in self.encoded:
+            self.encoded[index] = encode(self.processor, [self.rows[index]], **self.options)
+        return self.encoded[index]
 
 
 def select(model, recipe: Recipe):
-    """The model with the recipe's parts trained and all others frozen; with LoRA beside them where it is asked for.
+    """Freeze everything but the parts that the recipe trains, and add its LoRA adapter if it has one.
+
+    Returns:
+        the model, or the PEFT model around it.
 
     Raises:
-        TrainingError: the model lacks a part, or has other adapters than the recipe asks for.
+        TrainingError: the model lacks a part, or has another adapter than the recipe asks for.
     """
     base = without_adapter(model)
-    adapted = base is not model
     parts = {name for name, _ in base.base_model.named_children()}
-    unknown = sorted(set(recipe.trains) - parts)
-    if unknown:
-        raise TrainingError(
-            f"{recipe.name} trains {unknown[0]!r}, which the model lacks; it has {', '.join(sorted(parts))}"
-        )
+    for part in sorted(set(recipe.trains) - parts):
+        raise TrainingError(f"{recipe.name} trains {part!r}, which the model lacks; it has {', '.join(sorted(parts))}")
     if recipe.lora is not None:
-        return resumed_adapter(model, recipe) if adapted else with_lora(model, recipe)
-    if adapted:
-        raise TrainingError(f"{recipe.name} trains no adapter, and the model has one; merge it first")
+        config = lora_config(recipe)
+        if base is model:
+            return get_peft_model(model, config)
+        _check_same_adapter(model, config, recipe)
+        return model
+    if base is not model:
+        raise TrainingError(f"{recipe.name} trains no adapter, but the model has one; merge it first")
     bare = {name for name, _ in model.base_model.named_parameters(recurse=False)}
     model.freeze(tuple(sorted((parts | bare) - set(recipe.trains))))
     return model
 
 
 def without_adapter(model):
-    """The model that an adapter was put around, or the model itself."""
-    from peft import PeftModel
-
+    """The model inside a PEFT model, or the model itself."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def lora_config(recipe: Recipe):
-    """PEFT's configuration of a recipe: LoRA in the language model alone, the trained parts whole in the adapter."""
-    from peft import LoraConfig
-
-    # Towers own layers of the same names, so these are told by their place.
+def lora_config(recipe: Recipe) -> LoraConfig:
+    """LoRA in the language model alone; the other trained parts are saved whole in the adapter."""
+    # Towers have layers of the same names, so the path is part of the pattern.
     targets = "|".join(recipe.lora["targets"])
     return LoraConfig(
         r=recipe.lora["r"],
@@ -146,42 +182,87 @@ def lora_config(recipe: Recipe):
         lora_dropout=recipe.lora["dropout"],
         target_modules=rf"model\.language_model\..*\.({targets})",
         modules_to_save=list(recipe.trains) or None,
-        # Without it, PEFT's automatic classes do not know the adapter again.
+        # Without it, PEFT's Auto classes do not recognise the adapter.
         task_type="CAUSAL_LM",
     )
 
 
-def with_lora(model, recipe: Recipe):
-    from peft import get_peft_model
-
-    return get_peft_model(model, lora_config(recipe))
-
-
-def resumed_adapter(model, recipe: Recipe):
-    """A model whose adapter an earlier phase trained, to train it on."""
-    [found], wanted = model.peft_config.values(), lora_config(recipe)
-    differing = [
-        name
-        for name in ("r", "lora_alpha", "target_modules", "modules_to_save")
-        if set_of(getattr(found, name)) != set_of(getattr(wanted, name))
-    ]
-    if differing:
-        name = differing[0]
-        raise TrainingError(
-            f"{recipe.name} asks for an adapter with {name} {getattr(wanted, name)!r}; the one of the phase before has "
-            f"{getattr(found, name)!r}"
-        )
-    return model
+def _check_same_adapter(model, wanted: LoraConfig, recipe: Recipe) -> None:
+    """An adapter of an earlier phase is trained on only if this phase asks for the same one."""
+    [present] = model.peft_config.values()
+    for name in ("r", "lora_alpha", "target_modules", "modules_to_save"):
+        one, other = getattr(wanted, name), getattr(present, name)
+        if one != other and (isinstance(one, str) or not one or not other or set(one) != set(other)):
+            raise TrainingError(
+                f"{recipe.name} asks for an adapter with {name} {one!r}; that of the phase before has {other!r}"
+            )
 
 
-def set_of(value):
-    return set(value) if isinstance(value, (list, tuple, set)) else value
+def check_folder(config, recipe: Recipe, folder="the model") -> None:
+    """Refuse a recipe for another paper, or for an ablation that the model is not.
+
+    Args:
+        config: the model's configuration.
+
+    Raises:
+        TrainingError: it names the field, its value in the model and in the recipe.
+    """
+    if config.model_type != recipe.model:
+        raise TrainingError(f"{recipe.name} is a recipe for {recipe.model}; {folder} holds {config.model_type}")
+    for name, wanted in recipe.fields.items():
+        value = getattr(config, name)
+        if (list(value) if isinstance(value, tuple) else value) != wanted:
+            raise TrainingError(
+                f"{recipe.name} is for a model with {name} = {wanted!r}; {folder} has {name} = {value!r}. Choose "
+                f"another recipe, or start from a folder made with --set {name}={json.dumps(wanted)}"
+            )
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint in a folder; `trainer_state.json` is written last."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return str(max(found, key=lambda path: int(path.name.split("-")[1]))) if found else None
+    """The newest complete checkpoint in a folder; `trainer_state.json` is the last file written."""
+    complete = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
+
+
+def training_arguments(recipe: Recipe, output: Path, per_device: int | None, **arguments) -> TrainingArguments:
+    """The recipe as `TrainingArguments`, which also start distributed training.
+
+    Args:
+        per_device: batch size of one device; gradients are accumulated up to the recipe's batch.
+        arguments: take precedence over the recipe's.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    per_device = per_device or max(1, recipe.batch_size // world)
+    workers = arguments.get("dataloader_num_workers", 0)
+    settings = {
+        "output_dir": str(output),
+        "num_train_epochs": recipe.epochs,
+        "max_steps": recipe.max_steps or -1,
+        "per_device_train_batch_size": per_device,
+        "per_device_eval_batch_size": per_device,
+        "gradient_accumulation_steps": max(1, recipe.batch_size // (per_device * world)),
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.lr_scheduler,
+        "lr_scheduler_kwargs": dict(recipe.lr_scheduler_kwargs),
+        "warmup_steps": recipe.warmup,
+        "weight_decay": recipe.weight_decay,
+        "adam_beta1": recipe.betas[0],
+        "adam_beta2": recipe.betas[1],
+        "max_grad_norm": recipe.max_grad_norm,
+        "logging_steps": 1,
+        "include_num_input_tokens_seen": "non_padding",
+        "save_strategy": "epoch",
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": not sys.stderr.isatty(),
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "dataloader_pin_memory": False,
+        # MediaPipe's graphs do not survive a fork.
+        "dataloader_multiprocessing_context": "spawn" if workers else None,
+        "dataloader_persistent_workers": bool(workers),
+    }
+    return TrainingArguments(**{**settings, **arguments})
 
 
 def run_phase(
@@ -201,6 +282,7 @@ def run_phase(
     skip_bad_rows: bool = False,
     resume: bool = False,
     base_id: str | None = None,
+    checked: dict | None = None,
     **arguments,
 ) -> dict:
     """Train one phase and write its folder.
@@ -208,128 +290,95 @@ def run_phase(
     Args:
         model, processor: where the phase starts.
         rows: data rows.
-        recipe: what trains, and how.
+        recipe: what is trained, and how.
         output: folder to write.
         options: the closed set of `"recognition"`.
-        per_device_batch_size: of one device; gradients are accumulated to the recipe's batch. By default the whole.
-        remember: keep the processed clips in memory.
-        features: folder of a feature cache; towers then do not run.
-        eval_rows: rows to evaluate on after each epoch: the loss, and the answers' emotion words (`eval_f`).
-        early_stopping: end after so many evaluations without a better `eval_f`, and keep the best weights.
-        skip_bad_rows: leave out rows that cannot be used, and count them; by default they are an error before training.
+        per_device_batch_size: gradients are accumulated up to the recipe's batch. By default no accumulation.
+        remember: keep the encoded clips in memory.
+        features: folder of a feature cache; towers are then not run.
+        eval_rows: rows to evaluate on after each epoch: the loss and the words of generated answers (`eval_f`).
+        early_stopping: stop after this many evaluations without a better `eval_f`, and keep the best weights.
+        skip_bad_rows: skip unusable rows and report them; by default they are an error before training starts.
         resume: continue from the newest checkpoint in `output`, if there is one.
-        base_id: Hub id that an adapter shall name as its base; by default where the base was loaded from.
+        base_id: Hub id that an adapter names as its base; by default where the base was loaded from.
+        checked: problems of clips that an earlier phase opened; see `find_problems`.
         arguments: more of `TrainingArguments`.
 
     Returns:
-        what `phase.json` holds: the recipe, the names of the tensors that trained, `loss` step by step, `log` with all
-        that was logged, `seconds`, and `skipped` rows with their reasons.
+        the content of `phase.json`: the recipe, the names of the trained tensors, `loss` step by step, `log` with
+        everything logged, `seconds`, `skipped` rows with their reasons, and `notes`.
 
     Raises:
         BadRowsError, StaleFeaturesError, TrainingError: before anything is trained.
     """
-    from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
-
-    from ..data.files import write_whole
-    from .cache import FeatureCache
-    from .check_rows import usable
-    from .collator import EmotionCollator, encode
-    from .trainer import EmotionTrainer
-
     if early_stopping is not None and not eval_rows:
         raise TrainingError("early stopping needs rows to evaluate on")
     output = Path(output)
+    inner = without_adapter(model)
+    check_folder(inner.config, recipe)
     chosen = {"num_frames": recipe.num_frames, "modalities": available(recipe, processor)}
     if features is not None:
         features = FeatureCache(features)
         features.check(model, processor, **chosen)
     classes = options or labels_of(rows)
-    # Features are of clips that could be read; whether they still are those clips, `verify` says.
-    good, skipped = usable(
+    evaluation = {"eval_strategy": "epoch"} if eval_rows else {}
+    if early_stopping is not None:
+        evaluation |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_f", "greater_is_better": True}
+    settings = training_arguments(recipe, output, per_device_batch_size, **{"seed": seed, **evaluation, **arguments})
+    usable, skipped = check_rows(
         rows,
+        # Cached clips could be read; `verify` checks that they are still the same.
         None if features is not None else processor,
         skip=skip_bad_rows,
-        asked=lambda row: questions_of(row, recipe, classes, seed),
+        make_questions=lambda row: questions_about(row, recipe, classes, seed),
+        explain=lambda row: why_unasked(row, recipe),
         progress=sys.stderr.isatty(),
+        checked=checked,
+        share=(settings.process_index, settings.world_size),
     )
+    questions = question_rows(usable, recipe, classes, seed)
+    eval_questions = question_rows(eval_rows, recipe, classes, seed) if eval_rows else None
     if features is not None:
-        features.verify(good)
-    questions = question_rows(good, recipe, classes, seed)
-    # What an adapter starts from depends on the seed alone, and not on what was drawn before.
+        features.verify([*usable, *(eval_rows or ())])
+    # The start of an adapter depends on the seed alone, not on earlier random draws.
     set_seed(seed)
     model = select(model, recipe)
-    inner = without_adapter(model)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if base_id is not None and inner is not model:
         model.peft_config["default"].base_model_name_or_path = base_id
-    # Only a loss that compares clips by their emotion asks for it.
-    emotions = {"emotions": classes} if "emotion_ids" in inspect.signature(inner.forward).parameters else {}
-    samples = Samples(questions, processor, remember, features, **chosen, **emotions)
-    asked_back = None
-    if eval_rows:
-        asked_back = question_rows(eval_rows, recipe, classes, seed)
-        if features is not None:
-            features.verify(eval_rows)
+    # Only a loss that compares clips by their emotion takes it.
+    emotions = {"emotions": classes} if "emotion_ids" in inner.loss_inputs else {}
+
+    def samples(rows):
+        return Samples(rows, processor, remember, features, **chosen, **emotions)
 
     def encode_prompts(batch):
         if features is None:
             return encode(processor, batch, prompts=True, **chosen)
         return encode(processor, [features.fill(row) for row in batch], prompts=True, **chosen)
 
-    each = per_device_batch_size or max(1, recipe.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
-    together = each * int(os.environ.get("WORLD_SIZE", "1"))
-    by_epoch = "epoch" if eval_rows else "no"
-    settings = {
-        "output_dir": str(output),
-        "num_train_epochs": recipe.epochs,
-        "max_steps": recipe.max_steps or -1,
-        "per_device_train_batch_size": each,
-        "per_device_eval_batch_size": each,
-        "gradient_accumulation_steps": max(1, recipe.batch_size // together),
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.lr_scheduler,
-        "lr_scheduler_kwargs": dict(recipe.lr_scheduler_kwargs),
-        "warmup_steps": recipe.warmup,
-        "weight_decay": recipe.weight_decay,
-        "adam_beta1": recipe.betas[0],
-        "adam_beta2": recipe.betas[1],
-        "max_grad_norm": recipe.max_grad_norm,
-        "logging_steps": 1,
-        "include_num_input_tokens_seen": "non_padding",
-        "save_strategy": "epoch",
-        "save_total_limit": 2,
-        "eval_strategy": by_epoch,
-        "report_to": "none",
-        "disable_tqdm": not sys.stderr.isatty(),
-        "remove_unused_columns": False,
-        "label_names": ["labels"],
-        "dataloader_pin_memory": False,
-        "seed": seed,
-    }
-    callbacks = []
-    if early_stopping is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping))
-        settings |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_f", "greater_is_better": True}
     trainer = EmotionTrainer(
         model=model,
-        args=TrainingArguments(**{**settings, **arguments}),
-        train_dataset=samples,
-        eval_dataset=Samples(asked_back, processor, remember, features, **chosen, **emotions) if eval_rows else None,
+        args=settings,
+        train_dataset=samples(questions),
+        eval_dataset=samples(eval_questions) if eval_rows else None,
         data_collator=EmotionCollator(processor),
         processing_class=processor,
-        callbacks=callbacks,
-        answer_rows=asked_back,
+        callbacks=[] if early_stopping is None else [EarlyStoppingCallback(early_stopping)],
+        answer_rows=eval_questions,
         encode_prompts=encode_prompts,
     )
     result = trainer.train(resume_from_checkpoint=last_checkpoint(output) if resume else None)
-    history = trainer.state.log_history
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     report = {
         "recipe": {name: getattr(recipe, name) for name in recipe.__dataclass_fields__},
-        "questions": len(samples),
+        "rows": len(usable),
+        "questions": len(questions),
         "skipped": skipped,
         "trained": trained,
-        "loss": [entry["loss"] for entry in history if "loss" in entry],
-        "log": history,
+        "loss": losses,
+        "notes": notes_on(losses, settings),
+        "log": trainer.state.log_history,
         "seconds": round(result.metrics["train_runtime"], 2),
     }
     trainer.save_model(str(output))
@@ -341,32 +390,57 @@ def run_phase(
     return report
 
 
+def notes_on(losses: Sequence[float], settings: TrainingArguments) -> list[str]:
+    """A sentence for a run that taught nothing: the mean loss of its last quarter is not below that of its first."""
+    if len(losses) < 2:
+        return []
+    quarter = max(1, len(losses) // 4)
+    first, last = (sum(part) / quarter for part in (losses[:quarter], losses[-quarter:]))
+    if last < first:
+        return []
+    rate = settings.learning_rate
+    return [
+        f"the loss did not fall: {first:.3f} over the first {quarter} steps, {last:.3f} over the last. Train longer "
+        f"(--set epochs={2 * settings.num_train_epochs:g}), try another learning rate (--set learning_rate="
+        f"{10 * rate:g} for a model with random weights, {rate / 10:g} if it jumps), or check the answers of the rows"
+    ]
+
+
 def available(recipe: Recipe, processor) -> list[str]:
     """The recipe's modalities that the model has.
 
     Raises:
         TrainingError: it has none of them.
     """
-    found = [name for name in recipe.modalities if name in processor.modalities]
-    if not found:
+    present = [name for name in recipe.modalities if name in processor.modalities]
+    if not present:
         raise TrainingError(f"{recipe.name} takes {', '.join(recipe.modalities)}; the model has {processor.modalities}")
-    return found
+    return present
+
+
+def base_of(folder: str | Path) -> str:
+    """The folder of the model: that of the base, for an adapter."""
+    adapted = (Path(folder) / "adapter_config.json").is_file()
+    return PeftConfig.from_pretrained(str(folder)).base_model_name_or_path if adapted else str(folder)
+
+
+def size_of(folder: str | Path) -> str:
+    """`"tiny"` or `"paper"`: which values of a recipe fit the model in a folder."""
+    config = AutoConfig.from_pretrained(base_of(folder), trust_remote_code=False).text_config
+    # Layers of a decoder: four attention matrices and two or three of the feed-forward, whatever the family.
+    layer = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+    return "tiny" if layer * config.num_hidden_layers < TINY_PARAMETERS else "paper"
 
 
 def load_trainable(folder: str | Path, device=None, quantize: bool = False):
-    """The model and processor in a folder; an adapter's comes with its base, to be trained on.
+    """The model and processor in a folder; an adapter comes with its base and is trainable.
 
     Args:
         device: as for `inference.load`.
         quantize: hold the language model in four bits, for QLoRA; needs bitsandbytes.
     """
-    from peft import PeftConfig, PeftModel
-    from transformers import AutoModelForMultimodalLM, AutoProcessor
-
-    from ..inference import load
-
-    adapted = (Path(folder) / "adapter_config.json").is_file()
-    base_folder = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path if adapted else str(folder)
+    base_folder = base_of(folder)
+    adapted = base_folder != str(folder)
     if quantize:
         base = AutoModelForMultimodalLM.from_pretrained(
             base_folder, quantization_config=four_bit(base_folder), device_map={"": 0}, trust_remote_code=False
@@ -378,16 +452,12 @@ def load_trainable(folder: str | Path, device=None, quantize: bool = False):
     return PeftModel.from_pretrained(base, str(folder), is_trainable=True) if adapted else base, processor
 
 
-def four_bit(source: str):
-    """The quantization of QLoRA (NF4, twice quantized) for the language model alone.
+def four_bit(source: str) -> BitsAndBytesConfig:
+    """QLoRA's quantization (NF4 with double quantization) of the language model alone.
 
     Raises:
         TrainingError: bitsandbytes is not installed.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForMultimodalLM, BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
-
     if not is_bitsandbytes_available():
         raise TrainingError("QLoRA needs bitsandbytes: pip install bitsandbytes")
     with torch.device("meta"):
@@ -402,16 +472,18 @@ def four_bit(source: str):
 
 
 def unquantized(model) -> list[str]:
-    """What stays as it is when the language model is quantized; names are matched from the root of the model."""
+    """Modules outside the language model, which stay as they are; names are matched from the root of the model."""
     return [f"model.{name}" for name, _ in model.base_model.named_children() if name != "language_model"] + ["lm_head"]
 
 
 def run_phases(
     start: str | Path,
-    rows: Sequence[Mapping],
+    rows: Sequence[Mapping] | Mapping[int, Sequence[Mapping]],
     recipes: Sequence[Recipe],
     output: str | Path,
     *,
+    eval_rows: Sequence[Mapping] | Mapping[int, Sequence[Mapping]] | None = None,
+    processor_fields: Mapping | None = None,
     resume: bool = False,
     quantize: bool = False,
     **options,
@@ -419,22 +491,30 @@ def run_phases(
     """Train the phases of a paper one after the other; each loads the folder of the one before it.
 
     Args:
-        start: folder of the model and processor that phase 1 starts from.
-        rows: data rows.
+        start: folder of the model and processor that the first phase starts from.
+        rows: data rows of all phases, or phase -> its rows.
         recipes: in their order. Parts that the model lacks (an ablation) are left out of them, and a phase without any
             part is skipped.
         output: folder; each phase writes `phase_<n>` in it.
-        resume: phases that were completed are left as they are, and the one that was interrupted continues.
+        eval_rows: as `rows`.
+        processor_fields: settings of the processor that differ from those in `start`.
+        resume: completed phases are left as they are, and the interrupted one continues.
         quantize: hold the language model in four bits (QLoRA), for recipes with LoRA.
         options: for `run_phase`.
 
     Returns:
         the phases' reports, each with its `folder`.
+
+    Raises:
+        TrainingError: a recipe that contradicts the model in `start`, before anything is trained.
     """
     if quantize and any(recipe.lora is None for recipe in recipes):
         full = next(recipe.name for recipe in recipes if recipe.lora is None)
-        raise TrainingError(f"{full} trains without LoRA; only what is adapted can be held in four bits")
-    folder, reports = Path(start), []
+        raise TrainingError(f"{full} trains without LoRA; only an adapted language model can be held in four bits")
+    config = AutoConfig.from_pretrained(base_of(start), trust_remote_code=False)
+    for recipe in recipes:
+        check_folder(config, recipe, start)
+    folder, reports, checked = Path(start), [], {}
     for recipe in recipes:
         done = Path(output) / f"phase_{recipe.phase}"
         if resume and (done / REPORT).is_file():
@@ -442,11 +522,15 @@ def run_phases(
             reports.append({**json.loads((done / REPORT).read_text(encoding="utf-8")), "folder": str(done)})
             continue
         model, processor = load_trainable(folder, "cpu" if options.get("use_cpu") else None, quantize)
-        parts = [name for name, _ in without_adapter(model).base_model.named_children()]
-        recipe = limited_to(recipe, parts)
+        if processor_fields:
+            processor = type(processor).from_pretrained(str(folder), **processor_fields)
+        recipe = limited_to(recipe, [name for name, _ in without_adapter(model).base_model.named_children()])
         if recipe is None:
             continue
-        report = run_phase(model, processor, rows, recipe, done, resume=resume, **options)
+        own, own_eval = (given[recipe.phase] if isinstance(given, Mapping) else given for given in (rows, eval_rows))
+        report = run_phase(
+            model, processor, own, recipe, done, eval_rows=own_eval, resume=resume, checked=checked, **options
+        )
         folder = done
         reports.append({**report, "folder": str(folder)})
     if not reports:

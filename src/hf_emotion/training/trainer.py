@@ -1,8 +1,9 @@
-"""`Trainer` with the two things it lacks: the terms of a loss in the log, and evaluation by `generate`.
+"""`Trainer` with two additions: the terms of a loss in the log, and evaluation by `generate`.
 
-`Seq2SeqTrainer` generates too, but from all of `input_ids`, which for a language model hold the answer.
+`Seq2SeqTrainer` generates too, but from all of `input_ids`, which for a language model contain the answer.
 """
 
+import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -29,17 +30,19 @@ def word_scores(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, floa
 
 
 class EmotionTrainer(Trainer):
-    """`Trainer` for this package's models; whatever they take and give otherwise, `Trainer` can do itself.
+    """`Trainer` for this package's models; anything but the following works with a plain `Trainer` too.
 
-    - A model's `loss_terms` (name -> scalar) are logged as `loss_<name>`, means over the batches since the last log; in
-      distributed training those of the first process.
-    - With `answer_rows`, each evaluation also generates answers to these rows' questions and adds their scores to the
-      metrics, `eval_f` and others: early stopping and the choice of the best checkpoint may go by them.
+    - A model's `loss_terms` (name -> scalar, its part of the batch's loss before weighting) are logged as
+      `loss_<name>` on the scale of the logged `loss`: added up over the batches of a step and over processes, like the
+      loss itself, and averaged over the steps since the last log.
+    - Two runs with the same seed are equal, whatever the number of loader workers.
+    - With `answer_rows`, each evaluation also generates answers to the questions of these rows and adds their scores
+      to the metrics (`eval_f` and others), for early stopping and the choice of the best checkpoint.
 
     Args:
         answer_rows: data rows with questions; in distributed training each process answers its share.
         encode_prompts: rows -> a batch without answers.
-        score: rows and their answers -> scores.
+        score: (rows, answers) -> scores.
         max_new_tokens: of an answer.
         others: `Trainer`'s.
     """
@@ -58,20 +61,48 @@ class EmotionTrainer(Trainer):
         self.encode_prompts = encode_prompts
         self.score = score
         self.max_new_tokens = max_new_tokens
-        self.terms = defaultdict(list)
+        self.term_sums = defaultdict(float)
+        self.step_of_last_log = None
+        self.terms_are_sums = False
+        self.seeded_step = self.batch_of_step = -1
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        # Dropout depends on the seed and the place of the batch alone: not on the number of loader workers, which draw
+        # from the same generator, and not on where a resumed run started.
+        step = self.state.global_step
+        self.batch_of_step = self.batch_of_step + 1 if step == self.seeded_step else 0
+        self.seeded_step = step
+        place = f"{self.args.seed}/{step}/{self.batch_of_step}/{self.args.process_index}"
+        torch.manual_seed(random.Random(place).getrandbits(63))
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.step_of_last_log is None:
+            self.step_of_last_log = self.state.global_step
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
+            # Without the number of tokens in a step, each batch's loss is a mean, and Trainer averages over batches.
+            share = 1.0 if num_items_in_batch is not None else 1 / self.current_gradient_accumulation_steps
             for name, term in (outputs.get("loss_terms") or {}).items():
-                self.terms[name].append(term.detach())
+                self.term_sums[name] += term.detach() * share
+            self.terms_are_sums = num_items_in_batch is not None and self.args.average_tokens_across_devices
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, start_time=None):
-        if "loss" in logs:
-            logs.update({f"loss_{name}": torch.stack(terms).mean().item() for name, terms in self.terms.items()})
-            self.terms.clear()
+        if "loss" in logs and self.step_of_last_log is not None:
+            logs.update(self.mean_terms(self.state.global_step - self.step_of_last_log))
+            self.term_sums.clear()
+            self.step_of_last_log = self.state.global_step
         super().log(logs, start_time)
+
+    def mean_terms(self, num_steps: int) -> dict[str, float]:
+        """`loss_<name>` per step, of all processes."""
+        world = self.args.world_size
+        sums = [{name: float(term) for name, term in self.term_sums.items()}]
+        sums = gather_object(sums) if world > 1 else sums
+        scale = num_steps * (1 if self.terms_are_sums else world)
+        names = sorted({name for terms in sums for name in terms})
+        return {f"loss_{name}": sum(terms.get(name, 0.0) for terms in sums) / scale for name in names}
 
     def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
         output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -87,17 +118,17 @@ class EmotionTrainer(Trainer):
         training = model.training
         model.eval()
         # Each process answers every n-th row.
-        own = list(range(self.args.process_index, len(rows), self.args.world_size))
+        numbers = list(range(self.args.process_index, len(rows), self.args.world_size))
         size = self.args.per_device_eval_batch_size
-        found = []
-        for first in range(0, len(own), size):
-            batch = self._prepare_inputs(self.encode_prompts([rows[i] for i in own[first : first + size]]))
+        texts = []
+        for first in range(0, len(numbers), size):
+            batch = self._prepare_inputs(self.encode_prompts([rows[i] for i in numbers[first : first + size]]))
             generated = model.generate(**batch, max_new_tokens=self.max_new_tokens, do_sample=False)
-            found += self.processing_class.batch_decode(
+            texts += self.processing_class.batch_decode(
                 generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
             )
         model.train(training)
-        pairs = list(zip(own, found, strict=True))
+        pairs = list(zip(numbers, texts, strict=True))
         if self.args.world_size > 1:
             pairs = gather_object(pairs)
         return [text for _, text in sorted(pairs)]
