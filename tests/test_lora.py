@@ -177,7 +177,7 @@ def test_the_next_phase_trains_the_same_adapter_on_and_refuses_another(demo, tmp
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before if "lora_A" in name)
     other = read_recipe("esva_2_reason", "tiny", **options, lora={**first.lora, "r": 2})
-    with pytest.raises(TrainingError, match="adapter with r 2; the one of the phase before has 4"):
+    with pytest.raises(TrainingError, match="adapter with r 2; that of the phase before has 4"):
         run_phases(tmp_path / "out" / "phase_1", demo, [other], tmp_path / "again", use_cpu=True)
 
 
