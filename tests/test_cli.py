@@ -205,7 +205,7 @@ def options_of(command, name):
             yield name, command, action
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_option_is_explained_in_one_style_and_names_its_default(verb):
     [commands] = [action for action in parser(verb)._actions if action.dest == "command"]
     for name, command, action in options_of(commands.choices[verb], verb):

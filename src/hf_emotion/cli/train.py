@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="[PHASE=]PATH",
         help="rows: a table, a folder of clips, or what hf-emotion build or review wrote. Give it several times to "
-        "join data, or with a phase (--data 1=captions --data 3=sre --data 3=hre) to train phases on different data",
+        "join data, or with a phase (--data 1=captions --data 3=sre --data 3=hre) for data of its own",
     )
     parser.add_argument(
         "--split",
@@ -55,19 +55,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="a field of the recipes (epochs=1), of TrainingArguments (bf16=true), of the processor (window_seconds=2) "
-        "or, for random weights, of the model's configuration (use_regions=false)",
+        "or, for random weights, of the model's configuration (use_regions=false) (default: nothing)",
     )
     parser.add_argument(
-        "--tasks", nargs="+", help="ask these in the last phase instead of the recipe's tasks (recognition, clues, ...)"
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="ask these in the last phase: recognition, open_vocabulary, clues, tracing (default: the recipe's)",
     )
     parser.add_argument("--options", nargs="+", metavar="LABEL", help="closed set of recognition (default: the labels)")
-    parser.add_argument("--features", help="folder that hf-emotion cache wrote; the towers are then not run")
+    parser.add_argument(
+        "--features", help="folder that hf-emotion cache wrote; the towers are then not run (default: none)"
+    )
     parser.add_argument("--skip-bad-rows", action="store_true", help="skip unusable rows and report them")
-    parser.add_argument("--early-stopping", type=int, metavar="N", help="stop after N evaluations without improvement")
+    parser.add_argument(
+        "--early-stopping", type=int, metavar="N", help="stop after N evaluations without gain (default: never)"
+    )
     parser.add_argument("--four-bit", action="store_true", help="QLoRA: the language model in four bits (bitsandbytes)")
-    parser.add_argument("--base-id", metavar="REPO", help="Hub id that an adapter names as its base")
-    parser.add_argument("--per-device-batch-size", type=int, help="gradients are accumulated up to the recipe's batch")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, questions and order (default 0)")
+    parser.add_argument(
+        "--base-id", metavar="REPO", help="Hub id that an adapter names as its base (default: where it is from)"
+    )
+    parser.add_argument(
+        "--per-device-batch-size",
+        type=int,
+        metavar="N",
+        help="accumulate gradients up to the recipe's batch (default: that)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of weights, questions and order")
 
 
 def route_fields(model: str, values: dict) -> dict[str, dict]:

@@ -192,7 +192,8 @@ def _check_same_adapter(model, wanted: LoraConfig, recipe: Recipe) -> None:
     [present] = model.peft_config.values()
     for name in ("r", "lora_alpha", "target_modules", "modules_to_save"):
         one, other = getattr(wanted, name), getattr(present, name)
-        if one != other and (isinstance(one, str) or not one or not other or set(one) != set(other)):
+        # PEFT turns lists of names into sets.
+        if (set(one) if isinstance(one, list) else one) != (set(other) if isinstance(other, list) else other):
             raise TrainingError(
                 f"{recipe.name} asks for an adapter with {name} {one!r}; that of the phase before has {other!r}"
             )
