@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -497,10 +497,10 @@ def push(
         except (AttributeError, TypeError, KeyError, IndexError, SyntaxError, SafetensorError) as error:
             raise HubError(f"{folder}: a file in it is malformed ({type(error).__name__}: {error})") from error
         scores = [result for file in results for result in read_results(file)]
-        examples = {f"examples/{Path(clip).name}": Path(clip) for clip in examples}
-        files = files_of(facts) | examples
+        clips = {f"examples/{Path(clip).name}": Path(clip) for clip in examples}
+        files = {**files_of(facts), **clips}
         if readme is None:
-            card = card_of(facts, repo_id, scores, list(examples), dataset)
+            card = card_of(facts, repo_id, scores, list(clips), dataset)
             card.data.tags = list(dict.fromkeys([*card.data.tags, *tags]))
         else:
             card = ModelCard.load(readme)
@@ -553,7 +553,7 @@ def files_of(facts: Facts) -> dict[str, Path | bytes]:
     return files
 
 
-def operations(files: dict[str, Path | bytes]) -> list[CommitOperationAdd]:
+def operations(files: Mapping[str, Path | bytes]) -> list[CommitOperationAdd]:
     return [
         CommitOperationAdd(path, content if isinstance(content, bytes) else str(content))
         for path, content in files.items()

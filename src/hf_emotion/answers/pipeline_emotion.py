@@ -14,9 +14,10 @@ encoded once for all questions about it.
 import http.client
 import re
 from collections.abc import Iterable, Iterator
+from os import PathLike
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypedDict
+from typing import Any, TypedDict, overload
 from urllib.request import Request, urlopen
 
 import torch
@@ -97,9 +98,22 @@ class EmotionRecognitionPipeline(Pipeline):
     _load_video_processor = False
     _pipeline_calls_generate = True
 
+    @overload
     def __call__(
-        self, inputs: Any, *, batch_size: int | None = None, **options: Any
-    ) -> EmotionResult | list[EmotionResult] | Iterator[EmotionResult]:
+        self, inputs: str | PathLike | bytes | dict, *, batch_size: int | None = None, **options: Any
+    ) -> EmotionResult: ...
+
+    @overload
+    def __call__(
+        self, inputs: list | tuple, *, batch_size: int | None = None, **options: Any
+    ) -> list[EmotionResult]: ...
+
+    @overload
+    def __call__(
+        self, inputs: Iterator | Dataset, *, batch_size: int | None = None, **options: Any
+    ) -> Iterator[EmotionResult]: ...
+
+    def __call__(self, inputs, *, batch_size=None, **options):
         """Describe one clip or many.
 
         Args:
@@ -249,14 +263,14 @@ class EmotionRecognitionPipeline(Pipeline):
         media = self.writer.encode_media(**batch)
         answers = self.answer(batch, media, candidate_labels, {**options, "streamer": streamer})
         for row, (clip, report, answer) in enumerate(zip(clips, reports, answers, strict=True)):
-            utterances = [dict(utterance) for utterance in report["utterances"]]
+            utterances: list[Utterance] = [{**utterance} for utterance in report["utterances"]]
             # One at a time: a clip may have hundreds of utterances, and each row repeats the clip's tokens.
             for utterance in utterances if per_utterance else ():
                 ids = self.processor.write(question_about(utterance), clip.utterances, clip.placeholders)
                 ids = torch.tensor([ids], device=self.device)
                 prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
                 [about] = self.answer(prompt, rows_of(media, row, 1), candidate_labels, options)
-                utterance.update(about)
+                utterance["labels"], utterance["description"] = about["labels"], about["description"]
             answer |= {name: value for name, value in report.items() if name != "source"} | {"utterances": utterances}
         return answers
 
@@ -321,7 +335,7 @@ class EmotionRecognitionPipeline(Pipeline):
         decode = self.processor.tokenizer.decode
         special = torch.isin(ids, torch.tensor(self.processor.tokenizer.all_special_ids, device=ids.device))
         ends = [len(decode(ids[: i + 1], skip_special_tokens=True)) for i in range(len(ids))]
-        labels = []
+        labels: list[Label] = []
         for word in emotion_words(text, lexicon=self.lexicon):
             place = re.search(r"\W+".join(map(re.escape, word.split())), text, flags=re.IGNORECASE)
             start, stop = place.span() if place else (0, len(text))
@@ -352,7 +366,7 @@ class EmotionRecognitionPipeline(Pipeline):
         logits = self.model(inputs_embeds=embeds, attention_mask=mask, logits_to_keep=longest + 1).logits
         scores = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, -longest:, None]).squeeze(-1)
         shares = (scores * mask[:, -longest:]).sum(-1).softmax(0).tolist()
-        return [{"label": label, "score": share} for label, share in zip(labels, shares, strict=True)]
+        return [Label(label=label, score=share) for label, share in zip(labels, shares, strict=True)]
 
     def stream(self, clip: Any, **options: Any) -> Iterator[str]:
         """The text about one clip, piece by piece, as the model writes it.
@@ -428,8 +442,9 @@ def failure(error: Exception) -> dict:
     return {"error": " ".join(str(error).split()) or type(error).__name__, "raised": error}
 
 
-def without_exception(result: dict) -> EmotionResult:
-    return {name: value for name, value in result.items() if name != "raised"}
+def without_exception(result: dict) -> dict:
+    result.pop("raised", None)
+    return result
 
 
 def name_of(source, place: int) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
     model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
     options = chosen(args, "num_frames", "modalities", "max_new_tokens", "num_beams")
-    answer = partial(
+    answer: Callable[..., list] = partial(
         describe, model=model, processor=processor, batch_size=args.batch_size, per_utterance=False, **options
     )
     record = {"model": args.model, "data": str(args.data), "split": args.split, "question": args.question, **options}

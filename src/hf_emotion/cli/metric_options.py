@@ -62,7 +62,7 @@ def add_metric_options(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The options of a command as `Settings`. Raises EvaluationError for options that contradict each other."""
-    chat = None
+    chat: judge.ServerChat | judge.TransformersChat | None = None
     if args.judge_url and not args.judge_model:
         raise EvaluationError("--judge-url needs --judge-model, the name of the model on that server")
     if args.judge_url:

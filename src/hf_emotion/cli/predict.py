@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
     options = chosen(args, "num_frames", "sampling", "fps", "max_duration", "modalities", "max_new_tokens", "num_beams")
     options |= {"candidate_labels": args.labels, "per_utterance": not args.whole_clip_only}
     model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
-    answer = partial(describe, model=model, processor=processor, batch_size=args.batch_size, **options)
+    answer: Callable[..., list] = partial(
+        describe, model=model, processor=processor, batch_size=args.batch_size, **options
+    )
     if args.output is not None:
         results = write_results(args, utterances, options, answer)
     else:

@@ -126,9 +126,13 @@ class Request:
 
 
 class Model(Protocol):
-    """Whoever answers: `name` says who, with revision and settings, and is part of each answer's key."""
+    """Whoever answers: `name` says who, with revision and settings, and is part of each answer's key.
+
+    `roles`: those of `ROLES` that it can take, for models that `reviewers.model_of` makes.
+    """
 
     name: str
+    roles: tuple[str, ...]
 
     def __call__(self, request: Request) -> str: ...
 

@@ -211,7 +211,7 @@ def named_inputs(forward, inputs: list[inspect.Parameter]):
             raise TypeError(f"forward() of {type(self).__name__} has no input {name!r}{hint}")
         return forward(self, *args, **kwargs)
 
-    forward_with_named_inputs.__signature__ = signature
+    forward_with_named_inputs.__signature__ = signature  # type: ignore[attr-defined]
     return forward_with_named_inputs
 
 

@@ -17,7 +17,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class LoadOptions(TypedDict, total=False):
     sampling_rate: int | None
 
 
-class EmotionVideosKwargs(VideosKwargs, total=False):
+class EmotionVideosKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     """Options of one call that concern the picture.
 
     sampling, max_duration, max_pixels, max_decoded_pixels: see `LoadOptions`.
@@ -80,7 +80,7 @@ class EmotionVideosKwargs(VideosKwargs, total=False):
     landmarks: Any
 
 
-class EmotionProcessorKwargs(ProcessingKwargs, total=False):
+class EmotionProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]
     """Options of one call.
 
     utterances: for one clip a source of `utterances.read` (path, rows), for a list of clips a list of those.
@@ -352,7 +352,7 @@ class EmotionProcessor(ProcessorMixin):
                 found += [f"{name} outside a list" for name in single]
                 raise ValueError(f"{' and '.join(found)} came together; one entry for each clip is accepted.")
             size = next(iter(sizes.values()))
-            rows = zip(*([None] * size if column is None else column for column in columns.values()), strict=True)
+            rows = list(zip(*([None] * size if column is None else column for column in columns.values()), strict=True))
         else:
             rows = [tuple(columns.values())]
         settings = self._load_settings(options)
@@ -618,7 +618,7 @@ class EmotionProcessor(ProcessorMixin):
             the token ids (S,), as `__call__` has them in `input_ids`.
         """
         clip = ClipInputs(
-            "the clip", list(utterances), {kind: list(texts) for kind, texts in (placeholders or {}).items()}
+            "the clip", list(map(dict, utterances)), {kind: list(texts) for kind, texts in (placeholders or {}).items()}
         )
         return self(videos=clip, text=question)["input_ids"][0]
 
@@ -732,7 +732,7 @@ class EmotionProcessor(ProcessorMixin):
 
     def _clip_parts(self, clip: ClipInputs) -> list[dict]:
         """What a clip has, as message parts."""
-        parts: list[dict] = [{"type": kind} for kind in ("video", "audio") if clip.placeholders.get(kind)]
+        parts: list[dict] = [{"type": kind} for kind in get_args(Medium) if clip.placeholders.get(kind)]
         if clip.utterances:
             rows = [
                 {**row, "text": self._line(row.get("text")), "speaker": self._line(row.get("speaker"))}

@@ -132,10 +132,12 @@ class OmniEmotionProcessor(EmotionProcessor):
     @classmethod
     def settings_of(cls, config) -> dict[str, Any]:
         side, face = config.vision_config.image_size, config.face_config
-        names = ("tokens_per_frame", "face_tokens_per_frame", "fusion", "mel_frames_per_token", "keep_padding")
-        names += ("special_markers", "missing_modality") + ("audio_tokens_per_chunk",) * (
-            config.audio_config is not None
-        )
+        names = ["tokens_per_frame", "face_tokens_per_frame", "fusion", "mel_frames_per_token", "keep_padding"]
+        names += [
+            "special_markers",
+            "missing_modality",
+            *["audio_tokens_per_chunk"] * (config.audio_config is not None),
+        ]
         half = [0.5, 0.5, 0.5]
         return {
             **super().settings_of(config),
@@ -167,7 +169,7 @@ class OmniEmotionProcessor(EmotionProcessor):
         return ["input_ids", "attention_mask", "pixel_values_videos", "video_times", *faces, *sound]
 
     @property
-    def looks_at_faces(self) -> bool:
+    def looks_at_faces(self) -> bool:  # type: ignore[override]
         return self.use_faces
 
     # What a prompt has

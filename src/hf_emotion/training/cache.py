@@ -160,6 +160,8 @@ class FeatureCache:
     def __init__(self, folder: str | Path):
         from datasets import Dataset, concatenate_datasets
 
+        # What `build` left out; a cache that was opened does not say.
+        self.skipped: list[str] = []
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).is_file():
             raise FeatureCacheError(f"{folder} holds no {MANIFEST}; a folder that `hf-emotion cache` wrote is accepted")

@@ -4,6 +4,7 @@ Letters: B batch, S text tokens.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ def encode(
     rows: Sequence[Mapping],
     emotions: Sequence[str] | None = None,
     prompts: bool = False,
-    **options,
+    **options: Any,
 ) -> dict[str, torch.Tensor]:
     """Rows with answers -> the processor's batch with `labels` (B, S), -100 outside the answers.
 
@@ -73,7 +74,7 @@ class EmotionCollator:
         options: as in `encode`.
     """
 
-    def __init__(self, processor: EmotionProcessor, features=None, **options):
+    def __init__(self, processor: EmotionProcessor, features: Any = None, **options: Any) -> None:
         self.processor = processor
         self.features = features
         self.options = options
