@@ -15,6 +15,7 @@ timestamp, S text tokens.
 import copy
 import inspect
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, Unpack, get_args
@@ -38,6 +39,8 @@ MEDIUM_OF_PART: dict[str, Medium] = {"video": "video", "image": "video", "image_
 # Where a message part holds its source, in the order in which the keys are looked for.
 SOURCE_KEYS = ("video", "audio", "image", "image_url", "path", "url")
 ROLES = ("system", "user", "assistant")
+# What a text file cannot hold.
+NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 # What fills a batch where one sample is shorter than another; 0 (False) for every other tensor.
 PADDING = {
     "labels": -100,
@@ -626,15 +629,32 @@ class EmotionProcessor(ProcessorMixin):
         """`text` as it may stand in a prompt: a space breaks up all that the tokenizer or the template gives a meaning.
 
         `<video>` becomes `< video>`, `</s>` becomes `< /s>`, `[INST]` becomes `[ INST]`: readable, and no longer a
-        placeholder, a special token or the border of a turn.
+        placeholder, a special token or the border of a turn. Characters that no file can hold (NUL, halves of
+        surrogate pairs) become U+FFFD.
         """
-        special = {token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        special |= {*self.tokenizer.all_special_tokens, *marks_in(self.chat_template or "")}
-        meanings = sorted((token for token in special if token.strip()), key=len, reverse=True)
-        pattern = re.compile("|".join(map(re.escape, meanings)))
+        text = NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
+        special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        marks = {*special.values(), *self.tokenizer.all_special_tokens, *marks_in(self.chat_template or "")}
+        marks = sorted((mark for mark in marks if mark.strip()), key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, marks)))
+        folded = unicodedata.normalize("NFKC", text)
+        if pattern.search(folded):
+            # Full-width brackets and the like, which some tokenizers fold into plain ones.
+            text = folded
         while pattern.search(text):
             text = pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}" if len(match[0]) > 1 else " ", text)
+        # What only the tokenizer itself takes for a special token, for it drops or changes characters first.
+        while self.tokenizer.is_fast and (spans := self._special_spans(text, special.keys())):
+            for start, _ in reversed(spans):
+                text = f"{text[: start + 1]} {text[start + 1 :]}"
         return text
+
+    def _special_spans(self, text: str, special) -> list[tuple[int, int]]:
+        """Where a tokenizer finds special tokens of more than one character in a text; unknown characters are none."""
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        found = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
+        unknown = self.tokenizer.unk_token_id
+        return [span for i, span in found if i in special and i != unknown and span[1] - span[0] > 1]
 
     def ask(self, question: str) -> str:
         """A question as the paper words it."""

@@ -92,6 +92,11 @@ class MicroEmoProcessor(EmotionProcessor):
             qformer_tokenizer=qformer_tokenizer,
             **settings,
         )
+        # The template may come from somebody's model folder: no attributes, no widths of gigabytes.
+        if not re.fullmatch(r"[^{}]*\{time(:(\.\d)?[fg])?\}[^{}]*|[^{}]*", timestamp_template):
+            raise ValueError(
+                f"timestamp_template is {timestamp_template!r}; a text with {{time}} or {{time:.1f}} is accepted."
+            )
         self.num_video_query_tokens = num_video_query_tokens
         self.num_audio_query_tokens = num_audio_query_tokens
         self.patch_grid = list(patch_grid)
