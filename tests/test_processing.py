@@ -957,7 +957,7 @@ TOKENIZERS = {
     "llama 3": (lambda: with_tokens(["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>"]), []),
     "one inside another": (lambda: with_tokens(["<<s>>", "<s>", "< s>>", "|", "> >"]), []),
     "full width": (
-        lambda: with_tokens(["<s>", "</s>", "[INST]"], normalizers.NFKC()),
+        lambda: with_tokens(["<s>", "</s>"], normalizers.NFKC()),
         ["\uff1cs\uff1e", "\uff1c/s\uff1e", "\uff3bINST\uff3d"],
     ),
     "what is dropped": (
