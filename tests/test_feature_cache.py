@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import wave
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from hf_emotion.cli import main
 from hf_emotion.data.demo import make_demo
 from hf_emotion.inference import load
 from hf_emotion.papers import PAPERS, build
+from hf_emotion.processing.processing_emotion import ClipInputs
 from hf_emotion.training import cache
 from hf_emotion.training.cache import (
     FeatureCache,
@@ -24,6 +27,14 @@ from hf_emotion.training.cache import (
 from hf_emotion.training.collator import EmotionCollator
 
 OPTIONS = {"num_frames": 3}
+SHORT_WHISPER = {
+    "model_type": "whisper",
+    "d_model": 16,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "num_mel_bins": 16,
+}
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +201,96 @@ def test_bad_clips_are_listed_or_skipped_and_counted(rows, tmp_path):
     )
     assert len(features) == 1
     assert [reason.split(":")[0] for reason in features.skipped] == ["gone", "torn"]
+
+
+def test_rows_without_utterances_come_back(rows, tmp_path):
+    model, processor = build("microemo")
+    row = {**rows[0], "utterances": None}
+    features = FeatureCache.build(tmp_path / "features", model, processor, [row], **OPTIONS)
+    assert features.skipped == []
+    plain, cached = (EmotionCollator(processor, kept, **OPTIONS)([row]) for kept in (None, features))
+    assert cached["utterance_spans"].shape == (1, 0, 2)
+    assert cached["utterance_spans"].dtype == torch.int64
+    assert torch.equal(plain["input_ids"], cached["input_ids"])
+
+
+def test_flipped_bytes_are_found(made, rows, tmp_path):
+    _, _, features = made
+    expected = [features[row].tensors for row in rows]
+    [path] = features.folder.glob("features-*.arrow")
+    content = path.read_bytes()
+    for place in range(0, len(content), len(content) // 80):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x41
+        path.write_bytes(damaged)
+        for row, tensors in zip(rows, expected, strict=True):
+            found, message = tensors, f"{path.name} is damaged"
+            try:
+                again = FeatureCache(features.folder)
+                found = again[row].tensors if row in again else tensors
+            except FeatureCacheError as error:
+                message = str(error)
+            assert path.name in message
+            assert "damaged" in message
+            assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items()), place
+
+
+def test_many_writers_of_one_folder_lose_no_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SHARD_BYTES", 1)
+    inputs = ClipInputs("a clip", tensors={"video_features": torch.zeros(2)})
+    for run in range(20):
+        folder = tmp_path / str(run)
+        folder.mkdir()
+        start = Barrier(2)
+
+        def write(number, folder=folder, start=start):
+            writer = cache._Writer(folder)
+            start.wait()
+            for i in range(8):
+                writer.add(f"{number} {i}", {}, inputs)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(write, range(2)))
+        (folder / "features.json").write_text("{}")
+        assert len(FeatureCache(folder)) == 16
+
+
+def test_processes_of_one_run_share_the_clips(rows, tmp_path, monkeypatch):
+    model, processor = build("microemo")
+    rows = [{**row, "utterances": utterances} for row in rows for utterances in (row["utterances"], None)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    sizes = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        sizes.append(len(FeatureCache.build(tmp_path / "features", model, processor, rows, **OPTIONS)))
+    assert 0 < sizes[0] < sizes[1] == len(rows)
+
+
+def test_data_that_was_moved_as_a_whole_is_found_again(made, rows, tmp_path):
+    _, processor, features = made
+    (tmp_path / "elsewhere").mkdir()
+    moved = []
+    for row in rows:
+        kind = "video" if row["video"] else "audio"
+        moved.append({**row, kind: shutil.move(row[kind], tmp_path / "elsewhere")})
+    again = FeatureCache(shutil.move(features.folder, tmp_path / "elsewhere" / "features"))
+    again.verify(moved)
+    assert again.encode(processor, moved[0], **OPTIONS)["input_ids"].shape[0] == 1
+
+
+def test_sound_is_stored_as_long_as_it_is(rows, tmp_path):
+    model, processor = build("omni_emotion", audio_config={**SHORT_WHISPER, "max_source_positions": 1500})
+    features = FeatureCache.build(tmp_path / "features", model, processor, rows[:1], **OPTIONS)
+    states = features[rows[0]].tensors["audio_features"]
+    assert len(states) == 1500
+    about = json.loads(features.rows[0].column("about")[0].as_py())
+    frames = int(features[rows[0]].tensors["audio_attention_mask"].sum())  # 100 a second, two of which make a step
+    [kept] = about["chunks"]["kept"]
+    assert kept == -(-frames // 2) + 8 < 250
+    assert about["tensors"]["audio_features"][1] == [kept, states.shape[1]]
+    with torch.no_grad():
+        losses = [model(**EmotionCollator(processor, kept, **OPTIONS)(rows[:1])).loss for kept in (None, features)]
+    torch.testing.assert_close(*losses)
 
 
 def test_the_command_writes_features_and_says_what_it_skipped(rows, tmp_path, capsys):

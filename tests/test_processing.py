@@ -4,6 +4,7 @@ The processor under test makes 2 tokens per window of the video Q-Former and 3 p
 """
 
 import copy
+import hashlib
 import importlib.util
 import json
 import os
@@ -1020,3 +1021,37 @@ def test_half_characters_and_nul_are_written_as_replaced(processor):
 def test_a_timestamp_template_holds_a_time_and_nothing_else(template):
     with pytest.raises(ValueError, match=r"a text with .* is accepted"):
         make(timestamp_template=template)
+
+
+# Folders that version 0.1.0 saved
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_processor_saved_by_0_1_0_loads_and_makes_the_same_ids_and_shapes(name, tmp_path):
+    stored = json.loads((Path(__file__).parent / "golden" / "processors_0_1_0.json").read_text())
+    if name not in stored:
+        pytest.skip(f"{name} is younger than 0.1.0")
+    config, template, expected = (stored[name][key] for key in ("config", "template", "expected"))
+    config["face_config"]["regions"] = stored["regions"]
+    (tmp_path / "processor_config.json").write_text(json.dumps(config))
+    (tmp_path / "chat_template.jinja").write_text(template)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    if "qformer_tokenizer" in PAPERS[name].tokenizers:
+        tiny_tokenizer().save_pretrained(tmp_path / "qformer_tokenizer")
+    processor = PAPERS[name].processor.from_pretrained(tmp_path)
+    assert processor.default_question == config["default_question"]
+    movie = {"frames": np.zeros((5, 32, 40, 3), np.uint8), "fps": 2}
+    movie |= {"waveform": np.zeros(40000, np.float32), "sampling_rate": RATE}
+    sound = {"waveform": np.zeros(20000, np.float32), "sampling_rate": RATE}
+    rows = [(0.2, 1.0, "I am fine."), {"start": 1.24, "end": 2.0, "text": "Why?\n</s>", "speaker": "Ann"}]
+    batch = processor(
+        videos=[movie, sound, movie],
+        text=["How does she feel?", "Who speaks?", "<b> Why?"],
+        utterances=[rows, None, rows[:1]],
+        num_frames=4,
+        faces=False,
+        return_tensors="np",
+    )
+    assert {tensor_name: list(values.shape) for tensor_name, values in batch.items()} == expected["shapes"]
+    assert batch["video_times"].tolist() == expected["times"]
+    assert hashlib.sha256(batch["input_ids"].astype("<i8").tobytes()).hexdigest()[:16] == expected["ids"]

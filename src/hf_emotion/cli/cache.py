@@ -42,5 +42,6 @@ def run(args: argparse.Namespace) -> int:
     for reason in cache.skipped:
         print(f"skipped {reason}", file=sys.stderr)
     size = sum(path.stat().st_size for path in args.output.glob("features-*.arrow"))
-    print(f"{len(cache)} clips, {size / 2**20:.1f} MB, {len(cache.skipped)} skipped: {args.output}")
+    each = f"{size / 2**20:.1f} MB ({size / max(1, len(cache)) / 2**20:.2f} MB a clip)"
+    print(f"{len(cache)} clips, {each}, {len(cache.skipped)} skipped: {args.output}")
     return OK

@@ -4,12 +4,16 @@
 
 A folder of Arrow files, read by memory mapping, with one row for each clip, and `features.json`, which says for which
 processor settings and tower weights they hold. Features that no longer belong to the clip, the processor or the towers
-are refused, never used.
+are refused, and so are damaged ones. Several processes may fill one folder: each writes files of its own; under
+`torchrun` they share the clips.
 """
 
 import hashlib
 import json
 import os
+import secrets
+import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +31,8 @@ from .collator import encode
 MANIFEST = "features.json"
 # Of the files' layout: another number makes older folders stale.
 FORMAT = 2
+# Steps of a chunk of sound that are stored after its last one with sound: a model's token may cover some of them.
+STEPS_AFTER_SOUND = 8
 # A file is written when it holds so much: what an interrupted run loses at most.
 SHARD_BYTES = 64 * 2**20
 # Fields of a configuration that say which towers there are, and what is taken from them.
@@ -36,7 +42,7 @@ VOLATILE = {"_name_or_path", "architectures", "auto_map", "dtype", "processor_cl
 
 
 class FeatureCacheError(ValueError):
-    """Cached features that cannot be had."""
+    """Cached features that are missing or damaged."""
 
 
 class StaleFeaturesError(FeatureCacheError):
@@ -104,10 +110,12 @@ def is_unchanged(path: str | Path, stamp: Mapping) -> bool:
     return found.st_mtime_ns == stamp["time"] or stamp_of(path)["sha256"] == stamp["sha256"]
 
 
-def checksum(about: str, data) -> str:
-    """Of what is stored of a clip."""
-    digest = hashlib.sha256(about.encode())
-    digest.update(data)
+def checksum(row: Mapping) -> str:
+    """Of all that is stored of a clip."""
+    digest = hashlib.sha256()
+    for name in ("key", "stamps", "about", "data"):
+        value = row[name]
+        digest.update(value.encode() if isinstance(value, str) else value)
     return digest.hexdigest()
 
 
@@ -116,9 +124,18 @@ def media_of(row: Mapping) -> dict[str, str]:
     return {kind: os.path.abspath(row[kind]) for kind in ("video", "audio") if row.get(kind)}
 
 
-def key_of(row: Mapping) -> str:
-    """What a row's features are kept under: its files, and its utterances, which shape what is made of them."""
-    return json.dumps([media_of(row), row.get("utterances")], sort_keys=True)
+def key_of(row: Mapping, root: str) -> str:
+    """What a row's features are stored under: its files, relative to the folder of the data, and its utterances, which
+    shape what is made of them."""
+    prefix = os.path.join(root, "")
+    media = {kind: path.removeprefix(prefix) for kind, path in media_of(row).items()}
+    return json.dumps([media, row.get("utterances")], sort_keys=True)
+
+
+def root_of(rows: Sequence[Mapping]) -> str:
+    """The folder that holds the files of all rows."""
+    folders = {os.path.dirname(path) for row in rows for path in media_of(row).values()}
+    return os.path.commonpath(folders) if folders else os.path.abspath(os.curdir)
 
 
 def record(processor: EmotionProcessor, row: Mapping, options: Mapping) -> ClipInputs:
@@ -165,12 +182,25 @@ class FeatureCache:
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).is_file():
             raise FeatureCacheError(f"{folder} holds no {MANIFEST}; a folder that `hf-emotion cache` wrote is accepted")
-        self.manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
-        files = sorted(self.folder.glob("features-*.arrow"))
-        parts = [Dataset.from_file(str(path)) for path in files]
+        self.manifest = read_manifest(self.folder)
+        # In the order of their names, which begin with the time: of a clip that was encoded twice, the later row holds.
+        self.files = sorted(self.folder.glob("features-*.arrow"))
+        parts = []
+        for path in self.files:
+            try:
+                parts.append(Dataset.from_file(str(path)))
+                # Offsets and texts; the features themselves have a checksum each.
+                parts[-1].data.table.validate(full=True)
+                parts[-1].data.column("checksum")
+            except Exception as error:  # Arrow raises many kinds for a damaged file
+                reason = " ".join(str(error).split())[:150]
+                raise FeatureCacheError(
+                    f"{path} is damaged ({reason}); delete it and run hf-emotion cache again"
+                ) from error
+        self.sizes = [len(part) for part in parts]
         self.rows = concatenate_datasets(parts).with_format("arrow") if parts else None
-        # A clip that was encoded again stands twice: the later row holds.
         self.places = {key: i for i, key in enumerate(self._column("key"))}
+        self.root = self.manifest["root"]
 
     def _column(self, name: str) -> list:
         return [] if self.rows is None else self.rows.data.column(name).to_pylist()
@@ -178,8 +208,18 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self.places)
 
+    def key(self, row: Mapping) -> str:
+        """What a row is stored under; data that was moved as a whole is found again."""
+        key = key_of(row, self.root)
+        if key not in self.places:
+            for root in (str(parent) for path in media_of(row).values() for parent in reversed(Path(path).parents)):
+                if (moved := key_of(row, root)) in self.places:
+                    self.root = root
+                    return moved
+        return key
+
     def __contains__(self, row: Mapping) -> bool:
-        return key_of(row) in self.places
+        return self.key(row) in self.places
 
     @classmethod
     def build(
@@ -196,6 +236,8 @@ class FeatureCache:
     ) -> "FeatureCache":
         """Encode the clips of `rows` that the folder does not hold yet; an interrupted run continues.
 
+        Under `torchrun`, `accelerate launch` or SLURM (`RANK`, `WORLD_SIZE`) each process encodes its share.
+
         Args:
             folder: new, or of an earlier run with the same processor, towers and options.
             model, processor: whose towers encode, where the model lies.
@@ -210,33 +252,36 @@ class FeatureCache:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = describe_features(model, processor, options)
         if not (folder / MANIFEST).is_file():
+            manifest = {**describe_features(model, processor, options), "root": root_of(rows)}
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         cache = cls(folder)
         cache.check(model, processor, **options)
         stale = set(cache.changed(rows))
-        wanted = {key_of(row): row for row in rows if media_of(row)}
-        wanted = [row for key, row in wanted.items() if key not in cache.places or key in stale]
+        wanted = {cache.key(row): row for row in rows if media_of(row)}
+        wanted = {key: row for key, row in wanted.items() if key not in cache.places or key in stale}
+        rank, world_size = (int(os.environ.get(name, usual)) for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1")))
+        # By the key alone: processes that start at different times find the folder in different states.
+        wanted = {key: row for key, row in wanted.items() if zlib.crc32(key.encode()) % world_size == rank}
         base = towered(model)
         training = base.training
         base.eval()
         skipped = []
         loader = torch.utils.data.DataLoader(
-            _Clips(processor, wanted, options),
+            _Clips(processor, list(wanted.values()), options),
             batch_size=None,
             num_workers=num_workers,
             multiprocessing_context="spawn" if num_workers else None,
         )
-        writer = _Writer(folder)
-        for row, made in zip(wanted, tqdm(loader, desc="towers", unit="clip", disable=not progress), strict=True):
+        writer = _Writer(folder, rank, crop=not getattr(base.config, "keep_padding", False))
+        for key, made in zip(wanted, tqdm(loader, desc="towers", unit="clip", disable=not progress), strict=True):
             if isinstance(made, str):
                 skipped.append(made)
                 continue
             inputs, stamps = made
             batch = {name: tensor.to(base.device) for name, tensor in processor.pad([inputs.tensors]).items()}
             features = {name: tensor[0] for name, tensor in base.tower_features(**batch).items()}
-            writer.add(key_of(row), stamps, replace(inputs, tensors=features))
+            writer.add(key, stamps, replace(inputs, tensors=features))
         writer.write()
         base.train(training)
         if skipped and not skip_bad_rows:
@@ -262,15 +307,27 @@ class FeatureCache:
 
     def changed(self, rows: Sequence[Mapping]) -> list[str]:
         """Keys of the rows whose files are no longer those that were encoded."""
-        known = {key_of(row): row for row in rows if row in self}
+        known = {self.key(row): row for row in rows if row in self}
         stamps = self._column("stamps")
-        return [
-            key
-            for key, row in known.items()
-            if not all(
-                is_unchanged(path, json.loads(stamps[self.places[key]])[kind]) for kind, path in media_of(row).items()
-            )
-        ]
+        changed = []
+        for key, row in known.items():
+            place = self.places[key]
+            try:
+                stored = json.loads(stamps[place])
+                same = all(is_unchanged(path, stored[kind]) for kind, path in media_of(row).items())
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._damaged(row, place) from error
+            if not same:
+                changed.append(key)
+        return changed
+
+    def _damaged(self, row: Mapping, place: int) -> FeatureCacheError:
+        """The error of a row whose file was changed after it was written."""
+        ends = np.cumsum(self.sizes)
+        path = self.files[int(np.searchsorted(ends, place, side="right"))]
+        return FeatureCacheError(
+            f"the features of {row.get('id')} in {path} are damaged; delete this file and run hf-emotion cache again"
+        )
 
     def verify(self, rows: Sequence[Mapping]) -> None:
         """Raise unless every row has its features, and they are of the file as it is now."""
@@ -282,7 +339,7 @@ class FeatureCache:
             )
         changed = self.changed(rows)
         if changed:
-            files = ", ".join(json.loads(changed[0])[0].values())
+            files = ", ".join(os.path.join(self.root, name) for name in json.loads(changed[0])[0].values())
             raise StaleFeaturesError(
                 f"{len(changed)} clips have changed since their features in {self.folder} were made, the first is "
                 f"{files}; run hf-emotion cache again"
@@ -294,22 +351,24 @@ class FeatureCache:
         Raises:
             FeatureCacheError: there are none, or the file was damaged after it was written.
         """
-        place = self.places.get(key_of(row))
+        place = self.places.get(self.key(row))
         if place is None:
             raise FeatureCacheError(f"{self.folder} holds no features of {row.get('id')}: run hf-emotion cache again")
         stored = self.rows[place]
-        about, data = stored.column("about")[0].as_py(), stored.column("data")[0].as_buffer()
-        if checksum(about, data) != stored.column("checksum")[0].as_py():
-            raise FeatureCacheError(
-                f"the features of {row.get('id')} in {self.folder} are damaged: they differ from their checksum; "
-                f"delete the folder and run hf-emotion cache again"
-            )
-        inputs = json.loads(about)
+        stored = {name: stored.column(name)[0] for name in ("key", "stamps", "about", "data", "checksum")}
+        stored = {name: value.as_buffer() if name == "data" else value.as_py() for name, value in stored.items()}
+        if checksum(stored) != stored["checksum"]:
+            raise self._damaged(row, place)
+        inputs = json.loads(stored["about"])
+        chunks = inputs.pop("chunks")
         tensors = {}
         for name, (dtype, shape, start, size) in inputs.pop("tensors").items():
-            # Copied, since what is mapped cannot be written to.
-            values = torch.from_numpy(np.frombuffer(data, dtype=np.uint8, count=size, offset=start).copy())
-            tensors[name] = (values if size else values[:0]).view(getattr(torch, dtype)).reshape(shape)
+            # Copied, since what is mapped cannot be written to; an empty array has no bytes to be seen as numbers.
+            values = np.frombuffer(stored["data"], dtype=np.uint8, count=size, offset=start).copy()
+            kind = getattr(torch, dtype)
+            tensors[name] = torch.from_numpy(values).view(kind).view(shape) if size else torch.empty(shape, dtype=kind)
+        if chunks is not None:
+            tensors["audio_features"] = whole_chunks(tensors["audio_features"], **chunks)
         return ClipInputs(**inputs, tensors=tensors)
 
     def fill(self, row: Mapping) -> dict:
@@ -332,27 +391,70 @@ def describe_features(model, processor, options: Mapping) -> dict:
     }
 
 
-class _Writer:
-    """Rows -> Arrow files, each whole from the moment it is there."""
+def read_manifest(folder: Path) -> dict:
+    """What `features.json` says.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    Raises:
+        FeatureCacheError: it is not the JSON that `FeatureCache.build` writes.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        # Older folders have no root; they are refused by their format.
+        return {"root": "", **manifest}
+    except (ValueError, TypeError) as error:
+        raise FeatureCacheError(
+            f"{folder / MANIFEST} is damaged ({error}); delete {folder} and make it again"
+        ) from error
+
+
+def cropped_chunks(states: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, dict]:
+    """The states of chunks of sound without most of those that have no sound: 4 s take 208 of Whisper's 1,500.
+
+    Args:
+        states: (C * l, D), l states a chunk.
+        mask: (C, F) bool, True for the spectrum frames that are sound.
+
+    Returns:
+        the states (sum of `kept`, D), and the arguments of `whole_chunks`.
+    """
+    steps = len(states) // len(mask)
+    kept = [min(steps, -(-n * steps // mask.shape[1]) + STEPS_AFTER_SOUND) if n else 0 for n in mask.sum(-1).tolist()]
+    chunks = states.unflatten(0, (len(mask), steps))
+    return torch.cat([chunk[:n] for chunk, n in zip(chunks, kept, strict=True)]), {"steps": steps, "kept": kept}
+
+
+def whole_chunks(states: torch.Tensor, steps: int, kept: Sequence[int]) -> torch.Tensor:
+    """`cropped_chunks` undone, with zeros in place of what was not stored: (C * l, D)."""
+    whole = states.new_zeros(len(kept), steps, states.shape[1])
+    for chunk, part in zip(whole, states.split(list(kept)), strict=True):
+        chunk[: len(part)] = part
+    return whole.flatten(0, 1)
+
+
+class _Writer:
+    """Rows -> Arrow files of one process, each whole from the moment it exists."""
+
+    def __init__(self, folder: Path, rank: int = 0, crop: bool = True):
+        self.folder, self.rank, self.crop = folder, rank, crop
         self.rows, self.bytes = [], 0
 
     def add(self, key: str, stamps: Mapping, inputs: ClipInputs) -> None:
+        tensors, chunks = dict(inputs.tensors), None
+        mask = tensors.get("audio_attention_mask")
+        if self.crop and "audio_features" in tensors and mask.dim() == 2:
+            tensors["audio_features"], chunks = cropped_chunks(tensors["audio_features"], mask.bool())
         index, parts, start = {}, [], 0
-        for name, tensor in inputs.tensors.items():
+        for name, tensor in tensors.items():
             data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
             index[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start, len(data))
             # Numbers start where any dtype may.
             padding = -len(data) % 16
             parts += [data, bytes(padding)]
             start += len(data) + padding
-        names = ("source", "utterances", "placeholders", "report")
-        about = json.dumps({**{name: getattr(inputs, name) for name in names}, "tensors": index})
-        data = b"".join(parts)
-        row = {"key": key, "stamps": json.dumps(stamps), "about": about, "data": data}
-        self.rows.append({**row, "checksum": checksum(about, data)})
+        about = {name: getattr(inputs, name) for name in ("source", "utterances", "placeholders", "report")}
+        about = json.dumps({**about, "tensors": index, "chunks": chunks})
+        row = {"key": key, "stamps": json.dumps(stamps), "about": about, "data": b"".join(parts)}
+        self.rows.append({**row, "checksum": checksum(row)})
         self.bytes += start
         if self.bytes >= SHARD_BYTES:
             self.write()
@@ -364,8 +466,8 @@ class _Writer:
         if not self.rows:
             return
         kinds = {**dict.fromkeys(("key", "stamps", "about", "checksum"), "string"), "data": "large_binary"}
-        number = len(list(self.folder.glob("features-*.arrow")))
-        path = self.folder / f"features-{number:05d}.arrow"
+        # No two processes, and no two files of one, share a name.
+        path = self.folder / f"features-{time.time_ns()}-{self.rank:04d}-{secrets.token_hex(4)}.arrow"
         features = Features({name: Value(kind) for name, kind in kinds.items()})
         with replacing(path) as partial, ArrowWriter(path=str(partial), features=features) as writer:
             for row in self.rows:
