@@ -168,7 +168,13 @@ def differences(report, plain) -> float:
 def forget() -> None:
     """What was read in an earlier run."""
     shipped()._cache.clear()
-    for remembered in (sets._labels_of_text, sets._lexicon_groups, classes._code, words._clean):
+    for remembered in (
+        sets._labels_of_text,
+        sets._lexicon_groups,
+        sets._lexicon_side,
+        classes._code,
+        words._clean,
+    ):
         remembered.cache_clear()
 
 

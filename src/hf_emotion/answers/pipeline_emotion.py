@@ -26,6 +26,7 @@ from transformers import Pipeline, TextIteratorStreamer
 from transformers.utils import cached_file
 
 from .lexicon import LEXICON_FILE, Lexicon, shipped
+from .track import windows
 from .words import emotion_words
 
 MAX_URL_BYTES = 2**29  # of a clip behind a URL
@@ -126,6 +127,8 @@ class EmotionRecognitionPipeline(Pipeline):
                 `utterances`: what `utterances.read` takes (srt, vtt, whisper json, TextGrid, rows), for one clip; for
                 several clips put them into dicts.
                 `asr`: a speech recogniser, such as a transformers pipeline, for clips without utterances.
+                `every`: ask about windows of that many seconds in place of utterances; `track.write_track` writes the
+                    result as a track (JSON, CSV, TextGrid, plot).
                 `question`: asked about every clip that brings none; default the model's own.
                 `candidate_labels`: a closed set; the labels are then these, and the scores of a clip sum to 1.
                 `per_utterance`: also ask about each utterance (default True).
@@ -170,6 +173,7 @@ class EmotionRecognitionPipeline(Pipeline):
         question=None,
         utterances=None,
         asr=None,
+        every=None,
         candidate_labels=None,
         per_utterance=None,
         allow_urls=None,
@@ -178,14 +182,16 @@ class EmotionRecognitionPipeline(Pipeline):
         **options,
     ):
         load = {name: options.pop(name) for name in LOAD_OPTIONS if options.get(name) is not None}
-        before = {"question": question, "utterances": utterances, "asr": asr, "allow_urls": allow_urls}
+        before = {"question": question, "utterances": utterances, "asr": asr, "every": every, "allow_urls": allow_urls}
         before["load_options"] = load or None
         generating = {**options, **(generate_kwargs or {})}
         forward = {"candidate_labels": candidate_labels, "per_utterance": per_utterance, "streamer": streamer}
         forward["generate_options"] = generating or None
         return *({name: value for name, value in group.items() if value is not None} for group in (before, forward)), {}
 
-    def preprocess(self, inputs, question=None, utterances=None, asr=None, allow_urls=False, load_options=None):
+    def preprocess(
+        self, inputs, question=None, utterances=None, asr=None, every=None, allow_urls=False, load_options=None
+    ):
         """A list of (place, clip) -> a result begun for each, and the clips that can be used with their batch."""
         results, clips, questions = [], [], []
         for place, source in inputs:
@@ -197,19 +203,25 @@ class EmotionRecognitionPipeline(Pipeline):
             results.append({"clip": name_of(source, place)})
             try:
                 source = with_urls_read(source, allow_urls)
-                clips.append(self.measure(self.load(source, brought["utterances"], asr, load_options or {})))
+                clips.append(self.measure(self.load(source, brought["utterances"], asr, every, load_options or {})))
             except CLIP_FAILURES as error:
                 results[-1] |= failure(error)
             else:
                 questions.append(brought["question"])
         return {"results": results, "clips": clips, "questions": questions, **self.encode(clips, questions)}
 
-    def load(self, source, utterances, asr, load_options):
-        """One decoded clip with its utterances: those given, those that `asr` recognises, or none."""
+    def load(self, source, utterances, asr, every, load_options):
+        """One decoded clip with its utterances: those given, those that `asr` recognises, or none.
+
+        With `every`, windows of that many seconds stand in their place.
+        """
         [clip] = self.processor.load_clips([source], utterances=[utterances], **load_options)
         if asr is not None and not clip.utterances and clip.waveform is not None:
             speech = asr({"raw": clip.waveform, "sampling_rate": clip.sampling_rate}, return_timestamps=True)
             [clip] = self.processor.load_clips([clip], utterances=[speech], **load_options)
+        if every is not None:
+            spans = windows(clip.duration / 1000, every, clip.utterances or ())
+            [clip] = self.processor.load_clips([clip], utterances=[spans], **load_options)
         return clip
 
     def measure(self, clip):

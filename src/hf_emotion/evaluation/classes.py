@@ -124,31 +124,37 @@ def recognition_clips(
         ValueError: a reference outside `labels` (the message names it).
     """
     check_lengths(predictions=predictions, references=references, folds=folds, options=options)
-    truths = [str(reference) for reference in references]
+    # Each different cell is read once; 100,000 clips have few classes.
+    written = {reference: str(reference) for reference in dict.fromkeys(references)}
     if labels is None:
-        classes = sorted(set(truths))
+        classes = sorted(set(written.values()))
         if strict:
             # An empty answer is no class of its own.
-            classes = sorted({*classes, *(str(prediction) for prediction in predictions if prediction)})
+            classes = sorted({*classes, *(str(prediction) for prediction in set(predictions) if prediction)})
     else:
         classes = list(labels)
         folded = {name.casefold(): name for name in classes}
-        truths = [folded.get(truth.strip().casefold(), truth) for truth in truths]
-        strange = next((truth for truth in truths if truth not in folded.values()), None)
-        if strange is not None:
-            raise ValueError(f"reference {strange!r} is none of the labels {', '.join(classes)}")
+        written = {reference: folded.get(text.strip().casefold(), text) for reference, text in written.items()}
+        unknown = next((text for text in written.values() if text not in classes), None)
+        if unknown is not None:
+            raise ValueError(f"reference {unknown!r} is none of the labels {', '.join(classes)}")
     number = {name: i for i, name in enumerate(classes)}
     names = sorted(set(folds)) if folds is not None else []
     fold = {name: i for i, name in enumerate(names)}
-    columns = np.zeros((len(truths), 4))
-    columns[:, 0] = [number[truth] for truth in truths]
+    columns = np.zeros((len(references), 4))
+    truth_codes = {reference: number[text] for reference, text in written.items()}
+    columns[:, 0] = np.fromiter(map(truth_codes.__getitem__, references), float, len(references))
     if strict:
         none = len(classes)
         columns[:, 1] = [number.get("" if reply is None else str(reply), none) for reply in predictions]
-    elif predictions:
-        names_read = tuple(classes)
-        listed = [None] * len(truths) if options is None else [o and tuple(o.items()) for o in options]
-        columns[:, 1:3] = [_code(reply, names_read, o) for reply, o in zip(predictions, listed, strict=True)]
+    elif options is None:
+        kinds = {reply: i for i, reply in enumerate(dict.fromkeys(predictions))}
+        codes = np.array([_code(reply, tuple(classes), None) for reply in kinds], float).reshape(-1, 2)
+        columns[:, 1:3] = codes[np.fromiter(map(kinds.__getitem__, predictions), int, len(predictions))]
+    else:
+        listed = [letters and tuple(letters.items()) for letters in options]
+        codes = [_code(reply, tuple(classes), one) for reply, one in zip(predictions, listed, strict=True)]
+        columns[:, 1:3] = np.array(codes, float).reshape(-1, 2)
     if names:
         columns[:, 3] = [fold[name] for name in folds]
 

@@ -117,7 +117,9 @@ def _recognition(predictions, references, settings: Settings, names) -> Clips:
     labels = settings.labels
     if labels is not None:
         # DFEW writes its classes as 1 to 7.
-        references = [labels[int(r) - 1] if str(r).isdigit() and 0 < int(r) <= len(labels) else r for r in references]
+        numbers = {str(i): label for i, label in enumerate(labels, 1) if str(i) not in labels}
+        named = {reference: numbers.get(str(reference), reference) for reference in dict.fromkeys(references)}
+        references = list(map(named.__getitem__, references))
     options = [settings.options.get(name) for name in names] if settings.options else None
     folds = None if settings.folds is None else [settings.folds.get(name) for name in names]
     if folds is not None and None in folds:
@@ -169,8 +171,10 @@ def _no_constants(references, settings: Settings) -> dict:
     return {}
 
 
-def _texts(cells: Iterable) -> list:
+def _texts(cells: list) -> list:
     """Replies as text: a closed-set reply that came as a list of labels is read as a comma list."""
+    if not {list, tuple} & set(map(type, cells)):
+        return cells
     return [", ".join(map(str, cell)) if isinstance(cell, (list, tuple)) else cell for cell in cells]
 
 

@@ -194,36 +194,73 @@ def lexicon_clips(predictions: Sequence, references: Sequence, lexicon: Lexicon 
     """
     check_lengths(predictions=predictions, references=references)
     lexicon = lexicon or shipped()
-    sides = ([_lexicon_groups(_key(cell), lexicon) for cell in cells] for cells in (predictions, references))
-    rows = []
-    for predicted, labels in zip(*sides, strict=True):
-        scores = (math.nan,) * 4
-        if labels.words:
-            scores = (*overlap(labels.families, predicted.families), *overlap(labels.groups, predicted.groups))
-        rows.append((*scores, predicted.words, predicted.known + labels.known, predicted.words + labels.words))
-    columns = np.array(rows, float).reshape(-1, 7)
+    predicted, labels = (_lexicon_side(tuple(map(_key, cells)), lexicon) for cells in (predictions, references))
+    columns = np.full((len(predictions), 7), np.nan)
+    # Unknown words are groups of their own; few clips have one on both sides.
+    shared = np.zeros(len(predictions))
+    for i in np.flatnonzero((predicted.counts[:, 2] > 0) & (labels.counts[:, 2] > 0)):
+        shared[i] = len(predicted.unknown[i] & labels.unknown[i])
+    for level in (0, 1):
+        P, G = predicted.bits[level], labels.bits[level]
+        of_p, of_g = _bit_count(P) + predicted.counts[:, 2], _bit_count(G) + labels.counts[:, 2]
+        common, scored = _bit_count(P & G) + shared, of_g > 0
+        columns[scored, 2 * level] = (common / np.maximum(of_p, 1))[scored]
+        columns[scored, 2 * level + 1] = (common / np.maximum(of_g, 1))[scored]
+    columns[:, 4] = predicted.counts[:, 0]
+    columns[:, 5] = predicted.counts[:, 1] + labels.counts[:, 1]
+    columns[:, 6] = predicted.counts[:, 0] + labels.counts[:, 0]
     info = {"grouping": "hf_emotion lexicon", "lexicon_words": len(lexicon.groups)}
     return Clips(columns, _lexicon_scores, info)
 
 
-class _Groups(NamedTuple):
-    """A cell at the two levels of the lexicon; an unknown word is a group of its own."""
+class _Side(NamedTuple):
+    """Cells at the two levels of the lexicon: a bit for each group, the words that are unknown, and three counts."""
 
-    families: frozenset
-    groups: frozenset
-    words: int
-    known: int
+    bits: tuple[np.ndarray, np.ndarray]  # (N,) each
+    unknown: list[frozenset[str]]
+    counts: np.ndarray  # (N, 3): words, known words, unknown words
+
+
+# Baselines score other predictions against the same references.
+@lru_cache(maxsize=4)
+def _lexicon_side(cells: tuple, lexicon: Lexicon) -> _Side:
+    # Python's own integers where 64 bits do not hold the groups.
+    kind = object if len(_group_numbers(lexicon)[1]) > 64 else np.uint64
+    first, second, unknown, words, unknown_words = (
+        zip(*(_lexicon_groups(cell, lexicon) for cell in cells), strict=True) if cells else ((),) * 5
+    )
+    words, unknown_words = np.array(words, float), np.array(unknown_words, float)
+    counts = np.stack([words, words - unknown_words, unknown_words], axis=1)
+    return _Side((np.array(first, kind), np.array(second, kind)), list(unknown), counts)
 
 
 @lru_cache(maxsize=CELLS)
-def _lexicon_groups(cell: str | tuple | None, lexicon: Lexicon) -> _Groups:
+def _lexicon_groups(cell: str | tuple | None, lexicon: Lexicon) -> tuple[int, int, frozenset[str], int, int]:
+    """Bits of the groups at both levels, the unknown words, the number of words and of unknown ones."""
     words = labels_of(cell)
-    found = [lexicon.groups.get(lexicon.lemma(word)) for word in words]
-    levels = (
-        frozenset(group[level] if group else ("?", word) for word, group in zip(words, found, strict=True))
-        for level in (0, 1)
-    )
-    return _Groups(*levels, len(words), sum(group is not None for group in found))
+    bits, unknown = [0, 0], set()
+    for word in words:
+        group = lexicon.groups.get(lexicon.lemma(word))
+        if group is None:
+            unknown.add(word)
+            continue
+        for level in (0, 1):
+            bits[level] |= 1 << _group_numbers(lexicon)[level][group[level]]
+    return bits[0], bits[1], frozenset(unknown), len(words), len(unknown)
+
+
+@lru_cache(maxsize=8)
+def _group_numbers(lexicon: Lexicon) -> tuple[dict, dict]:
+    """Group -> its bit, for both levels."""
+    levels = ({group[level] for group in lexicon.groups.values()} for level in (0, 1))
+    first, second = ({name: i for i, name in enumerate(sorted(names, key=str))} for names in levels)
+    return first, second
+
+
+def _bit_count(values: np.ndarray) -> np.ndarray:
+    if values.dtype == object:
+        return np.array([value.bit_count() for value in values], float)
+    return np.unpackbits(values.view(np.uint8)).reshape(-1, 64).sum(1).astype(float)
 
 
 def _key(cell):
