@@ -10,6 +10,7 @@ from hf_emotion.data.build import SOURCES
 from hf_emotion.data.files import DataError, MediaFolder, read_corpus, read_csv, word_list
 from hf_emotion.data.readers import emer, mer, recognition
 from hf_emotion.data.schema import make_row
+from hf_emotion.processing.voice_activity import voice_spans
 
 
 def write(root, files):
@@ -823,17 +824,17 @@ def test_planted_sounds_are_found_within_30_ms_of_their_edges_and_margins():
     for start, end in planted:
         a, b = int(start * rate), int(end * rate)
         sound[a:b] += 0.2 * np.sin(2 * np.pi * 180 * np.arange(b - a) / rate)
-    found = recognition.voice_spans(sound.astype(np.float32), rate, pause=0.3, margin=0.0)
+    found = voice_spans(sound.astype(np.float32), rate, pause=0.3, margin=0.0)
     # The last two are 150 ms apart, less than a pause.
     expected = [(0.8, 1.9), (3.0, 5.2)]
     assert np.abs(np.array(found) - np.array(expected)).max() < 0.03
-    assert len(recognition.voice_spans(sound.astype(np.float32), rate, pause=0.1)) == 3
+    assert len(voice_spans(sound.astype(np.float32), rate, pause=0.1)) == 3
 
 
 def test_silence_has_no_voice_and_sound_throughout_is_one_stretch():
     rate = 16000
-    assert recognition.voice_spans(np.zeros(rate, np.float32), rate) == []
-    assert recognition.voice_spans(np.zeros(10, np.float32), rate) == []
+    assert voice_spans(np.zeros(rate, np.float32), rate) == []
+    assert voice_spans(np.zeros(10, np.float32), rate) == []
     hum = 0.1 * np.sin(2 * np.pi * 200 * np.arange(rate) / rate)
-    ((start, end),) = recognition.voice_spans(hum.astype(np.float32), rate)
+    ((start, end),) = voice_spans(hum.astype(np.float32), rate)
     assert (start, end) == (0.0, 1.0)

@@ -152,7 +152,7 @@ def voice_measures(waveform: np.ndarray, sampling_rate: int, spans: list[tuple[f
     Args:
         waveform: (S,) float32.
         sampling_rate: Hz.
-        spans: where it speaks (`recognition.voice_spans`), s.
+        spans: where it speaks (`voice_activity.voice_spans`), s.
 
     Returns:
         `seconds` (of the sound), `speaking` (share of it), `pauses` (between spans), `longest_pause` (s), and where a

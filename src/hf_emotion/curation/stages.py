@@ -46,11 +46,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.files import write_whole
-from ..data.readers.recognition import voice_spans
 from ..data.schema import FIELDS, RowError, make_row
 from ..processing.faces import FaceError, FaceFinder
 from ..processing.media import MediaError, load_clip
 from ..processing.utterances import UtteranceError, read
+from ..processing.voice_activity import voice_spans
 from .measures import face_measures, movements, picture_measures, voice_measures
 
 # Part of every key: raise it when a stage computes another value from the same inputs.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..processing.utterances import UNWRITABLE
+from ..processing.voice_activity import voice_spans
 from .files import DataError, MediaFolder, MissingMediaError, Reading, read_lines, replacing
 from .questions import TASKS, instruction_rows
 from .readers import candidates, conversations, emer, mer, own, recognition
@@ -380,7 +381,7 @@ def _listen(row: dict, how: str) -> dict:
         if clip.waveform is not None and len(clip.waveform):
             spans = [(0.0, len(clip.waveform) / clip.sampling_rate)]
             if how == "voice":
-                spans = recognition.voice_spans(clip.waveform, clip.sampling_rate)
+                spans = voice_spans(clip.waveform, clip.sampling_rate)
         # What is said is known, but not which stretch says which part of it: one utterance from first to last sound.
         if row["subtitle"] and spans:
             spans = [(spans[0][0], spans[-1][1])]
