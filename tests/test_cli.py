@@ -183,6 +183,16 @@ def test_an_ablation_can_be_set_from_the_command_line(tmp_path, capsys):
     assert json.loads((tmp_path / "m" / "processor_config.json").read_text())["use_utterances"] is False
 
 
+def test_without_a_model_the_one_in_the_box_describes_the_clip(model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hf_emotion.starter.FOLDER", model_folder)
+    clip = str(write_clip(tmp_path / "clip.mp4"))
+    options = ["--max-new-tokens", "2", "--json"]
+    assert main(["predict", clip, *options]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert main(["predict", clip, "--model", str(model_folder), *options]) == 0
+    assert results == json.loads(capsys.readouterr().out)
+
+
 def test_without_a_command_a_first_one_is_shown(capsys):
     assert main([]) == 0
     assert "hf-emotion predict clip.mp4" in capsys.readouterr().out

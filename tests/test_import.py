@@ -59,7 +59,7 @@ def test_the_summaries_of_all_commands_are_those_of_their_own_parsers():
 def test_every_public_name_is_found_and_a_wrong_one_is_an_attribute_error():
     assert set(hf_emotion.__all__) <= set(dir(hf_emotion))
     for name in hf_emotion.__all__:
-        assert getattr(hf_emotion, name).__name__ == name
+        assert getattr(hf_emotion, name).__name__.removeprefix("hf_emotion.") == name
     with pytest.raises(AttributeError, match="MacroEmo"):
         hf_emotion.MacroEmo  # noqa: B018
 

@@ -10,8 +10,10 @@ from datasets import Dataset
 from loopback_clips import serve_clips
 from test_cli import write_clip
 from transformers import pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
+import hf_emotion
 from hf_emotion.answers.pipeline_emotion import ClipError, EmotionRecognitionPipeline, question_about, read_url
 from hf_emotion.inference import describe
 from hf_emotion.papers import PAPERS, build
@@ -320,6 +322,19 @@ def test_describe_is_a_call_of_the_pipeline(one_pipe, clip, tmp_path):
     assert set(results[1]) == {"clip", "error"}
     with pytest.raises(ValueError, match="1 utterance sources came with 3 clips"):
         describe(clips, one_pipe.model, one_pipe.processor, utterances=[None])
+
+
+def test_the_model_in_the_box_is_a_pipeline_by_itself(tmp_path, clip, monkeypatch):
+    model, processor = build("microemo")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    monkeypatch.setattr(hf_emotion.starter, "FOLDER", tmp_path)
+    pipe = hf_emotion.starter("cpu")
+    assert type(pipe) is EmotionRecognitionPipeline
+    assert pipe(clip, **OPTIONS) == describe([clip], model, processor, **OPTIONS)[0]
+    task = PIPELINE_REGISTRY.supported_tasks["emotion-recognition"]
+    monkeypatch.setitem(task, "default", {"model": (str(tmp_path), "main")})
+    assert pipeline("emotion-recognition", device=-1)(clip, **OPTIONS) == pipe(clip, **OPTIONS)
 
 
 def test_device_map_and_dtype_are_taken_as_in_every_pipeline(tmp_path, clip):

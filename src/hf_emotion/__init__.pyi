@@ -1,4 +1,7 @@
 # The public names, and where they come from: read by type checkers, and by `lazy_loader` when the package is imported.
+from . import starter as starter
+from .inference import describe as describe
+from .inference import load as load
 from .modeling.configuration_acoustemo import AcoustEmoConfig as AcoustEmoConfig
 from .modeling.configuration_esva import ESVAConfig as ESVAConfig
 from .modeling.configuration_facexformer import FaceXFormerConfig as FaceXFormerConfig

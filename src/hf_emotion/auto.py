@@ -9,6 +9,7 @@ there yet gets its dict once its module has been imported.
 from collections.abc import Iterator, MutableMapping
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import wrapt
 
@@ -30,6 +31,9 @@ ENCODERS = {
     "voice_prosody": "VoiceProsody",
 }
 MODEL_TYPES = (*MODELS, *ENCODERS)
+
+# The model in the box: what `pipeline("emotion-recognition")` takes without a model.
+STARTER_FOLDER = str(Path(__file__).parent / "starter" / "weights")
 
 # Module of transformers.models.auto -> its mappings that `registration.py` adds to.
 MAPPINGS = {
@@ -93,6 +97,7 @@ def add_pipeline(module) -> None:
     module.PIPELINE_REGISTRY.supported_tasks["emotion-recognition"] = {
         "impl": f"{__package__}.answers.pipeline_emotion.EmotionRecognitionPipeline",
         "pt": (module.AutoModelForMultimodalLM,),
+        "default": {"model": (STARTER_FOLDER, "main")},
         "type": "multimodal",
     }
 

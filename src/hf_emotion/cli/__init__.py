@@ -19,8 +19,8 @@ from .arguments import FAILED, INTERRUPTED, OK, TERMINATED, Parser
 
 # Verb -> its line in `hf-emotion --help`. A verb's module is imported only when the verb is used.
 VERBS = {
-    "quickstart": "train a tiny model on a small corpus made here and describe a clip with it",
     "predict": "describe the emotions in clips",
+    "quickstart": "describe a clip, fine-tune a little on a small corpus made here, compare, save and load",
     "init": "write a model and its processor to a folder, with random weights or from published parts",
     "convert": "convert a published checkpoint to a folder of parts for `init --parts`",
     "info": "list a model's parts, parameters and tokens per clip",
@@ -30,6 +30,7 @@ VERBS = {
     "train": "train a model by the recipes of its paper",
     "evaluate": "run a model on a dataset and score its answers",
     "benchmark": "run a benchmark of the field and write its table",
+    "starter": "train the model in the box from nothing, on synthetic faces and voices (hours)",
     "score": "score a file of predictions against a file of references",
     "push": "publish a model or adapter with its processor, code, card and licence",
     "space": "write or publish a Gradio Space for a published model",
@@ -38,8 +39,8 @@ VERBS = {
 FIRST_COMMANDS = """\
 Emotions in clips and the cues for them. Start with
 
-  hf-emotion quickstart                                       train a tiny model on a small corpus, describe a clip
-  hf-emotion predict clip.mp4 --model quickstart_output/model describe a clip of yours with it
+  hf-emotion predict clip.mp4    describe a clip with the small model in the box
+  hf-emotion quickstart          describe a clip made here, train a little, compare, save and load the model
 
 `hf-emotion --help` lists all commands, `hf-emotion COMMAND --help` the options of one."""
 

@@ -21,7 +21,7 @@ from .arguments import (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Exit code: 0, or 1 if some clips could not be described, or 2 if none could."
     parser.add_argument("clips", nargs="+", metavar="CLIP", help="video, sound or picture files")
-    parser.add_argument("--model", required=True, help="model folder or Hub id")
+    parser.add_argument("--model", help="model folder or Hub id (default: the small model in the box)")
     parser.add_argument(
         "--utterances",
         nargs="+",
@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe clips; returns 0, 1 (some failed) or 2 (all failed)."""
+    from .. import starter
     from ..inference import describe, load
 
     utterances = [None] * len(args.clips)
@@ -62,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
         utterances = [None if file == "-" else file for file in args.utterances]
     options = chosen(args, "num_frames", "sampling", "fps", "max_duration", "modalities", "max_new_tokens", "num_beams")
     options |= {"candidate_labels": args.labels, "per_utterance": not args.whole_clip_only}
-    model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
+    if args.model is None:
+        model, processor = starter.load(args.device)
+    else:
+        model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
     answer: Callable[..., list] = partial(
         describe, model=model, processor=processor, batch_size=args.batch_size, **options
     )

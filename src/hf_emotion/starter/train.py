@@ -1,6 +1,6 @@
 """Teaches the starter, from nothing, on the teacher's faces and voices alone.
 
-    python -m hf_emotion.starter.train --output FOLDER
+    hf-emotion starter --output FOLDER
 
 1. Voices are synthesised once; scenes are drawn from them without end.
 2. The ways of the frames and of the sound learn to see and hear: linear heads, thrown away afterwards, read from each
@@ -12,15 +12,12 @@
 The same seed on the same machine gives the same weights. No photograph, recording or published weight takes part.
 """
 
-import argparse
 import copy
 import json
-import os
 import random
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -487,30 +484,3 @@ def teach(args) -> dict:
         copied.unlink()
     (args.output / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--speakers", type=int, default=250, help="synthetic voices")
-    parser.add_argument("--steps", type=int, default=900, help="of the first stage")
-    parser.add_argument("--batch", type=int, default=48, help="scenes a step of the first stage")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--scenes", type=int, default=12000, help="of the second stage")
-    parser.add_argument("--epochs", type=int, default=2, help="of the second stage")
-    parser.add_argument("--text-batch", type=int, default=32)
-    parser.add_argument("--text-rate", type=float, default=2e-3)
-    parser.add_argument("--bfloat16", action="store_true", help="store bfloat16 in place of float16")
-    parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    args.output.mkdir(parents=True, exist_ok=True)
-    report = teach(args)
-    size = os.path.getsize(args.output / "model.safetensors")
-    say(f"{args.output}: {size / 1e6:.1f} MB after {report['seconds']:.0f} s")
-
-
-if __name__ == "__main__":
-    main()
