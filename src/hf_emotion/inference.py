@@ -89,7 +89,14 @@ def load(
 
 
 def check_settings(processor: EmotionProcessor) -> None:
-    """Raise `ValueError` for numbers in a processor's files that no clip can be read with, or none in any memory."""
+    """Try a processor's chat template, and its numbers.
+
+    Raises:
+        ValueError: a number that no clip can be read with, or none in any memory.
+        jinja2.TemplateError: a template that cannot be written.
+    """
+    parts = [{"type": "text", "text": "?"}, *({"type": modality} for modality in processor.modalities)]
+    processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     size = getattr(processor.image_processor, "size", None)
     sides = {name: getattr(size, name, None) for name in ("height", "width", "shortest_edge", "longest_edge")}
     numbers = {f"size {name}": (side, 1, 4096) for name, side in sides.items() if side is not None}

@@ -40,8 +40,10 @@ LOAD_OPTIONS = (
     *("num_frames", "sampling", "fps", "max_duration", "max_pixels", "max_decoded_pixels"),
     *("modalities", "sampling_rate"),
 )
-# What an unusable clip raises while it is read, measured or answered: media, faces, memory.
-CLIP_FAILURES = (ValueError, OSError, RuntimeError)
+# One clip never stops the others: a clip, or a folder's odd file, makes libraries raise whatever it leads to.
+CLIP_FAILURES = Exception
+# What says by itself what is wrong.
+EXPECTED_FAILURES = (ValueError, OSError, RuntimeError)
 
 
 class ClipError(ValueError):
@@ -451,7 +453,10 @@ def flattened(batches) -> Iterator[dict]:
 
 def failure(error: Exception) -> dict:
     """What a result says of a clip that cannot be used; `raised` is for the caller with one clip."""
-    return {"error": " ".join(str(error).split()) or type(error).__name__, "raised": error}
+    text = " ".join(str(error).split())[:1000]
+    if not text or not isinstance(error, EXPECTED_FAILURES):
+        text = f"{type(error).__name__}: {text or 'no message'}"
+    return {"error": text, "raised": error}
 
 
 def without_exception(result: dict) -> dict:

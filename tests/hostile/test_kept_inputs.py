@@ -1,0 +1,51 @@
+"""Inputs that did harm once, and a few hundred new ones of a fixed seed."""
+
+from pathlib import Path
+
+import fuzz
+import pytest
+
+
+def harmless(cases) -> dict:
+    lines = []
+    result = fuzz.run(cases, workers=1, keep=None, say=lines.append)
+    assert not lines, "\n".join(lines)
+    return result
+
+
+def test_a_few_hundred_cases_of_a_fixed_seed_do_no_harm():
+    result = harmless({"seed": 0, "index": index} for index in range(300))
+    assert sum(result["totals"].values()) == 300
+    assert set(result["totals"]) == {"accepted", "refused"}
+    assert {kind for kind, _ in result["kinds"]} == {"clip", "media", "utterances", "table", "folder", "request"}
+    assert result["peak"] < fuzz.PEAK
+
+
+@pytest.mark.parametrize("path", sorted(fuzz.KEPT.glob("*-*")), ids=lambda path: path.name)
+def test_an_input_that_did_harm_does_none_now(path: Path):
+    harmless([{"kind": path.name.partition("-")[0], "path": str(path)}])
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("raise KeyError('x')", "traceback"),
+        ("assert False", "wrong result"),
+        ("import os; os._exit(9)", "crash"),
+        ("import time; time.sleep(60)", "hang"),
+        ("bytearray(7 * 2**30)", "memory"),
+    ],
+)
+def test_each_kind_of_harm_is_found_and_its_input_kept(tmp_path, monkeypatch, code, outcome):
+    (tmp_path / "cases.py").write_text(
+        "def make_case(seed, index, folder): return 'clip', b'input'\n"
+        f"def check_case(kind, data, folder):\n    {code}\n    return 'accepted'\n"
+    )
+    (tmp_path / "fuzz.py").write_text(Path(fuzz.__file__).read_text().replace("+ (120 if not self.count else 0)", ""))
+    monkeypatch.setattr(fuzz, "HERE", tmp_path)
+    monkeypatch.setattr(fuzz, "CASE_SECONDS", -115.0)  # of the first case, which has 120 more
+    lines = []
+    result = fuzz.run([{"seed": 0, "index": 0}], keep=tmp_path / "kept", say=lines.append)
+    assert result["totals"][outcome] == 1
+    assert lines[0].startswith(f"{outcome}: clip")
+    assert [file.read_bytes() for file in (tmp_path / "kept").iterdir()] == [b"input"]
