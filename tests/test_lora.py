@@ -210,7 +210,7 @@ def test_the_example_fine_tunes_with_transformers_and_peft_alone(trained, demo, 
             file.write(json.dumps({name: row[name] for name in kept}) + "\n")
     arguments = ["--model", str(base), "--data", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "out")]
     arguments += ["--num_frames", "2", "--max_steps", "1", "--use_cpu", "--report_to", "none", "--save_strategy", "no"]
-    with pytest.raises(BadRowsError, match="mute: it has no answer"):
+    with pytest.raises(BadRowsError, match="mute: it has no question and answer"):
         example["main"](arguments)
     example["main"]([*arguments, "--skip_bad_rows"])
     assert "skipped mute" in capsys.readouterr().err
