@@ -329,7 +329,7 @@ def test_excluded_sources_are_not_looked_at(rows, tmp_path):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"split": "test"}, {}, "of the split 'test'"),
+        ({"split": "test"}, {}, "in the split 'test'"),
         ({}, {"held_out": ["clip/0"]}, "held out"),
         ({"id": "clip/1"}, {}, "more than once"),
         ({"valence": "high"}, {}, "finite number"),
@@ -759,9 +759,9 @@ def test_a_sheet_is_never_overwritten_and_a_draw_never_changed_in_silence(review
     ("change", "message"),
     [
         ("perhaps", "the verdict is 'perhaps'"),
-        ({"verdict": "accept", "labels": "sad"}, "accepted with another labels"),
+        ({"verdict": "accept", "labels": "sad"}, "accepted with a changed labels"),
         ({"verdict": "", "description": "New."}, "no verdict"),
-        ({}, "edited and unchanged"),
+        ({}, "is marked .edit. but unchanged"),
         ({"labels": " , "}, "edited to no labels"),
         ({"description": ""}, "edited to no description"),
         ({"intensity": "huge"}, "the intensity is 'huge'"),

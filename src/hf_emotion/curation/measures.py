@@ -1,9 +1,9 @@
-"""What can be measured in a clip without any big model: light and movement, facial movements, the voice.
+"""What can be measured in a clip without a large model: light and movement, facial movements, the voice.
 
-The curation of Omni-Emotion (arXiv 2501.09502, section 3) lets Qwen2-VL-72B look at the frames and the face, and
-Whisper and a language model listen. These numbers are what `data.review` falls back on where no such model is at hand,
-and they lie beside the model's words where one is. Nothing knows what is usual for a person: movements and loudness are
-relative to the clip itself, and of the resting shape only the corners of the mouth say something by where they are.
+In Omni-Emotion's curation (arXiv 2501.09502, section 3), Qwen2-VL-72B describes the frames and the face, and Whisper
+and a language model the sound. The template describer (`reviewers.Offline`) uses these numbers instead; with a model
+they are stored beside its words. What is usual for a person is not known: movements and loudness are relative to the
+clip itself, and only the mouth corners are also judged by their resting position.
 
 Letters: T frames, S samples.
 """
@@ -14,8 +14,8 @@ import numpy as np
 
 from ..processing.faces import FaceTrack
 
-# name -> what its low and its high values mean, beside what is usual in the clip. Numbers of the landmarks are
-# MediaPipe's; lengths are in distances between the outer corners of the eyes.
+# name -> meaning of low and of high values, relative to the clip's median. Landmark numbers are MediaPipe's; lengths
+# are in distances between the outer eye corners.
 MOVEMENTS = {
     "brow_height": ("the brows are low (AU4)", "the brows are high (AU1+2)"),
     "brow_distance": ("the brows are close together (AU4)", "the brows are far apart"),
@@ -29,19 +29,19 @@ _BROWS = [105, 66, 63, 334, 296, 293]
 
 
 def face_measures(track: FaceTrack, size: tuple[int, int]) -> np.ndarray:
-    """Shape of the face in each frame with head position, size and tilt removed (2-D, by the outer eye corners).
+    """Shape of the face in each frame, without head position, size and tilt (2-D, by the outer eye corners).
 
     Args:
         track: over T frames.
         size: width and height of the frames in pixels.
 
     Returns:
-        (T, 7) float64 in the order of `MOVEMENTS`, in eye distances; NaN where the face is not there.
+        (T, 7) float64 in the order of `MOVEMENTS`, in eye distances; NaN without a face.
     """
     points = track.landmarks.astype(np.float64) * size  # (T, 478, 2)
     plane = points[..., 0] + 1j * points[..., 1]
     right, left = plane[:, 33], plane[:, 263]
-    # One division turns, scales and moves: the corners of the eyes come to lie at -0.5 and 0.5.
+    # One complex division rotates, scales and translates: the eye corners move to -0.5 and 0.5.
     with np.errstate(invalid="ignore"):
         plane = (plane - ((right + left) / 2)[:, None]) / (left - right)[:, None]
     x, down = plane.real, plane.imag
@@ -60,7 +60,7 @@ def face_measures(track: FaceTrack, size: tuple[int, int]) -> np.ndarray:
 
 
 def movements(measures: np.ndarray, times: np.ndarray) -> dict[str, dict[str, float]]:
-    """How far each measure leaves its median over the clip, and when.
+    """How far each measure departs from its median over the clip, and when.
 
     Args:
         measures: (T, 7) from `face_measures`.
@@ -68,7 +68,8 @@ def movements(measures: np.ndarray, times: np.ndarray) -> dict[str, dict[str, fl
 
     Returns:
         name -> `rest` (median), `low` and `high` (greatest distance below and above it, of the median over three
-        neighbouring frames, so that one misplaced mesh is no movement), `low_at`, `high_at` (s). {} without a face.
+        neighbouring frames, so that one misplaced mesh does not look like a movement), `low_at`, `high_at` (s). {}
+        without a face.
     """
     seen = np.isfinite(measures).all(1)
     if not seen.any():
@@ -77,18 +78,18 @@ def movements(measures: np.ndarray, times: np.ndarray) -> dict[str, dict[str, fl
     padded = np.concatenate([values[:1], values, values[-1:]])
     smooth = np.median(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
     rest = np.median(values, axis=0)
-    found = {}
+    result = {}
     for place, name in enumerate(MOVEMENTS):
         course = smooth[:, place] - rest[place]
         low, high = int(course.argmin()), int(course.argmax())
-        found[name] = {
+        result[name] = {
             "rest": round(float(rest[place]), 4),
             "low": round(max(0.0, float(-course[low])), 4),
             "low_at": round(float(times[low]), 3),
             "high": round(max(0.0, float(course[high])), 4),
             "high_at": round(float(times[high]), 3),
         }
-    return found
+    return result
 
 
 def picture_measures(frames: np.ndarray) -> dict[str, float]:
@@ -114,15 +115,15 @@ def picture_measures(frames: np.ndarray) -> dict[str, float]:
 
 
 def pitch(waveform: np.ndarray, sampling_rate: int, low: float = 60.0, high: float = 500.0) -> np.ndarray:
-    """Pitch of a voice, by the first strong peak of the normalised autocorrelation of 40 ms of sound.
+    """Pitch of a voice: the first strong peak of the normalised autocorrelation over 40 ms.
 
     Args:
         waveform: (S,) float32.
         sampling_rate: Hz.
-        low, high: Hz, of the pitches looked for.
+        low, high: range of pitches, Hz.
 
     Returns:
-        (steps,) float64 Hz every 10 ms; NaN where nothing is periodic (the peak is below 0.5), or all is silence.
+        (steps,) float64, Hz every 10 ms; NaN where nothing is periodic (peak below 0.5) and in silence.
     """
     width, hop = round(0.04 * sampling_rate), round(0.01 * sampling_rate)
     if len(waveform) < width:
@@ -133,14 +134,14 @@ def pitch(waveform: np.ndarray, sampling_rate: int, low: float = 60.0, high: flo
     correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, size)) ** 2)[:, :width]
     window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(width), size)) ** 2)[:width]
     power = correlation[:, :1]
-    # The window's own autocorrelation falls with the lag; dividing by it gives long periods the weight of short ones.
+    # The window's own autocorrelation falls with the lag; dividing by it puts long and short periods on a par.
     strength = correlation / np.maximum(power, 1e-12) / (window / window[0])
     first, last = int(sampling_rate / high), min(int(sampling_rate / low), width - 2)
     inner = strength[:, first - 1 : last + 2]
     peaks = (inner[:, 1:-1] >= inner[:, :-2]) & (inner[:, 1:-1] > inner[:, 2:])
     heights = np.where(peaks, inner[:, 1:-1], -np.inf)
     best = heights.max(1)
-    # A peak at twice the period is as high as the true one; the earliest of nearly equal ones is the period.
+    # The peak at twice the period is as high as the true one; the period is the earliest of nearly equal peaks.
     lag = first + (heights >= 0.9 * best[:, None]).argmax(1)
     loud = power[:, 0] > 1e-4 * max(power.max(), 1e-12)
     return np.where(loud & (best > 0.5), sampling_rate / lag, np.nan)
@@ -152,37 +153,37 @@ def voice_measures(waveform: np.ndarray, sampling_rate: int, spans: list[tuple[f
     Args:
         waveform: (S,) float32.
         sampling_rate: Hz.
-        spans: where it speaks (`voice_activity.voice_spans`), s.
+        spans: where it is heard (`voice_activity.voice_spans`), s.
 
     Returns:
-        `seconds` (of the sound), `speaking` (share of it), `pauses` (between spans), `longest_pause` (s), and where a
-        pitch is found `pitch` (median, Hz), `pitch_range` (10th to 90th percentile, semitones), `loudness_range`
+        `seconds` (of the sound), `speaking` (share of it), `pauses` (between spans), `longest_pause` (s), and, where
+        there is a pitch, `pitch` (median, Hz), `pitch_range` (10th to 90th percentile, semitones), `loudness_range`
         (likewise, dB).
     """
     seconds = len(waveform) / sampling_rate
     gaps = [after[0] - before[1] for before, after in pairwise(spans)]
-    found = {
+    measures = {
         "seconds": round(seconds, 3),
         "speaking": round(sum(end - start for start, end in spans) / max(seconds, 1e-9), 3),
         "pauses": len(gaps),
         "longest_pause": round(max(gaps, default=0.0), 3),
     }
-    heard = [waveform[round(start * sampling_rate) : round(end * sampling_rate)] for start, end in spans]
-    tones = np.concatenate([pitch(part, sampling_rate) for part in heard]) if heard else np.empty(0)
+    parts = [waveform[round(start * sampling_rate) : round(end * sampling_rate)] for start, end in spans]
+    tones = np.concatenate([pitch(part, sampling_rate) for part in parts]) if parts else np.empty(0)
     tones = tones[np.isfinite(tones)]
-    # Fewer than 100 ms of periodic sound are a noise that happened to hum.
+    # Less than 100 ms of periodic sound is accidental.
     if len(tones) >= 10:
         hop = round(0.02 * sampling_rate)
         levels = np.concatenate(
             [
                 10 * np.log10(np.square(part[: len(part) // hop * hop].reshape(-1, hop)).mean(1) + 1e-10)
-                for part in heard
+                for part in parts
             ]
         )
-        found["pitch"] = round(float(np.median(tones)), 1)
-        found["pitch_range"] = round(float(12 * np.log2(np.percentile(tones, 90) / np.percentile(tones, 10))), 2)
-        found["loudness_range"] = round(float(np.percentile(levels, 90) - np.percentile(levels, 10)), 1)
-    return found
+        measures["pitch"] = round(float(np.median(tones)), 1)
+        measures["pitch_range"] = round(float(12 * np.log2(np.percentile(tones, 90) / np.percentile(tones, 10))), 2)
+        measures["loudness_range"] = round(float(np.percentile(levels, 90) - np.percentile(levels, 10)), 1)
+    return measures
 
 
 __all__ = ["MOVEMENTS", "face_measures", "movements", "picture_measures", "pitch", "voice_measures"]

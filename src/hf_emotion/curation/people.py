@@ -1,9 +1,9 @@
-"""People's verdicts on reviewed clips, and the dataset that comes of a review (arXiv 2501.09502, section 3.2).
+"""People's verdicts on reviewed clips, and the dataset made from a review (arXiv 2501.09502, section 3.2).
 
-A draw of clips goes out as a sheet, a CSV for spreadsheets or tasks for Label Studio, and comes back as one sheet for
-each reviewer. A clip is accepted (HRE) when enough reviewers accept it and all agree on its words; where they do not, a
-last sheet decides. How far reviewers agree is told by Krippendorff's alpha. Paper silent on all of this but "manual
-verification" of "700 samples from each training set".
+A sample of clips goes out as a sheet (CSV for spreadsheets, or tasks for Label Studio) and comes back as one sheet per
+reviewer. A clip is accepted (HRE) when enough reviewers accept it and all agree on its words; otherwise a final sheet
+decides. Agreement is measured by Krippendorff's alpha. Paper silent on all of this except "manual verification" of
+"700 samples from each training set".
 """
 
 import csv
@@ -41,7 +41,7 @@ LABEL_STUDIO = """\
 
 
 def _cells(folder, clip: Mapping) -> dict[str, str]:
-    """A clip as it stands in a sheet, all text."""
+    """A clip as a row of the sheet, all text."""
     row = reviewed_row(folder, clip)
     return {
         "id": row["id"],
@@ -60,10 +60,10 @@ def _cells(folder, clip: Mapping) -> dict[str, str]:
 def export_sheet(
     folder: str | Path, sheet: str | Path, per_source: int = 700, seed: int = 0, from_kept: bool = False
 ) -> int:
-    """Write the sheet that reviewers fill, each a copy of their own.
+    """Write the sheet that reviewers fill in, each a copy of their own.
 
     Args:
-        folder: of a finished review. The draw is kept in it: a second sheet, in another format, holds the same clips.
+        folder: of a finished review. It keeps the draw: a second sheet, in another format, holds the same clips.
         sheet: `.csv`, or `.json` for Label Studio (its labelling configuration is written beside it as `.xml`).
         per_source, seed, from_kept: see `review.draw`.
 
@@ -71,33 +71,35 @@ def export_sheet(
         the number of clips in the sheet.
 
     Raises:
-        ReviewError: another ending; a sheet that is there already; another draw than the one that was made before.
+        ReviewError: another suffix; a sheet that exists; other settings than those of an earlier draw.
     """
-    sheet, kept = Path(sheet), Path(folder) / PEOPLE
+    sheet, draw_file = Path(sheet), Path(folder) / PEOPLE
     if sheet.suffix not in (".csv", ".json"):
         raise ReviewError(f"{sheet} ends in {sheet.suffix!r}; .csv and .json (Label Studio) are accepted")
     if sheet.exists():
-        raise ReviewError(f"{sheet} exists, and may hold verdicts; a new name is accepted")
+        raise ReviewError(f"{sheet} exists and may hold verdicts; choose a new name")
     settings = {"per_source": per_source, "seed": seed, "from_kept": from_kept}
-    if kept.is_file():
+    if draw_file.is_file():
         people = read_people(folder)
         if people["draw"] != settings:
-            raise ReviewError(f"{kept} holds the draw {people['draw']}; remove it to draw again")
+            raise ReviewError(f"{draw_file} holds the draw {people['draw']}; remove it to draw again")
         described = {clip["id"]: clip for clip in read_summary(folder)["clips"] if clip["described"]}
-        gone = [name for name in people["clips"] if name not in described]
-        if gone:
-            raise ReviewError(f"clip {gone[0]!r} was drawn and is no longer in the review; remove {kept} to draw again")
+        missing = [name for name in people["clips"] if name not in described]
+        if missing:
+            raise ReviewError(
+                f"clip {missing[0]!r} was drawn and is no longer in the review; remove {draw_file} to draw again"
+            )
         clips = [described[name] for name in people["clips"]]
     else:
         clips = draw(folder, per_source, seed, from_kept)
-        write(kept, {"draw": settings, "clips": [clip["id"] for clip in clips], "verdicts": {}})
+        write(draw_file, {"draw": settings, "clips": [clip["id"] for clip in clips], "verdicts": {}})
     rows = [_cells(folder, clip) for clip in clips]
     if sheet.suffix == ".csv":
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, COLUMNS)
         table.writeheader()
         table.writerows(rows)
-        # With a byte-order mark, or Excel takes it for another encoding.
+        # Excel recognises UTF-8 by the byte-order mark.
         write_whole(sheet, text.getvalue(), "utf-8-sig")
     else:
         tasks = [{"data": {name: row[name] for name in COLUMNS if name not in ("verdict", "comment")}} for row in rows]
@@ -107,14 +109,14 @@ def export_sheet(
 
 
 def read_people(folder: str | Path) -> dict:
-    """The draw and the verdicts of a review: `draw`, `clips`, `verdicts` and, once sheets came back, the outcome.
+    """The draw and verdicts of a review: `draw`, `clips`, `verdicts` and, once sheets are imported, the outcome.
 
     Raises:
         ReviewError: nothing was drawn.
     """
     path = Path(folder) / PEOPLE
     if not path.is_file():
-        raise ReviewError(f"{folder} holds no {PEOPLE}; write a sheet for its reviewers first")
+        raise ReviewError(f"{folder} has no {PEOPLE}; write a sheet for its reviewers first (hf-emotion review export)")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -148,17 +150,17 @@ def read_sheet(path: str | Path, drawn: Mapping[str, Mapping]) -> dict[str, dict
     """A reviewer's verdicts: id -> `verdict`, `labels` (list), `intensity`, `description`, `comment`.
 
     Args:
-        path: the sheet that was filled.
-        drawn: id -> cells of the sheet that went out. Clips without a verdict are not done yet and are left out.
+        path: the filled sheet.
+        drawn: id -> cells of the exported sheet. Clips without a verdict are not done yet and are skipped.
 
     Raises:
-        DataError: with file and line: a clip that was not drawn, or twice; an unknown verdict; a change that is not
-            called "edit", an "edit" without a change; an edit that leaves no label or no description.
+        DataError: with file and line: a clip that was not drawn or occurs twice; an unknown verdict; a change without
+            "edit", an "edit" without a change; an edit that leaves no label or no description.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(path, None, "no such file")
-    found, seen = {}, {}
+    verdicts, seen = {}, {}
     for line, cells in (_label_studio_verdicts if path.suffix == ".json" else _csv_verdicts)(path):
         name, verdict = cells["id"], cells["verdict"].lower()
         if name not in drawn:
@@ -169,14 +171,16 @@ def read_sheet(path: str | Path, drawn: Mapping[str, Mapping]) -> dict[str, dict
         changed = [column for column in EDITABLE if cells[column] != drawn[name][column]]
         if not verdict:
             if changed:
-                raise DataError(path, line, f"clip {name!r} has another {changed[0]} and no verdict; 'edit' is needed")
+                raise DataError(
+                    path, line, f"clip {name!r} has a changed {changed[0]} but no verdict; 'edit' is needed"
+                )
             continue
         if verdict not in VERDICTS:
             raise DataError(path, line, f"the verdict is {cells['verdict']!r}; one of {', '.join(VERDICTS)} is needed")
         if verdict == "accept" and changed:
-            raise DataError(path, line, f"clip {name!r} is accepted with another {changed[0]}; 'edit' is needed")
+            raise DataError(path, line, f"clip {name!r} is accepted with a changed {changed[0]}; 'edit' is needed")
         if verdict == "edit" and not changed:
-            raise DataError(path, line, f"clip {name!r} is edited and unchanged; 'accept' is needed")
+            raise DataError(path, line, f"clip {name!r} is marked 'edit' but unchanged; 'accept' is needed")
         labels = list(dict.fromkeys(label.strip() for label in cells["labels"].split(",") if label.strip()))
         if verdict == "edit" and not (labels and cells["description"]):
             raise DataError(path, line, f"clip {name!r} is edited to no {'description' if labels else 'labels'}")
@@ -184,12 +188,12 @@ def read_sheet(path: str | Path, drawn: Mapping[str, Mapping]) -> dict[str, dict
             raise DataError(
                 path, line, f"the intensity is {cells['intensity']!r}; one of {', '.join(INTENSITIES)} is needed"
             )
-        found[name] = {
+        verdicts[name] = {
             "verdict": verdict,
             "labels": labels,
             **{column: cells[column] for column in ("intensity", "description", "comment")},
         }
-    return found
+    return verdicts
 
 
 def alpha(answers: Sequence[Sequence]) -> float | None:
@@ -234,37 +238,37 @@ def agreement(verdicts: Mapping[str, Mapping[str, Mapping]]) -> dict:
     ]
     same = [one["verdict"] == other["verdict"] for one, other in pairs]
     shared = [len(one & other) / len(one | other) for one, other in both]
-    found = alpha([[item["verdict"] for item in unit] for unit in units])
+    alpha_of_verdicts = alpha([[item["verdict"] for item in unit] for unit in units])
     return {
         "clips": len(units),
         "same": round(sum(same) / len(same), 4) if same else None,
-        "alpha": None if found is None else round(found, 4),
+        "alpha": None if alpha_of_verdicts is None else round(alpha_of_verdicts, 4),
         "labels": round(sum(shared) / len(shared), 4) if shared else None,
     }
 
 
-def decide(given: Sequence[Mapping], needed: int) -> tuple[str, Mapping | None]:
-    """What the verdicts on one clip make of it: "waiting", "rejected", "disputed", or "accepted" with its words."""
-    if len(given) < needed:
+def decide(verdicts: Sequence[Mapping], needed: int) -> tuple[str, Mapping | None]:
+    """The outcome of the verdicts on one clip: "waiting", "rejected", "disputed", or "accepted" with its words."""
+    if len(verdicts) < needed:
         return "waiting", None
-    if all(item["verdict"] == "reject" for item in given):
+    if all(item["verdict"] == "reject" for item in verdicts):
         return "rejected", None
-    words = [(item["verdict"] == "reject", *(item[column] for column in EDITABLE)) for item in given]
+    words = [(item["verdict"] == "reject", *(item[column] for column in EDITABLE)) for item in verdicts]
     if any(item != words[0] for item in words):
         return "disputed", None
-    return "accepted", given[0]
+    return "accepted", verdicts[0]
 
 
 def import_sheets(
     folder: str | Path, sheets: Sequence[str | Path], final: str | Path | None = None, needed: int = 2
 ) -> dict:
-    """Take the reviewers' sheets back; what they make of the clips is kept in the folder.
+    """Import the reviewers' sheets; the outcome of each clip is stored in the folder.
 
     Args:
         folder: of the review.
-        sheets: one for each reviewer, who goes by its name without the ending. All of them, each time.
-        final: a sheet whose verdicts go over all others'.
-        needed: verdicts that a clip must have.
+        sheets: one per reviewer, who is named after the file without its suffix. All of them, each time.
+        final: a sheet whose verdicts override all others.
+        needed: verdicts that a clip needs.
 
     Returns:
         `people.json`: the draw, the `verdicts`, the `agreement`, and `clips_by_outcome`: "accepted", "rejected",
@@ -278,8 +282,8 @@ def import_sheets(
     names = [Path(sheet).stem for sheet in sheets]
     doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled or not sheets:
-        found = f"two sheets are named {doubled[0]!r}" if doubled else "no sheet is given"
-        raise ReviewError(f"{found}; one for each reviewer is accepted, named after them")
+        problem = f"two sheets are named {doubled[0]!r}" if doubled else "no sheet is given"
+        raise ReviewError(f"{problem}; one for each reviewer is accepted, named after them")
     people = read_people(folder)
     described = {clip["id"]: clip for clip in read_summary(folder)["clips"] if clip["described"]}
     drawn = {name: _cells(folder, described[name]) for name in people["clips"] if name in described}
@@ -287,12 +291,12 @@ def import_sheets(
     last = {} if final is None else read_sheet(final, drawn)
     outcomes, accepted = {}, {}
     for name in people["clips"]:
-        given = [sheet[name] for sheet in verdicts.values() if name in sheet]
-        outcomes[name], words = decide([last[name]], 1) if name in last else decide(given, needed)
+        judgements = [sheet[name] for sheet in verdicts.values() if name in sheet]
+        outcomes[name], words = decide([last[name]], 1) if name in last else decide(judgements, needed)
         if words is not None:
             accepted[name] = {column: words[column] for column in EDITABLE}
     by_outcome = {
-        kind: [name for name, found in outcomes.items() if found == kind]
+        kind: [name for name, outcome in outcomes.items() if outcome == kind]
         for kind in ("accepted", "rejected", "disputed", "waiting")
     }
     people |= {
@@ -320,13 +324,13 @@ def make_dataset(
     Args:
         folder: of a finished review.
         output: folder to save it in, with `build.json` as `data.build` writes it, so that `build.push` publishes it
-            under the same checks of licences. A dataset saved there before is replaced.
+            under the same licence checks. A dataset built there before is replaced.
         tasks, per_task, seed: questions about the clips (`questions.instruction_rows`); none = the clips themselves.
-        media: folder below which the clips lie; published paths are relative to it.
+        media: folder that contains the clips; published paths are relative to it.
 
     Returns:
-        the `datasets.DatasetDict` and its report. Beside the fields of every row it has `score` (0 to 10), `intensity`
-        and `review` ("self" or "human"); every row has the `licence` of its source.
+        the `datasets.DatasetDict` and its report. Beside the usual fields, rows have `score` (0 to 10), `intensity`
+        and `review` ("self" or "human"); each row has the `licence` of its source.
 
     Raises:
         ReviewError: no clip is kept or accepted.
@@ -337,9 +341,9 @@ def make_dataset(
 
     summary = read_summary(folder)
     people = read_people(folder) if (Path(folder) / PEOPLE).is_file() else None
-    apart = set() if people is None or people["draw"]["from_kept"] else set(people["clips"])
+    set_aside = set() if people is None or people["draw"]["from_kept"] else set(people["clips"])
     accepted = {} if people is None else people.get("accepted", {})
-    kept = [clip for clip in summary["clips"] if clip["status"] == "kept" and clip["id"] not in apart]
+    kept = [clip for clip in summary["clips"] if clip["status"] == "kept" and clip["id"] not in set_aside]
     splits = {"self_reviewed": [reviewed_row(folder, clip) | {"review": "self"} for clip in kept]}
     splits["human_reviewed"] = [
         reviewed_row(folder, clip) | accepted[clip["id"]] | {"review": "human"}
@@ -371,17 +375,17 @@ def make_dataset(
     licences = sorted({row["licence"] or "not stated" for rows in splits.values() for row in rows})
     sources = sorted({row["source"] or "unnamed" for rows in splits.values() for row in rows})
     notes = [
-        f"described by {', '.join(sorted(set(summary['models'].values())))}; kept from a score of "
-        f"{summary['settings']['threshold']:g} on; outcomes: "
+        f"described by {', '.join(sorted(set(summary['models'].values())))}; kept with a score of "
+        f"{summary['settings']['threshold']:g} or more; outcomes: "
         + ", ".join(f"{count} {status}" for status, count in summary["counts"].items())
     ]
     if len(licences) > 1:
         notes.append(f"each row has the licence of its source: {', '.join(licences)}")
     if people is not None and "agreement" in people:
-        found = people["agreement"]
+        agreed = people["agreement"]
         notes.append(
-            f"{len(people['verdicts'])} reviewers; on the {found['clips']} clips that two or more of them judged, "
-            f"Krippendorff's alpha of their verdicts is {found['alpha']}"
+            f"{len(people['verdicts'])} reviewers; on the {agreed['clips']} clips that two or more of them judged, "
+            f"Krippendorff's alpha of their verdicts is {agreed['alpha']}"
         )
     report = {
         "source": "review",

@@ -1,8 +1,8 @@
-"""Who describes and who judges in a review (`data.review`), and the command `hf-emotion review`.
+"""Models that describe and judge in a review (`curation.stages`).
 
-Three kinds, each a function from a `Request` to a reply: `Offline`, which needs no model and always answers alike;
-`Pipeline`, any transformers pipeline; `Server`, any server with the OpenAI chat protocol. No server is contacted, and
-nothing fetched, unless the caller names it.
+Each is a function from a `Request` to a reply: `Offline`, templates without a model; `Pipeline`, any transformers
+pipeline; `Server`, any server with the OpenAI chat protocol. No server is contacted and nothing is downloaded unless
+the caller names it.
 
     offline                          templates over measurements, and the lexicon
     hf:TASK:MODEL[@REVISION]         hf:image-text-to-text:Qwen/Qwen2-VL-7B-Instruct
@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..answers.lexicon import shipped
 from ..answers.words import emotion_words
+from ..data.files import did_you_mean
 from ..evaluation.classes import NEGATIVE_FAMILIES, POSITIVE_FAMILIES
 from ..evaluation.judge import ServerChat
 from ..processing.utterances import UtteranceError, transcribe
@@ -27,20 +28,19 @@ from .measures import MOVEMENTS
 from .stages import ROLES, Model, Request, ReviewError
 
 SAMPLING_RATE = 16000
-# A movement is told from this size on, in distances between the outer corners of the eyes. This and the bounds of
-# `Offline.movement` were set on one seed of the demo corpus, whose movements are up to 0.08, and looked at on another.
-TOLD = 0.04
-# Whose word counts where two clues contradict each other and others do not decide it.
+# The smallest movement worth a sentence, in distances between the outer eye corners. This and the bounds of
+# `Offline.movement` were set on one seed of the demo corpus, whose movements reach 0.08, and checked on another.
+NOTABLE = 0.04
+# Which clue prevails where two contradict each other and the others do not decide.
 FIRST = ("movement", "voice", "speech", "person", "scene")
 
 
 class Offline:
-    """Describes from measurements by templates, and judges by the words of the lexicon. No model, no network.
+    """Describes measurements by templates and judges by the lexicon. No model, no network.
 
-    What its words mean is the prototypes of EMFACS (Friesen & Ekman 1983) in so far as `data.clues` measures them:
-    corners of the mouth up and apart = happiness; down = sadness; brows down = anger; brows up = surprise. A face in
-    which nothing is told is neutral. It shows the procedure, and checks it; it is no replacement for the models that
-    the paper uses.
+    It follows the prototypes of EMFACS (Friesen & Ekman 1983) as far as `curation.measures` measures them: mouth
+    corners up and apart = happiness; down = sadness; brows down = anger; brows up = surprise; otherwise neutral. It
+    demonstrates and tests the procedure; it does not replace the models that the paper uses.
     """
 
     name = "offline 2"
@@ -58,55 +58,55 @@ class Offline:
 
     def movement(self, facts):
         moves = facts["movements"]
-        told = [
+        moments = [
             (moves[name][f"{side}_at"], words)
             for name, both in MOVEMENTS.items()
             for side, words in zip(("low", "high"), both, strict=True)
-            if moves[name][side] >= TOLD
+            if moves[name][side] >= NOTABLE
         ]
-        sentences = [f"At {at:.1f} s {words}." for at, words in sorted(told)]
+        sentences = [f"At {at:.1f} s {words}." for at, words in sorted(moments)]
         corners = moves["mouth_corners"]
-        if corners["rest"] >= TOLD:
+        if corners["rest"] >= NOTABLE:
             sentences.append("The corners of the mouth are up most of the time (AU12).")
         high, low = ({name: move[side] for name, move in moves.items()} for side in ("high", "low"))
-        meant = []
-        # Speech lifts the corners too, and does not draw them apart.
-        lifted = corners["rest"] + corners["high"] >= 1.5 * TOLD and high["mouth_width"] >= TOLD
-        if corners["rest"] >= TOLD or lifted:
-            meant.append("happiness")
+        emotions = []
+        # Speech also raises the corners, but does not draw them apart.
+        lifted = corners["rest"] + corners["high"] >= 1.5 * NOTABLE and high["mouth_width"] >= NOTABLE
+        if corners["rest"] >= NOTABLE or lifted:
+            emotions.append("happiness")
         elif corners["low"] - corners["rest"] >= 0.015:
-            meant.append("sadness")
+            emotions.append("sadness")
         if low["brow_height"] >= 0.03:
-            meant.append("anger")
-        if high["brow_height"] >= TOLD:
-            meant.append("surprise")
+            emotions.append("anger")
+        if high["brow_height"] >= NOTABLE:
+            emotions.append("surprise")
         sentences.append(
-            f"This is how {' and '.join(meant)} look{'s' * (len(meant) == 1)}."
-            if meant
+            f"This is how {' and '.join(emotions)} look{'s' * (len(emotions) == 1)}."
+            if emotions
             else "Nothing in the face stands out."
         )
         return " ".join(sentences)
 
     def voice(self, facts):
         voice = facts["voice"]
-        told = [f"The voice sounds for {100 * voice['speaking']:.0f} % of {voice['seconds']:.1f} s"]
+        phrases = [f"The voice sounds for {100 * voice['speaking']:.0f} % of {voice['seconds']:.1f} s"]
         if voice["pauses"]:
             plural = "s" if voice["pauses"] > 1 else ""
-            told.append(f"with {voice['pauses']} pause{plural}, the longest of {voice['longest_pause']:.1f} s")
+            phrases.append(f"with {voice['pauses']} pause{plural}, the longest of {voice['longest_pause']:.1f} s")
         if "pitch" in voice:
-            told.append(f"at a pitch of about {voice['pitch']:.0f} Hz over {voice['pitch_range']:.0f} semitones")
-            told.append(f"and a loudness over {voice['loudness_range']:.0f} dB")
-        return f"{', '.join(told)}."
+            phrases.append(f"at a pitch of about {voice['pitch']:.0f} Hz over {voice['pitch_range']:.0f} semitones")
+            phrases.append(f"and a loudness over {voice['loudness_range']:.0f} dB")
+        return f"{', '.join(phrases)}."
 
     def consistency(self, facts):
         signs = {name: sign_of(text) for name, text in facts["clues"].items()}
         dropped = {}
         if "movement" in signs and facts["share"] < 0.3:
             dropped["movement"] = f"uncertain: the face is in {100 * facts['share']:.0f} % of the frames"
-        told = {name: sign for name, sign in signs.items() if sign and name not in dropped}
-        if len(set(told.values())) > 1:
-            side = sum(told.values()) or told[min(told, key=FIRST.index)]
-            for name, sign in told.items():
+        certain = {name: sign for name, sign in signs.items() if sign and name not in dropped}
+        if len(set(certain.values())) > 1:
+            side = sum(certain.values()) or certain[min(certain, key=FIRST.index)]
+            for name, sign in certain.items():
                 if sign * side < 0:
                     dropped[name] = "it contradicts the others in what is pleasant and what is not"
         kept = [name for name in signs if name not in dropped]
@@ -116,7 +116,7 @@ class Offline:
         clues = facts["clues"]
         words = [word for name in FIRST if name in clues for word in emotion_words(clues[name])]
         if not words and "movement" not in clues:
-            return "No clue tells of an emotion, and none of a face that shows nothing."
+            return "No clue names an emotion, and there is no clue about the face."
         groups = [shipped().group(word, 2) or word for word in words]
         visual = " ".join(clues[name] for name in ("scene", "person", "movement") if name in clues)
         intensity = "low" if not words else "high" if len(set(groups)) < len(groups) else "medium"
@@ -131,7 +131,7 @@ class Offline:
         )
 
     def score(self, facts):
-        """10 for a label of the same fine group as one of the explanation's, 5 for one of the same family, else 0."""
+        """10 for a label in the fine group of one of the explanation's, 5 for one in the same family, else 0."""
         lexicon, label = shipped(), facts["label"]
         if label.casefold() in (word.casefold() for word in facts["labels"]):
             return json.dumps({"score": 10})
@@ -145,7 +145,7 @@ class Offline:
 
 
 def sign_of(text: str) -> int:
-    """1 for a text whose emotion words are pleasant, -1 for unpleasant ones, 0 for none or both alike."""
+    """1 for a text whose emotion words are mostly pleasant, -1 for mostly unpleasant, 0 otherwise."""
     families = [shipped().group(word) for word in emotion_words(text)]
     pleasant = sum((family in POSITIVE_FAMILIES) - (family in NEGATIVE_FAMILIES) for family in families)
     return (pleasant > 0) - (pleasant < 0)
@@ -161,9 +161,9 @@ class Pipeline:
     Args:
         pipeline: the pipeline. Tasks: "text-generation" (judges), "image-text-to-text", "any-to-any",
             "image-classification" (look), "automatic-speech-recognition", "audio-classification" (listen).
-        name: who answers, with revision. By default the pipeline's own model at its commit; a local folder is known by
-            its path alone, so what another model in it says needs another name (or folder) to be asked for.
-        generate: arguments of `generate`, for the tasks that write.
+        name: identifies the model and its revision. By default the pipeline's model at its commit; a local folder is
+            identified by its path alone, so a changed model in it needs another name or folder to be asked again.
+        generate: arguments of `generate`, for tasks that generate text.
     """
 
     roles_of_task = {
@@ -177,28 +177,27 @@ class Pipeline:
 
     def __init__(self, pipeline, name: str | None = None, **generate):
         if pipeline.task not in self.roles_of_task:
-            raise ReviewError(
-                f"a pipeline of the task {pipeline.task!r} is given; accepted are {', '.join(self.roles_of_task)}"
-            )
+            raise ReviewError(f"the pipeline's task is {pipeline.task!r}; accepted are {', '.join(self.roles_of_task)}")
         self.pipeline, self.roles = pipeline, self.roles_of_task[pipeline.task]
         config = pipeline.model.config
         self.generate = {"do_sample": False, "max_new_tokens": 512, **generate}
         revision = getattr(config, "_commit_hash", None)
         settings = json.dumps(self.generate, sort_keys=True)
         self.name = name or f"{pipeline.task}:{config.name_or_path}@{revision or 'local'} {settings}"
-        # Pipelines keep state between their steps, and one device has no room for two batches.
+        # Pipelines keep state between their steps, and a device may not have room for two batches.
         self.lock = threading.Lock()
 
     @classmethod
     def load(cls, task: str, model: str, revision: str | None = None, **options) -> "Pipeline":
-        """A pipeline from a Hub id or folder, on a GPU where there is one; its own code is not run."""
+        """A pipeline from a Hub id or folder, on a GPU if there is one; remote code is not run."""
         import torch
         from transformers import pipeline
 
         if task not in cls.roles_of_task:
-            raise ReviewError(f"the task {task!r} is not known here; accepted are {', '.join(cls.roles_of_task)}")
+            hint = did_you_mean(task, cls.roles_of_task)
+            raise ReviewError(f"unknown task {task!r}{hint}; accepted are {', '.join(cls.roles_of_task)}")
         try:
-            made = pipeline(
+            loaded = pipeline(
                 task,
                 model=model,
                 revision=revision,
@@ -208,7 +207,7 @@ class Pipeline:
             )
         except (OSError, ValueError, KeyError) as error:
             raise ReviewError(f"{model} cannot be loaded for {task}: {' '.join(str(error).split())[:300]}") from error
-        return cls(made, **options)
+        return cls(loaded, **options)
 
     def __call__(self, request: Request) -> str:
         with self.lock:
@@ -232,22 +231,22 @@ class Pipeline:
     _any_to_any = _image_text_to_text
 
     def _image_classification(self, request):
-        return told(self.pipeline(pictures_of(request)[0]))
+        return class_names(self.pipeline(pictures_of(request)[0]))
 
     def _audio_classification(self, request):
-        # The pipeline takes apart the dict it is given.
-        return told(self.pipeline({"raw": request.sound, "sampling_rate": SAMPLING_RATE}))
+        # The pipeline consumes the dict.
+        return class_names(self.pipeline({"raw": request.sound, "sampling_rate": SAMPLING_RATE}))
 
     def _automatic_speech_recognition(self, request):
         try:
             return json.dumps(transcribe(request.sound, SAMPLING_RATE, self.pipeline), ensure_ascii=False)
         except UtteranceError:
-            # A recogniser without times still says what is said.
+            # A recogniser without times still gives the words.
             return self.pipeline({"raw": request.sound, "sampling_rate": SAMPLING_RATE})["text"]
 
 
-def told(classes: list[dict]) -> str:
-    """A classifier's answer in words, the likeliest first."""
+def class_names(classes: list[dict]) -> str:
+    """A classifier's answer in words, most likely first."""
     return ", ".join(f"{item['label']} ({100 * item['score']:.0f} %)" for item in classes)
 
 
@@ -255,7 +254,7 @@ class Server:
     """A model behind a server with the OpenAI chat protocol; pictures go as JPEG, sound as WAV, in the request.
 
     Args:
-        chat: who answers.
+        chat: the server.
     """
 
     roles = ROLES
@@ -299,10 +298,10 @@ def wav(waveform: np.ndarray) -> bytes:
 
 
 def model_of(text: str, api_key: str | None = None) -> Model:
-    """A model by its description on the command line (see the head of this file).
+    """A model from its description on the command line (see the head of this file).
 
     Raises:
-        ReviewError: another form; a model that cannot be loaded.
+        ReviewError: a malformed description; a model that cannot be loaded.
     """
     if text == "offline":
         return Offline()

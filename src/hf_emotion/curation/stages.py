@@ -1,7 +1,7 @@
 """Omni-Emotion's data curation (arXiv 2501.09502, section 3): labelled clips -> described, scored, reviewed rows.
 
     stage        paper                                                      answers
-    clip         the row, its file's hash                                   -
+    clip         the row and its file's hash                                -
     frames       "low-density sampling at 1 FPS"                            -
     faces        "extract each facial tracklet", dense frames of the largest -
     scene        "Qwen2-VL-72B for video description"                       describe
@@ -13,17 +13,17 @@
     synthesis    "explainable reasoning clues ... open-vocabulary annotations" judge
     score        "alignment degree ... on a 0-10 scoring scale"             judge
 
-A clip whose score is 5 or more is kept (SRE); human review (HRE) goes out as a sheet and comes back. The paper gives no
-prompt for any of it; `PROMPTS` are ours.
+A clip with a score of 5 or more is kept (SRE); human review (HRE) is exported as a sheet and imported again. The paper
+gives no prompts; `PROMPTS` are ours.
 
-Each stage of each clip writes one JSON file: what was asked, every raw reply, the value read from them, and a key made
-of all that the value depends on (file, model, prompt, settings, values of earlier stages). A file with the right key is
-never made again, so a run that was killed goes on where it was, and a changed judge repeats the judging alone. Nothing
-in these files depends on when or how often they were made; times stand in `log.jsonl`. A reply that cannot be read is
-asked for again, then the clip is unscored: listed, and never kept.
+Each stage of each clip writes one JSON file: the prompt, every raw reply, the value read from them, and a key that
+covers all the value depends on (file, model, prompt, settings, values of earlier stages). A file with the right key is
+not computed again: a killed run continues where it stopped, and a new judge repeats only the judging. The files do not
+depend on when or how often they were written; times are in `log.jsonl`. An unreadable reply is asked for again; if that
+fails, the clip is unscored: listed, but never kept.
 
-Who answers is given by the caller: a model is a function from a `Request` to a reply, with a `name`. Those for
-transformers pipelines, servers and no model at all are in `evaluation.reviewers`.
+The caller chooses the models: functions from a `Request` to a reply, with a `name`. Those for transformers pipelines,
+servers and templates are in `curation.reviewers`.
 """
 
 import hashlib
@@ -53,11 +53,11 @@ from ..processing.utterances import UtteranceError, read
 from ..processing.voice_activity import voice_spans
 from .measures import face_measures, movements, picture_measures, voice_measures
 
-# Part of every key: raise it when a stage computes another value from the same inputs.
+# Part of every key: increase it when a stage computes another value from the same inputs.
 FORMAT = 1
 SUMMARY, LOG, CLIPS = "review.json", "log.jsonl", "clips"
 INTENSITIES = ("low", "medium", "high")
-# Most bytes of a clip's dense frames held at once; large pictures get fewer of them.
+# Memory for a clip's dense frames; large pictures get fewer of them.
 DENSE_BYTES = 2**29
 
 PROMPTS = {
@@ -96,11 +96,11 @@ PROMPTS = {
 
 
 class ReviewError(ValueError):
-    """A review that cannot be done as asked, or a sheet that cannot be read."""
+    """A review that cannot be done as asked."""
 
 
 class ReplyError(ValueError):
-    """A reply that is not what was asked for."""
+    """A reply in another form than was asked for."""
 
 
 # Models
@@ -115,7 +115,7 @@ class Request:
         prompt: the question in words.
         frames: (T, H, W, 3) uint8 RGB, for stages that look.
         sound: (S,) float32 mono, 16 kHz, for stages that listen.
-        facts: what the question is made from, for models that read no words.
+        facts: the data behind the prompt, for `Offline`.
     """
 
     stage: str
@@ -126,7 +126,7 @@ class Request:
 
 
 class Model(Protocol):
-    """Whoever answers: `name` says who, with revision and settings, and is part of each answer's key.
+    """A function that answers; `name` identifies it, with revision and settings, and is part of each answer's key.
 
     `roles`: those of `ROLES` that it can take, for models that `reviewers.model_of` makes.
     """
@@ -146,13 +146,13 @@ class Settings:
 
     Args:
         scene_fps: "low-density sampling at 1 FPS for each video".
-        face_fps: of the dense sampling of faces. Paper silent.
-        max_faces_frames: most dense frames of a clip. Paper silent.
-        pictures: most pictures shown to a model at once. Paper silent.
+        face_fps: rate of the dense sampling of faces, Hz. Paper silent.
+        max_faces_frames: limit of dense frames per clip. Paper silent.
+        pictures: limit of pictures shown to a model at once. Paper silent.
         threshold: "we filter out samples with a score below 5".
-        exclude: sources left out: "We further remove the RAVDESS dataset".
-        tries: questions per answer that has to be read. Paper silent.
-        max_duration: s, of a clip.
+        exclude: sources that are skipped: "We further remove the RAVDESS dataset".
+        tries: how often an unreadable reply is asked for. Paper silent.
+        max_duration: limit of a clip's length, s.
     """
 
     scene_fps: float = 1.0
@@ -172,12 +172,12 @@ class Settings:
             raise ReviewError(f"threshold is {self.threshold!r}; a number from 0 to 10 is accepted")
 
 
-# What the stages give
+# Outputs of the stages
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames at `scene_fps`: `times` (s), size in pixels, `seconds` of the clip, `picture` (`clues`), `notes`."""
+    """The frames at `scene_fps`: `times` (s), `seconds` of the clip, measures of the `picture`, `notes`."""
 
     times: list[float]
     width: int
@@ -189,7 +189,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Tracklet:
-    """One face through a clip: when it is there (s), and its boxes as fractions of the frame."""
+    """One face through a clip: times when it is visible (s), and its boxes as fractions of the frame."""
 
     times: list[float]
     boxes: list[list[float]]
@@ -197,7 +197,7 @@ class Tracklet:
 
 @dataclass(frozen=True)
 class Faces:
-    """`backend` that looked at `frames` frames; the tracklets, the largest over the clip first; how that one moves."""
+    """`backend` of the detector, number of `frames`, tracklets (largest first), `movements` of the largest."""
 
     backend: str
     frames: int
@@ -212,7 +212,7 @@ class Faces:
 
 @dataclass(frozen=True)
 class Text:
-    """What a model says."""
+    """A model's words."""
 
     text: str
 
@@ -227,7 +227,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Voice:
-    """How the voice sounds, in words and in `measures` (`clues.voice_measures`)."""
+    """How the voice sounds, in words and as `measures.voice_measures`."""
 
     text: str
     measures: dict
@@ -235,7 +235,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A clue that is left out, and why."""
+    """A dropped clue and the reason."""
 
     clue: str
     reason: str
@@ -243,7 +243,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Consistency:
-    """Names of the clues that agree, and those that are left out."""
+    """Names of the clues that agree, and the dropped ones."""
 
     kept: list[str]
     dropped: list[Dropped]
@@ -275,23 +275,23 @@ class Score:
 
 
 def read_json(reply: str):
-    """The JSON that a reply is; a fence around it and a reasoning model's thoughts before it are taken off.
+    """The JSON in a reply, without a code fence around it or a reasoning model's thoughts before it.
 
     Raises:
-        ReplyError: it is anything else, or names a key twice.
+        ReplyError: anything else, or a repeated key.
     """
     text = re.sub(r"\A\s*<think>.*?</think>", "", reply, flags=re.DOTALL).strip()
     fenced = re.fullmatch(r"```(?:json)?\s*\n(.*?)\n?```", text, flags=re.DOTALL)
 
     def pairs(items):
         if len({key for key, _ in items}) != len(items):
-            raise ReplyError("It names a key twice.")
+            raise ReplyError("It repeats a key.")
         return dict(items)
 
     try:
         return json.loads(fenced[1] if fenced else text, object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
-        raise ReplyError(f"It is not JSON alone ({error.msg}).") from None
+        raise ReplyError(f"It is not just JSON ({error.msg}).") from None
 
 
 def read_score(reply: str) -> Score:
@@ -309,10 +309,10 @@ def read_score(reply: str) -> Score:
 
 
 def read_consistency(reply: str, names: Collection[str]) -> Consistency:
-    """Which of the clues `names` a reply keeps and drops.
+    """Which of the clues `names` a reply keeps and which it drops.
 
     Raises:
-        ReplyError: it is not the JSON asked for, or does not hold every clue exactly once.
+        ReplyError: not the JSON asked for, or not every clue exactly once.
     """
     value = read_json(reply)
     kept, dropped = (value.get(key) for key in ("kept", "dropped")) if isinstance(value, dict) else (None, None)
@@ -332,24 +332,24 @@ def read_synthesis(reply: str) -> Synthesis:
     """The explanation, labels and intensity of a reply.
 
     Raises:
-        ReplyError: it is not the JSON asked for, explains nothing, names no label, or another intensity.
+        ReplyError: not the JSON asked for, no explanation, no label, or another intensity.
     """
     value = read_json(reply)
     if not isinstance(value, dict) or not _texts([value.get(key) for key in ("visual", "audio", "text")]):
         raise ReplyError('It lacks one of the texts "visual", "audio" and "text".')
     labels = value.get("labels")
     if not _texts(labels) or not labels or not all(label.strip() for label in labels):
-        raise ReplyError('It lacks "labels", a list of one emotion word or more.')
+        raise ReplyError('It lacks "labels", a list of at least one emotion word.')
     if value.get("intensity") not in INTENSITIES:
         raise ReplyError(f"Its intensity is {value.get('intensity')!r}; one of {', '.join(INTENSITIES)} is needed.")
-    found = Synthesis(
+    synthesis = Synthesis(
         *(value[key].strip() for key in ("visual", "audio", "text")),
         labels=list(dict.fromkeys(label.strip() for label in labels)),
         intensity=value["intensity"],
     )
-    if not found.description:
-        raise ReplyError("It explains nothing.")
-    return found
+    if not synthesis.description:
+        raise ReplyError("It has no explanation.")
+    return synthesis
 
 
 def _texts(value) -> bool:
@@ -357,10 +357,10 @@ def _texts(value) -> bool:
 
 
 def read_speech(reply: str) -> Speech:
-    """Utterances of a recogniser's reply: rows with times as JSON, or the words alone.
+    """Utterances in a recogniser's reply: JSON rows with times, or only the words.
 
     Raises:
-        ReplyError: rows that are no utterances.
+        ReplyError: rows that are not utterances.
     """
     try:
         rows = json.loads(reply)
@@ -374,7 +374,7 @@ def read_speech(reply: str) -> Speech:
 
 
 def read_text(reply: str) -> Text:
-    """A reply in words; the empty reply of a model with nothing to say is one too."""
+    """A reply in words, possibly empty."""
     return Text(" ".join(reply.split()))
 
 
@@ -382,7 +382,7 @@ def read_text(reply: str) -> Text:
 
 
 class Media:
-    """A clip's file, decoded when a stage first needs it."""
+    """A clip, decoded when a stage first needs it."""
 
     def __init__(self, row: Mapping, settings: Settings):
         self.row, self.settings = row, settings
@@ -413,7 +413,7 @@ class Media:
 
 
 def sample_frames(ask, media: Media) -> Frames:
-    """Stage `frames`; no times where the clip has no picture."""
+    """Stage `frames`; no times for a clip without a picture."""
     clip = media.sparse()
     if clip.frames is None:
         return Frames([], 0, 0, clip.duration / 1000, {}, clip.notes)
@@ -448,7 +448,7 @@ def follow_faces(ask, media: Media, frames: Frames) -> Faces:
 
 
 def _spread(count: int, most: int) -> np.ndarray:
-    """Indices of at most `most` of `count` things, evenly spread."""
+    """At most `most` of `count` indices, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
@@ -487,7 +487,7 @@ def describe_person(ask, media: Media, frames: Frames, faces: Faces) -> Text:
 
 
 def describe_movement(ask, media: Media, frames: Frames, faces: Faces) -> Text:
-    """Stage `movement`; empty where no face is found."""
+    """Stage `movement`; empty without a face."""
     shown = crops(media, frames, faces, media.settings.pictures)
     if shown is None:
         return Text("")
@@ -496,12 +496,12 @@ def describe_movement(ask, media: Media, frames: Frames, faces: Faces) -> Text:
 
 
 def transcribe_speech(ask, media: Media) -> Speech:
-    """Stage `speech`: what the row says, else what the recogniser hears, else nothing is known."""
-    given = media.row["utterances"]
-    if given is None and media.row["subtitle"]:
-        given = [{"start": None, "end": None, "text": media.row["subtitle"], "speaker": None}]
-    if given is not None:
-        return Speech([dict(item) for item in given], "given")
+    """Stage `speech`: the row's utterances or subtitle, else the recogniser's words, else unknown."""
+    utterances = media.row["utterances"]
+    if utterances is None and media.row["subtitle"]:
+        utterances = [{"start": None, "end": None, "text": media.row["subtitle"], "speaker": None}]
+    if utterances is not None:
+        return Speech([dict(item) for item in utterances], "given")
     waveform = media.sound().waveform
     if ask is None or waveform is None:
         return Speech([], "unknown")
@@ -509,7 +509,7 @@ def transcribe_speech(ask, media: Media) -> Speech:
 
 
 def describe_voice(ask, media: Media) -> Voice:
-    """Stage `voice`; empty where nothing is heard."""
+    """Stage `voice`; empty for silence."""
     clip = media.sound()
     if clip.waveform is None:
         return Voice("", {})
@@ -517,20 +517,20 @@ def describe_voice(ask, media: Media) -> Voice:
     measures = voice_measures(clip.waveform, clip.sampling_rate, spans)
     if not spans:
         return Voice("", measures)
-    heard = ask(PROMPTS["voice"], read_text, sound=clip.waveform, facts={"voice": measures})
-    return Voice(heard.text, measures)
+    reply = ask(PROMPTS["voice"], read_text, sound=clip.waveform, facts={"voice": measures})
+    return Voice(reply.text, measures)
 
 
 def clues_of(scene, person, movement, speech, voice) -> dict[str, str]:
-    """What the stages have to say, by the stage's name; a stage that was left out or says nothing is no clue."""
+    """Stage name -> its clue; stages that were skipped or have nothing to say give none."""
     words = " ".join(item["text"] for item in speech.utterances if item.get("text")) if speech else ""
     texts = {"scene": scene, "person": person, "movement": movement, "voice": voice}
-    found = {name: value.text for name, value in texts.items() if value is not None and value.text}
-    return found | ({"speech": f'The person says: "{words}"'} if words else {})
+    clues = {name: value.text for name, value in texts.items() if value is not None and value.text}
+    return clues | ({"speech": f'The person says: "{words}"'} if words else {})
 
 
 def check_consistency(ask, media: Media, faces, **said) -> Consistency:
-    """Stage `consistency`; a clip without a single clue needs no judge."""
+    """Stage `consistency`; a clip without clues needs no judge."""
     clues = clues_of(**said)
     if not clues:
         return Consistency([], [])
@@ -540,7 +540,7 @@ def check_consistency(ask, media: Media, faces, **said) -> Consistency:
 
 
 def synthesise(ask, media: Media, consistency: Consistency, **said) -> Synthesis | None:
-    """Stage `synthesis`, from the clues that agree; None where none does."""
+    """Stage `synthesis`, from the clues that agree; None if there are none."""
     clues = {name: text for name, text in clues_of(**said).items() if name in consistency.kept}
     if not clues:
         return None
@@ -560,11 +560,11 @@ class Stage:
     """One step of the curation.
 
     Args:
-        work: `(ask, media, **needs) -> output`; `ask` is None where the stage has no model.
-        output: type of what it gives.
-        needs: earlier stages whose outputs it takes; None for those that were left out.
-        role: who answers. Without a model for it the stage is left out, unless it is `optional`.
-        fields, settings: of the row and of `Settings`, that the output depends on.
+        work: `(ask, media, **needs) -> output`; `ask` is None without a model.
+        output: its type.
+        needs: earlier stages whose outputs it takes, None for skipped ones.
+        role: of the model that answers. Without such a model the stage is skipped, unless it is `optional`.
+        fields, settings: fields of the row and of `Settings` that the output depends on.
     """
 
     name: str
@@ -592,7 +592,7 @@ STAGES = (
 )
 
 
-# One file for each clip and stage
+# One file per clip and stage
 
 
 def digest(value) -> str:
@@ -604,9 +604,9 @@ def file_hash(row: Mapping) -> str:
     """SHA-256 over the clip's files.
 
     Raises:
-        MediaError: it has none, or one cannot be read.
+        MediaError: there is no file, or one cannot be read.
     """
-    found = hashlib.sha256()
+    digest_of_files = hashlib.sha256()
     paths = [row[kind] for kind in ("video", "audio") if row[kind]]
     if not paths:
         raise MediaError(f"clip {row['id']!r} has neither a video nor an audio file.")
@@ -614,14 +614,14 @@ def file_hash(row: Mapping) -> str:
         try:
             with open(path, "rb") as file:
                 while block := file.read(2**20):
-                    found.update(block)
+                    digest_of_files.update(block)
         except OSError as error:
             raise MediaError(f"{path} cannot be read: {error.strerror}.") from error
-    return found.hexdigest()
+    return digest_of_files.hexdigest()
 
 
 def clip_folder(output: str | Path, name: str) -> Path:
-    """Where a clip's files lie; any id makes a name that every file system takes."""
+    """The folder of a clip's files; its name is valid on every file system, whatever the id."""
     safe = quote(name, safe=" ")
     if len(safe) > 120 or safe.strip(". ") != safe:
         safe = f"{safe.strip('. ')[:100]}~{hashlib.sha256(name.encode('utf-8')).hexdigest()[:16]}"
@@ -629,8 +629,7 @@ def clip_folder(output: str | Path, name: str) -> Path:
 
 
 def write(path: Path, content) -> None:
-    """Write JSON under a temporary name, then move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a JSON file."""
     write_whole(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
@@ -648,7 +647,7 @@ def restore(kind, value):
 
 
 def read_stage(output: str | Path, name: str, stage: Stage, key: str | None = None):
-    """(found, value) of a stage's file; not found where there is none, or one with another `key`."""
+    """(whether a stage's file exists and has this `key`, its value)."""
     path = clip_folder(output, name) / f"{stage.name}.json"
     if not path.is_file():
         return False, None
@@ -659,10 +658,10 @@ def read_stage(output: str | Path, name: str, stage: Stage, key: str | None = No
 
 
 def asking(model: Model, stage: str, tries: int, asked: dict) -> Callable:
-    """The `ask` of a stage: puts a question until the reply can be read; None where none could.
+    """The `ask` of a stage: it repeats a question until the reply can be read; None if none could.
 
     Args:
-        asked: takes `prompt`, and `replies`, all that the model said.
+        asked: receives the `prompt` and all `replies`.
     """
 
     def ask(prompt, parse, **media):
@@ -684,7 +683,7 @@ def asking(model: Model, stage: str, tries: int, asked: dict) -> Callable:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a clip: `status` is "kept", "dropped", "unscored", "excluded" or "failed"."""
+    """The outcome for a clip: `status` is "kept", "dropped", "unscored", "excluded" or "failed"."""
 
     id: str
     source: str | None
@@ -695,7 +694,7 @@ class Outcome:
 
 
 class Runner:
-    """Runs the stages of clips, one clip at a time in each thread."""
+    """Runs the stages, one clip at a time per thread."""
 
     def __init__(self, output, models: Mapping[str, Model], settings: Settings, retry_unread: bool = False):
         self.output, self.models, self.settings = Path(output), models, settings
@@ -719,7 +718,7 @@ class Runner:
         return outcome(row, values, self.settings)
 
     def stages(self, row: Mapping) -> dict:
-        """Outputs by stage, made or found; stages that were not reached are missing."""
+        """Stage -> output, computed or read; stages that were not reached are missing."""
         clip = file_hash(row)
         manifest = clip_folder(self.output, row["id"]) / "clip.json"
         content = {"stage": "clip", "sha256": clip, "row": row}
@@ -731,7 +730,7 @@ class Runner:
             if stage.role and model is None and not stage.optional:
                 values[stage.name] = None
                 continue
-            # What follows an answer that could not be read, or scores without a label, has nothing to work on.
+            # Nothing follows an unreadable answer, and without a label there is nothing to score against.
             if (stage.name == "synthesis" and values["consistency"] is None) or (
                 stage.name == "score" and (values["synthesis"] is None or row["label"] is None)
             ):
@@ -749,8 +748,8 @@ class Runner:
                     "needs": {need: None if value is None else asdict(value) for need, value in needed.items()},
                 }
             )
-            found, value = read_stage(self.output, row["id"], stage, key)
-            if found and not (self.retry_unread and value is None):
+            is_stored, value = read_stage(self.output, row["id"], stage, key)
+            if is_stored and not (self.retry_unread and value is None):
                 self.count(before=1)
             else:
                 value = self.make(stage, row["id"], key, model, media, needed)
@@ -785,28 +784,28 @@ class Runner:
 
 
 def outcome(row: Mapping, values: Mapping, settings: Settings) -> Outcome:
-    """What a clip's outputs make of it."""
+    """The outcome for a clip, from the outputs of its stages."""
 
-    def told(status, reason, score=None):
+    def ended(status, reason, score=None):
         return Outcome(row["id"], row["source"], status, reason, score, values.get("synthesis") is not None)
 
     if values.get("consistency") is None:
-        return told("unscored", "no reply of the judge about its clues could be read")
+        return ended("unscored", "no reply of the judge about its clues could be read")
     if values.get("synthesis") is None:
         none_left = not values["consistency"].kept
-        return told("unscored", "no clue is left" if none_left else "no explanation of the judge could be read")
+        return ended("unscored", "no clue is left" if none_left else "no explanation of the judge could be read")
     if row["label"] is None:
-        return told("unscored", "it has no label to compare with")
+        return ended("unscored", "it has no label to compare with")
     if values.get("score") is None:
-        return told("unscored", "no score of the judge could be read")
+        return ended("unscored", "no score of the judge could be read")
     score = values["score"].score
     kept = score >= settings.threshold
-    return told("kept" if kept else "dropped", f"its score {'reaches' if kept else 'is below'} the threshold", score)
+    return ended("kept" if kept else "dropped", f"its score {'reaches' if kept else 'is below'} the threshold", score)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A finished run: the clips' outcomes, and how many stages were found done and how many were done now."""
+    """A finished run: the clips' outcomes, and how many stages were done before and in this run."""
 
     outcomes: list[Outcome]
     stages_before: int
@@ -815,33 +814,33 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        found = Counter(item.status for item in self.outcomes)
-        return {status: found[status] for status in ("kept", "dropped", "unscored", "excluded", "failed")}
+        count = Counter(item.status for item in self.outcomes)
+        return {status: count[status] for status in ("kept", "dropped", "unscored", "excluded", "failed")}
 
 
 def check_rows(rows: Sequence[Mapping], held_out: Collection[str] = ()) -> list[dict]:
-    """Data rows, one for each clip, that may become training data.
+    """Check that data rows, one per clip, may become training data.
 
     Raises:
-        ReviewError: a row of another split than "train", one held out, an id that occurs twice; no rows at all.
+        ReviewError: no rows; a row of another split than "train", a held-out clip, a repeated id.
     """
     if not rows:
         raise ReviewError("there are no clips to review")
-    found, seen, held_out = [], set(), set(held_out)
+    checked, seen, held_out = [], set(), set(held_out)
     for row in rows:
         if row.get("split") not in (None, "train"):
-            raise ReviewError(f"clip {row['id']!r} is of the split {row['split']!r}; clips of train alone are accepted")
+            raise ReviewError(f"clip {row['id']!r} is in the split {row['split']!r}; only clips of train are accepted")
         try:
-            found.append(make_row(**{name: row.get(name) for name in FIELDS}))
+            checked.append(make_row(**{name: row.get(name) for name in FIELDS}))
         except RowError as error:
             raise ReviewError(str(error)) from error
-        name = found[-1]["id"]
+        name = checked[-1]["id"]
         if name in held_out:
             raise ReviewError(f"clip {name!r} is held out for testing; leave it out of the data to review")
         if name in seen:
-            raise ReviewError(f"clip {name!r} occurs more than once; one row for each clip is accepted")
+            raise ReviewError(f"clip {name!r} occurs more than once; one row per clip is accepted")
         seen.add(name)
-    return found
+    return checked
 
 
 def review(
@@ -855,33 +854,33 @@ def review(
     retry_unread: bool = False,
     progress: bool = True,
 ) -> Report:
-    """Describe and score labelled clips, or finish a review that was interrupted.
+    """Describe and score labelled clips, or continue an interrupted review.
 
     Args:
         rows: data rows with `label`, of training clips (the paper: "the training set from DFEW, MAFW, ...").
         output: folder of the review.
-        models: who answers, by role (`ROLES`). "judge" is needed; the stages of other roles are left out without one.
+        models: role (`ROLES`) -> model. "judge" is needed; the stages of other roles are skipped without a model.
         settings: see `Settings`.
         held_out: ids of test clips; one of them among the rows is an error.
-        workers: clips at a time, for models that answer many at once (a server).
-        retry_unread: ask again for what could not be read before.
+        workers: clips at a time, for models that answer in parallel (a server).
+        retry_unread: ask again for replies that could not be read before.
 
     Returns:
         the report; `review.json` in the folder holds its outcomes.
 
     Raises:
-        ReviewError: rows, models or folder that do not fit. Whatever a model raises ends the run; what is done stays.
+        ReviewError: unsuitable rows, models or folder. An exception of a model ends the run; finished stages stay.
     """
     settings = settings or Settings()
     unknown = sorted(set(models) - set(ROLES))
     if unknown or "judge" not in models:
-        found = f"unknown role {unknown[0]!r}" if unknown else "no judge"
-        raise ReviewError(f"{found}; the roles are {', '.join(ROLES)}, and judge is needed")
+        result = f"unknown role {unknown[0]!r}" if unknown else "no judge"
+        raise ReviewError(f"{result}; the roles are {', '.join(ROLES)}, and judge is needed")
     if workers < 1:
         raise ReviewError(f"workers is {workers}; a whole number from 1 is accepted")
     rows, output = check_rows(rows, held_out), Path(output)
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / CLIPS).is_dir())):
-        raise ReviewError(f"{output} exists and holds something else; a new folder or one of a review is accepted")
+        raise ReviewError(f"{output} exists and holds something else; a new folder or that of a review is accepted")
     (output / CLIPS).mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     runner = Runner(output, models, settings, retry_unread)
@@ -893,8 +892,8 @@ def review(
         futures = [pool.submit(runner.run, row) for row in rows]
         try:
             for future in as_completed(futures):
-                found = future.result()
-                outcomes[found.id] = found
+                result = future.result()
+                outcomes[result.id] = result
                 bar.update()
                 bar.set_postfix(done_before=runner.before, done_now=runner.now)
         except BaseException:
@@ -919,27 +918,27 @@ def read_summary(folder: str | Path) -> dict:
     """`review.json` of a finished run.
 
     Raises:
-        ReviewError: there is none.
+        ReviewError: there is no such file.
     """
     path = Path(folder) / SUMMARY
     if not path.is_file():
-        raise ReviewError(f"{folder} holds no {SUMMARY}; a folder in which a review came to its end is accepted")
+        raise ReviewError(f"{folder} has no {SUMMARY}; the folder of a finished review is accepted")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def reviewed_row(folder: str | Path, clip: Mapping) -> dict:
-    """The data row of a described clip with `labels` and `description` from its explanation; `score`, `intensity`."""
+    """The data row of a described clip, with `labels`, `description`, `score` and `intensity` from its review."""
     content = json.loads((clip_folder(folder, clip["id"]) / "clip.json").read_text(encoding="utf-8"))
     stages = {stage.name: stage for stage in STAGES}
     _, synthesis = read_stage(folder, clip["id"], stages["synthesis"])
     _, speech = read_stage(folder, clip["id"], stages["speech"])
-    said = {}
+    speech_fields = {}
     if speech is not None and speech.origin == "recognised":
         timed = all(item["start"] is not None for item in speech.utterances)
-        said = {"utterances": speech.utterances} if timed else {"subtitle": speech.utterances[0]["text"]}
+        speech_fields = {"utterances": speech.utterances} if timed else {"subtitle": speech.utterances[0]["text"]}
     return {
         **content["row"],
-        **said,
+        **speech_fields,
         "labels": synthesis.labels,
         "description": synthesis.description,
         "score": clip["score"],
@@ -948,11 +947,11 @@ def reviewed_row(folder: str | Path, clip: Mapping) -> dict:
 
 
 def draw(folder: str | Path, per_source: int = 700, seed: int = 0, from_kept: bool = False) -> list[dict]:
-    """Clips for people to review, at random, up to `per_source` of each source ("700 samples from each training set").
+    """Draw clips for human review at random, up to `per_source` of each source ("700 samples from each training set").
 
     The paper contradicts itself: "ensuring no overlap with the SRE dataset" (3.2), but "We select partial data from SRE
-    dataset" (Figure 2). By default the draw is from all described clips and what is drawn leaves the self-reviewed
-    data; `from_kept` draws from the kept clips, which stay in it.
+    dataset" (Figure 2). By default all described clips are drawn from, and drawn clips leave the self-reviewed data;
+    `from_kept` draws from the kept clips, which stay in it.
     """
     if per_source < 1:
         raise ReviewError(f"per_source is {per_source}; a whole number from 1 is accepted")
@@ -962,7 +961,7 @@ def draw(folder: str | Path, per_source: int = 700, seed: int = 0, from_kept: bo
             by_source[clip["source"]].append(clip)
     chosen = []
     for source, clips in sorted(by_source.items(), key=str):
-        # Of their ids alone, so that the order of the rows does not matter.
+        # By id, so that the order of the rows does not matter.
         clips = sorted(clips, key=lambda clip: clip["id"])
         chosen += random.Random(f"{seed}/{source}").sample(clips, min(per_source, len(clips)))
     if not chosen:
