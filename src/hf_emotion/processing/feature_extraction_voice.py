@@ -61,7 +61,9 @@ class VoiceCueExtractor(SequenceFeatureExtractor):
         rate, size = self.sampling_rate, WINDOW_SAMPLES
         window = np.hanning(size + 1)[:-1].astype(np.float32)
         padded = np.pad(np.asarray(waveform, np.float32), size // 2)
-        frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: rate * HOP_MS // 1000] * window
+        frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: rate * HOP_MS // 1000]
+        # A constant offset of the recording would pass for the most periodic of voices.
+        frames = (frames - frames.mean(1, keepdims=True)) * window
         power = np.abs(np.fft.rfft(frames, 2 * size, axis=1)) ** 2
         frequency = np.fft.rfftfreq(2 * size, 1 / rate)
 

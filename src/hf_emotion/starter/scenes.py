@@ -22,6 +22,9 @@ STRAY = {
     **{"level_to_clip": 0.3, "level_spread": 0.3, "level_change": 0.3, "voiced": 0.5, "speech": 0.25, "rate": 0.3},
     **{"periodicity": 0.7, "irregularity": 0.4},
 }
+# Contempt is one corner of the mouth; as often as the others it would be the answer to every face that is a little odd.
+FACE_SHARES = np.array([0.3 if emotion == "contemptuous" else 1.0 for emotion in FACE_EMOTIONS])
+FACE_SHARES = FACE_SHARES / FACE_SHARES.sum()
 STRAY_BY_CUE = np.array([STRAY.get(name, 0.0) for name in CUES], np.float32)
 
 
@@ -140,7 +143,7 @@ def draw_scene(rng, voices: list[Voice], still=0.2) -> Scene:
     picture = with_face or rng.random() < 0.3 or kind == "neither"
     sound = with_voice or rng.random() < 0.35
     is_still = kind == "face" and not sound and rng.random() < still / 0.3
-    face_emotion = None if rng.random() < 0.25 else str(rng.choice(FACE_EMOTIONS))
+    face_emotion = None if rng.random() < 0.25 else str(rng.choice(FACE_EMOTIONS, p=FACE_SHARES))
     voice = voices[rng.integers(len(voices))] if with_voice else None
     voice_emotion = None
     if voice is not None:

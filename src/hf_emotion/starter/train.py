@@ -85,6 +85,7 @@ VOCABULARY = 640
 VIDEO_QUERIES, AUDIO_QUERIES, FRAME_QUERIES = 6, 3, 4
 WIDTH, TEXT_WIDTH = 64, 128
 LONGEST_SECONDS = 30
+SETTINGS = ("speakers", "steps", "batch", "rate", "scenes", "epochs", "text_batch", "text_rate", "bfloat16")
 INITIAL_RANGE = 0.08
 
 
@@ -468,7 +469,7 @@ def teach(args) -> dict:
     told = learn_to_tell(model, processor, samples, rng, args.epochs, args.text_batch, args.text_rate)
     report = {
         "seed": args.seed,
-        "settings": {name: value for name, value in vars(args).items() if name not in ("output", "threads")},
+        "settings": {name: getattr(args, name) for name in SETTINGS},
         "weights": sum(p.numel() for p in model.parameters()),
         "loss_seeing": round(float(np.mean(seen[-100:])), 4),
         "loss_telling": round(float(np.mean(told[-100:])), 4),

@@ -174,7 +174,9 @@ def speak(rng, speaker: Speaker, emotion: str, strength=1.0, seconds=None) -> np
     noise = rng.normal(size=len(phase)).astype(np.float32)
     sharp = np.diff(noise, prepend=np.float32(0))
     voice += 0.8 * level * sharp * np.interp(at, frames, hiss).astype(np.float32)
-    voice += (0.06 + 0.15 * breath) * level * (noise + sharp) / 2 * np.interp(at, frames, loud).astype(np.float32)
+    # Breath passes the same mouth as the voice, so it is no brighter: a quiet, breathy voice stays soft.
+    dull = np.convolve(noise, np.hanning(10)[1:-1] / 4.5, "same").astype(np.float32)
+    voice += (0.04 + 0.12 * breath) * level * dull * np.interp(at, frames, loud).astype(np.float32)
     return voice
 
 

@@ -1,0 +1,191 @@
+"""The model in the box: its teacher, and what it says."""
+
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_emotion.modeling.modeling_face_motion import face_motion
+from hf_emotion.processing.feature_extraction_voice import CUES as VOICE_CUES
+from hf_emotion.processing.feature_extraction_voice import VoiceCueExtractor
+from hf_emotion.starter import FOLDER, load
+from hf_emotion.starter.faces import ACTION_UNITS, EMOTIONS, FACE, MIRROR, Movement, action_units, intensities, render
+from hf_emotion.starter.scenes import draw_scene, draw_voices
+from hf_emotion.starter.sentences import (
+    FACE_CLUES,
+    GRAMMAR,
+    LABELS,
+    NO_FACE,
+    NO_SIGN,
+    NO_VOICE,
+    Expression,
+    Facts,
+    Speech,
+    describe,
+    expression,
+    label,
+)
+from hf_emotion.starter.voices import CUES as PROSODY
+from hf_emotion.starter.voices import Speaker, speak
+
+CLIPS = Path(os.environ.get("HF_EMOTION_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")) / "face_clips"
+
+
+def moved(unit, landmark):
+    return action_units()[ACTION_UNITS.index(unit), landmark]
+
+
+@cache
+def some_voices():
+    return draw_voices(np.random.default_rng(0), 2)
+
+
+# The teacher's faces
+
+
+def test_action_units_move_what_facs_says_they_move():
+    left_corner, inner_brow, outer_brow, chin, upper_lid, lower_lip = 291, 336, 300, 152, 386, 17
+    assert (moved("12", left_corner) > 0.5).all()  # out and up
+    assert moved("15", left_corner)[1] < -0.4
+    assert moved("1", inner_brow)[1] > 0.7 > moved("1", outer_brow)[1]
+    assert moved("2", outer_brow)[1] > 0.5 > moved("2", inner_brow)[1]
+    assert moved("4", inner_brow)[1] < -0.4
+    assert moved("4", inner_brow)[0] < -0.2  # towards the middle
+    assert moved("5", upper_lid)[1] > 0.2
+    assert moved("26", chin)[1] < -1.0
+    assert moved("24", lower_lip)[1] > 0.2
+
+
+def test_action_units_are_mirror_images_and_leave_the_temples_and_the_bridge_of_the_nose():
+    units = action_units()
+    np.testing.assert_allclose(units, units[:, MIRROR] * [-1, 1], atol=0.02)
+    assert np.abs(units[:, [127, 356, 168, 6, 10]]).max() < 1e-3
+
+
+def test_every_emotion_is_spelled_in_action_units_that_exist():
+    names = {unit.strip("?LR") for sets in EMOTIONS.values() for units in sets for unit in units.split()}
+    assert names <= set(ACTION_UNITS)
+    assert {unit for units in FACE_CLUES.values() for unit in units} <= set(ACTION_UNITS)
+
+
+def test_a_movement_begins_peaks_and_ends_when_it_is_said_to():
+    movement = Movement("happy", {"12": (1.0, 0.8)}, 1.0, 3.0, 0.4)
+    strength = movement.strength(np.array([0.5, 1.0, 2.0, 3.0, 3.5]))
+    np.testing.assert_allclose(strength, [0.0, 0.5, 1.0, 0.5, 0.0], atol=1e-9)
+    sizes = intensities([movement], np.array([2.0]))[0, ACTION_UNITS.index("12")]
+    np.testing.assert_allclose(sizes, [1.0, 0.8])
+
+
+def test_a_rendered_smile_is_read_by_the_tower_as_a_movement_of_the_corners_of_the_mouth():
+    times = np.arange(6) * 0.5
+    smile = intensities([Movement("happy", {"12": (1.0, 1.0)}, 1.2, 9.0, 0.4)], times)
+    pixels = render(np.random.default_rng(0), smile[None])
+    motion, found = face_motion(
+        torch.from_numpy(pixels), torch.from_numpy((times * 1000).astype(np.int64))[None], torch.tensor(FACE)
+    )
+    assert found.all()
+    own = motion[0, :, [61, 291], 3].mean(1)  # up, from the own calm face
+    assert own[:2].abs().max() < 0.25
+    assert own[4:].min() > own[:2].max() + 0.1
+
+
+# The teacher's voices
+
+
+@pytest.mark.parametrize(
+    ("emotion", "cue", "sign"),
+    [("angry", "pitch", 1), ("angry", "tilt", 1), ("sad", "rate", -1), ("bored", "rate", -1), ("sad", "tilt", -1)],
+)
+def test_an_emotion_changes_a_synthetic_voice_as_the_tables_say(emotion, cue, sign):
+    extractor, row = VoiceCueExtractor(), list(VOICE_CUES).index(cue)
+
+    def mean(name):
+        values = []
+        for seed in range(6):
+            rng = np.random.default_rng(seed)
+            cues = extractor.cues(extractor.analyse(0.1 * speak(rng, Speaker.draw(rng), name, 1.0, 1.5)))
+            values.append(cues[row, cues[-1] > 0].mean())
+        return np.mean(values)
+
+    assert sign * (mean(emotion) - mean("neutral")) > 0.15
+
+
+def test_every_voice_has_a_neutral_utterance_to_compare_with():
+    for voice in some_voices():
+        assert voice.emotions.count("neutral") == 2
+        assert set(voice.emotions) <= set(PROSODY)
+
+
+# What is told
+
+
+def test_every_scene_is_told_in_sentences_that_the_grammar_accepts():
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        scene = draw_scene(rng, some_voices())
+        for facts in (scene.facts, *scene.parts):
+            assert GRAMMAR.fullmatch(describe(facts)), describe(facts)
+            assert label(facts) in LABELS
+
+
+def test_the_grammar_refuses_half_sentences_and_words_out_of_place():
+    good = "The face shows raised lip corners. No voice is heard. This looks happy."
+    assert GRAMMAR.fullmatch(good)
+    for bad in (good[:-1], "The face shows. No voice is heard. This looks happy.", good.replace("happy", "raised"), ""):
+        assert not GRAMMAR.fullmatch(bad)
+
+
+def test_face_and_voice_are_told_apart_where_they_differ():
+    smile, sad = Expression("happy", ["raised lip corners"], 0.5, 2.0), Speech("sad", ["low", "soft"])
+    assert describe(Facts([smile], [sad])) == (
+        "From 0.5 to 2.0 s the face shows raised lip corners. The voice is low and soft. "
+        "The face looks happy, but the voice sounds sad."
+    )
+    assert describe(Facts(None, None)) == f"{NO_FACE} {NO_VOICE} {NO_SIGN}"
+
+
+def test_times_are_rounded_outward_to_half_seconds_and_left_out_where_they_fill_the_clip():
+    part = expression(Movement("sad", {"15": (1.0, 1.0)}, 1.2, 2.6, 0.3), 5.0)
+    assert (part.start, part.end, part.clues) == (1.0, 3.0, ["lowered lip corners"])
+    assert expression(Movement("sad", {"15": (1.0, 1.0)}, -1.0, 9.0, 0.3), 5.0).start is None
+
+
+# What ships
+
+shipped = pytest.mark.skipif(not (FOLDER / "model.safetensors").is_file(), reason="the weights are not made yet")
+
+
+@cache
+def starter():
+    from hf_emotion.inference import pipeline_of
+
+    return pipeline_of(*load("cpu"))
+
+
+@shipped
+def test_the_weights_are_small_and_say_how_they_were_made():
+    assert (FOLDER / "model.safetensors").stat().st_size < 10e6
+    assert (FOLDER / "training.json").is_file()
+    assert not list(FOLDER.glob("*.py")), "the code is the package's own"
+
+
+@shipped
+def test_silence_and_a_picture_without_a_face_have_no_sign():
+    silence = {"waveform": np.zeros(32000, np.float32), "sampling_rate": 16000}
+    grey = {"frames": np.full((4, 96, 128, 3), 120, np.uint8), "fps": 2}
+    for source, missing in ((silence, NO_VOICE), (grey, NO_FACE)):
+        text = starter()(source)["description"]
+        assert GRAMMAR.fullmatch(text), text
+        assert missing in text
+        assert NO_SIGN in text
+
+
+@shipped
+@pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is not there")
+def test_a_real_clip_is_described_in_whole_sentences():
+    result = starter()(CLIPS / "single_face.mp4")
+    assert GRAMMAR.fullmatch(result["description"]), result["description"]
+    assert NO_FACE not in result["description"]
