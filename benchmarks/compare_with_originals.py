@@ -4,8 +4,8 @@
         --facexformer CHECKOUT --torchvision FOLDER
 
 Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA,
-RenShuhuai-Andy/TimeChat, Kartik-3004/facexformer or ZebangCheng/Emotion-LLaMA (`--emotion-llama`); whole released
-models are compared in `released_models.py`, beside this file. Nothing is fetched, and none of their code is part of
+RenShuhuai-Andy/TimeChat, Kartik-3004/facexformer, ZebangCheng/Emotion-LLaMA (`--emotion-llama`) or HumanMLLM/R1-Omni
+(`--humanomni`, with `--timm FOLDER`); whole released models are compared in `released_models.py`, beside this file. Nothing is fetched, and none of their code is part of
 this package. Their modules are imported one file at a time, with small stand-ins for packages that this package does
 not need (timm, einops, iopath, ftfy) and for what transformers has since moved or dropped. FaceXFormer's network needs
 torchvision's own Swin, for
@@ -370,7 +370,11 @@ def main(arguments=None):
     parser.add_argument("--torchvision", type=Path, metavar="FOLDER", help="where torchvision was unpacked")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--emotion-llama", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--humanomni", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--timm", type=Path, metavar="FOLDER", help="where timm and einops were unpacked")
     args = parser.parse_args(arguments)
+    if args.timm is not None:
+        sys.path.append(str(args.timm))
     # Here, since it takes the helpers of this file.
     import released_models as released
 
@@ -383,6 +387,8 @@ def main(arguments=None):
         ("FaceXFormer", args.facexformer, lambda path: compare_facexformer(path, args.torchvision)),
         ("Emotion-LLaMA", args.emotion_llama, released.compare_emotion_llama),
         ("Emotion-LLaMA", args.emotion_llama, released.manifest_emotion_llama),
+        ("HumanOmni", args.humanomni, released.compare_humanomni),
+        ("HumanOmni", args.humanomni, released.manifest_humanomni),
     ]
     if all(path is None for _, path, _ in runs):
         parser.error("give at least one checkout; see --help")

@@ -9,19 +9,37 @@ the tensors of our model that are then missing, left over or of another shape.
 import contextlib
 import functools
 import importlib
+import sys
+import tempfile
 import types
 from importlib.resources import files
+from pathlib import Path
 
 import peft
 import torch
+import transformers
 from compare_with_originals import DTYPES, largest, module, noise, originals, randomise
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    WhisperConfig,
+    WhisperForAudioClassification,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hf_emotion.convert import convert_emotion_llama_to_hf as emotion_llama
 from hf_emotion.convert import convert_eva_vit_to_hf as eva
+from hf_emotion.convert import convert_humanomni_to_hf as humanomni
 from hf_emotion.modeling.configuration_esva import ESVAConfig
+from hf_emotion.modeling.configuration_humanomni import HumanOmniConfig
 from hf_emotion.modeling.modeling_esva import ESVAForConditionalGeneration
+from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from hf_emotion.modeling.parts import LORA, Assembly
 from hf_emotion.processing.processing_esva import CHAT_TEMPLATE
 
@@ -249,3 +267,174 @@ def manifest_rows(what, assembly, others):
         if names:
             print(f"{what}: {label}: {names[:3]}")
         yield f"manifest of {what}, {len(expected)} tensors: {label}", "meta", "-", len(names)
+
+
+# HumanOmni and R1-Omni. Name -> the fields of its published config.json that decide its parts, its SigLIP and its Qwen2.
+SIGLIP_BASE = {"image_size": 224, "patch_size": 16, "hidden_size": 768, "intermediate_size": 3072,
+               "num_hidden_layers": 12, "num_attention_heads": 12}  # fmt: skip
+SIGLIP_SO400M = {"image_size": 384, "patch_size": 14, "hidden_size": 1152, "intermediate_size": 4304,
+                 "num_hidden_layers": 27, "num_attention_heads": 16}  # fmt: skip
+QWEN_HALF = {"vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+             "num_attention_heads": 14, "num_key_value_heads": 2, "tie_word_embeddings": True}  # fmt: skip
+QWEN_7B = {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+           "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False}  # fmt: skip
+HUMANOMNI = {
+    "R1-Omni-0.5B": ("all_in_one_small", False, SIGLIP_BASE, QWEN_HALF),
+    "HumanOmni-7B": ("all_in_one", True, SIGLIP_SO400M, QWEN_7B),
+}
+SMALL_SIGLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+SMALL_QWEN = {"vocab_size": 2048, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}  # fmt: skip
+SMALL_BERT = {"vocab_size": 99, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1,
+              "intermediate_size": 64, "max_position_embeddings": 32}  # fmt: skip
+
+
+def import_humanomni(checkout, compressed):
+    """The authors' `HumanOmniQwen2ForCausalLM`, over timm's own RegNet stage and einops, which must be importable.
+
+    Stand-ins: h5py and ipdb, which are imported and not used, their media loading, and the data and torchvision
+    imports of timm. Their one file serves two releases by comments: for the 7B model the three lines of its frame
+    compressor are switched on, as a comment there asks.
+    """
+    package = checkout / "humanomni"
+    source = (package / "model" / "humanomni_arch.py").read_text(encoding="utf-8")
+    if compressed:
+        for line, blanks in (
+            ("image_feature = einops.rearrange(image_feature, '(t n) h -> t n h', t = num_frames)", 16),
+            ("image_feature = self.get_model().feature_compressor(image_feature)", 16),
+            ("self.feature_compressor = SFDynamicCompressor(config, self.vision_tower)", 8),
+        ):
+            at = next(row for row in source.splitlines() if line in row and row.strip().startswith(("#", line[:4])))
+            source = source.replace(at, " " * blanks + line)
+    own = {
+        "humanomni": module("humanomni", package),
+        "humanomni.model": module("humanomni.model", package / "model"),
+        "humanomni.mm_utils": module("humanomni.mm_utils", frame_sample=None),
+        "humanomni.model.humanomni_arch": module("humanomni.model.humanomni_arch"),
+    }
+    timm = importlib.util.find_spec("timm")
+    if timm is None or importlib.util.find_spec("einops") is None:
+        raise ImportError("timm and einops are not installed; HumanOmni's projector is made of timm's RegNet stages")
+    means = {f"IMAGENET_{kind}_{what}": None for kind in ("DEFAULT", "INCEPTION") for what in ("MEAN", "STD")}
+    own |= {"timm": module("timm", Path(timm.origin).parent, __version__=""), "timm.data": module("timm.data", **means)}
+    own["timm.models"] = module("timm.models", Path(timm.origin).parent / "models")
+    foreign = {name: module(name) for name in ("h5py", "ipdb", "torchvision", "torchvision.ops")}
+    foreign["torchvision.ops.misc"] = module("torchvision.ops.misc", FrozenBatchNorm2d=type("Frozen", (), {}))
+    CONFIG_MAPPING._extra_content.pop("HumanOmni_qwen2", None)
+    with originals(own, foreign), present(transformers, TRANSFORMERS_CACHE=None):
+        arch = sys.modules["humanomni.model.humanomni_arch"]
+        arch.__package__ = "humanomni.model"
+        exec(compile(source, "humanomni_arch.py", "exec"), arch.__dict__)
+        return importlib.import_module("humanomni.model.humanomni_model"), arch
+
+
+def make_humanomni(checkout, kind, compressed, siglip, whisper, bert, text, frames):
+    """The authors' model of the sizes given, with towers whose weights it would load separately."""
+    code, arch = import_humanomni(checkout, compressed)
+    encoder = arch.build_vision_tower.__globals__
+    no_processor = types.SimpleNamespace(from_pretrained=lambda path: None)
+    encoder |= {"SiglipImageProcessor": no_processor, "WhisperFeatureExtractor": no_processor}
+    arch.BertModel = types.SimpleNamespace(from_pretrained=lambda path: BertModel(bert))
+    arch.BertTokenizer = types.SimpleNamespace(from_pretrained=lambda path: None)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {"siglip": siglip, "whisper": whisper}
+        for name, config in paths.items():
+            config.save_pretrained(f"{folder}/{name}")
+        published = {
+            **text, "mm_hidden_size": siglip.hidden_size, "mm_projector_type": kind, "num_frames": frames,
+            "mm_vision_tower": f"{folder}/siglip", "mm_vision_select_layer": -2, "mm_audio_tower": f"{folder}/whisper",
+            "mm_audio_projector_type": "mlp2x_gelu", "audio_hidden_size": whisper.d_model, "mm_use_x_start_end": True,
+        }  # fmt: skip
+        peer = code.HumanOmniQwen2ForCausalLM(code.HumanOmniQwen2Config(**published))
+    return peer, published
+
+
+def compare_humanomni(checkout):
+    """Frames, sound, instruction and prompt to logits, both releases: towers, BERT and Qwen2 of two or three layers."""
+    torch.cuda.current_device = lambda: 0  # asked by their code, and not used
+    for name, (kind, compressed, _, _) in HUMANOMNI.items():
+        side = 5 if compressed else 4
+        siglip = SiglipVisionConfig(image_size=14 * side, patch_size=14, vision_use_head=False, **SMALL_SIGLIP)
+        layers = {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_layers": 1}
+        whisper = WhisperConfig(d_model=32, num_mel_bins=80, max_source_positions=30, **layers)
+        bert = BertConfig(**SMALL_BERT)
+        peer, published = make_humanomni(checkout, kind, compressed, siglip, whisper, bert, SMALL_QWEN, 6)
+        peer.model.vision_tower.vision_tower = SiglipVisionModel(siglip)
+        peer.model.audio_tower.audio_tower = WhisperForAudioClassification(whisper)
+        peer.model.vision_tower.is_loaded = peer.model.audio_tower.is_loaded = True
+        randomise(peer, 13)
+        with torch.no_grad():
+            for parameter in peer.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(5 / max(parameter[0].numel(), 9) ** 0.5)
+        tensors, _, fields = humanomni.convert_state_dict(peer.state_dict(), published)
+        words = SMALL_QWEN["vocab_size"]
+        config = HumanOmniConfig(
+            vision_config=siglip.to_dict(), audio_config=whisper.to_dict(), video_token_id=words,
+            audio_token_id=words + 1, **fields,
+        )  # fmt: skip
+        model = HumanOmniForConditionalGeneration(config).eval()
+        model.load_state_dict(tensors, strict=True)
+        frames = config.num_video_tokens(6)
+        texts = torch.randint(3, words, (2, 9), generator=torch.Generator().manual_seed(3))
+        before, between, after = texts[:, :3], texts[:, 3:5], texts[:, 5:]
+        theirs = torch.cat([before, torch.full((2, 1), -201), between, torch.full((2, 1), -202), after], dim=1)
+        media = [torch.full((2, frames), words), torch.full((2, 10), words + 1)]
+        ours = torch.cat([before, media[0], between, media[1], after], dim=1)
+        asked = torch.randint(1, 99, (2, 7), generator=torch.Generator().manual_seed(4))
+        asked_mask = (torch.arange(7) < torch.tensor([[7], [5]])).long()
+        for precision, dtype in reversed(DTYPES.items()):
+            set_dtype(dtype, peer, model)
+            pixels = noise(2, 6, 3, 14 * side, 14 * side, dtype=dtype)
+            mel = noise(2, 80, 60, seed=1, dtype=dtype)
+            media_inputs = {
+                "images": [(clip, "video") for clip in pixels],
+                "audios": mel,
+                "prompts": {"input_ids": asked, "attention_mask": asked_mask},
+            }
+            inputs = {
+                "input_ids": ours,
+                "attention_mask": torch.ones_like(ours),
+                "pixel_values_videos": pixels,
+                "video_times": torch.arange(6).repeat(2, 1) * 500,
+                "video_instruction_ids": asked,
+                "video_instruction_mask": asked_mask,
+                "input_features": mel[:, None],
+                "audio_attention_mask": torch.ones(2, 1, dtype=torch.bool),
+            }
+            with torch.no_grad():
+                for attention in ("eager", "sdpa"):
+                    model.set_attn_implementation(attention)
+                    for part in (peer, peer.model.bert_model, peer.model.vision_tower.vision_tower,
+                                 peer.model.audio_tower.audio_tower):  # fmt: skip
+                        # not by set_attn_implementation, which refuses classes of other files than transformers'
+                        part.config._attn_implementation = attention
+                    mask = torch.ones_like(theirs)
+                    embeds = peer.prepare_inputs_labels_for_multimodal(theirs, mask, None, None, **media_inputs)[3]
+                    own = model.model.embed(ours, model.encode_media(**inputs))
+                    yield f"{name}: prompt with media, embeddings", precision, attention, largest(own, embeds)
+                    logits = peer(input_ids=theirs, attention_mask=mask, **media_inputs).logits
+                    yield f"{name}: logits", precision, attention, largest(model(**inputs).logits, logits)
+                    options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+                    written = peer.generate(theirs, attention_mask=mask, **media_inputs, pad_token_id=0, **options)
+                    differing = (generated(model, **inputs) != written).sum().item()
+                    yield f"{name}: greedy tokens of {written.numel()} that differ", precision, attention, differing
+
+
+def manifest_humanomni(checkout):
+    """Both releases at their published sizes: SigLIP and Whisper come from their own checkpoints."""
+    whisper = WhisperConfig(d_model=1280, num_mel_bins=128, encoder_layers=32, encoder_attention_heads=20,
+                            encoder_ffn_dim=5120)  # fmt: skip
+    for name, (kind, compressed, vision, text) in HUMANOMNI.items():
+        siglip = SiglipVisionConfig(vision_use_head=False, **vision)
+        with without_memory():
+            peer, published = make_humanomni(checkout, kind, compressed, siglip, whisper, BertConfig(), text, 8)
+        tensors, _, fields = humanomni.convert_state_dict(peer.state_dict(), published)
+        words = text["vocab_size"]
+        config = HumanOmniConfig(
+            vision_config=siglip.to_dict(), audio_config=whisper.to_dict(), video_token_id=words,
+            audio_token_id=words + 1, **fields,
+        )  # fmt: skip
+        assembly = Assembly(HumanOmniForConditionalGeneration, config)
+        assembly.tensors.update(tensors)
+        yield from manifest_rows(name, assembly, ("model.vision_tower.", "model.audio_tower."))
