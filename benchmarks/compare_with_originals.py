@@ -5,10 +5,10 @@
 
 Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA,
 RenShuhuai-Andy/TimeChat, Kartik-3004/facexformer, ZebangCheng/Emotion-LLaMA (`--emotion-llama`) or HumanMLLM/R1-Omni
-(`--humanomni`, with `--timm FOLDER`); whole released models are compared in `released_models.py`, beside this file. Nothing is fetched, and none of their code is part of
-this package. Their modules are imported one file at a time, with small stand-ins for packages that this package does
-not need (timm, einops, iopath, ftfy) and for what transformers has since moved or dropped. FaceXFormer's network needs
-torchvision's own Swin, for
+(`--humanomni`, with `--timm FOLDER`); whole released models are compared in `released_models.py`, beside this file.
+Nothing is fetched, and none of their code is part of this package. Their modules are imported one file at a time, with
+small stand-ins for packages that this package does not need (timm, einops, iopath, ftfy) and for what transformers has
+since moved or dropped. FaceXFormer's network needs torchvision's own Swin, for
 which there is no stand-in: FOLDER is where you unpacked a wheel of the torchvision that fits the installed torch
 (`pip download torchvision==0.28.0 --no-deps`, unzip); its compiled operators are not called and need not load. Random
 weights are filled into the original, its state dict goes through our converter into our module, and the same input

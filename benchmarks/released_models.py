@@ -269,7 +269,7 @@ def manifest_rows(what, assembly, others):
         yield f"manifest of {what}, {len(expected)} tensors: {label}", "meta", "-", len(names)
 
 
-# HumanOmni and R1-Omni. Name -> the fields of its published config.json that decide its parts, its SigLIP and its Qwen2.
+# HumanOmni and R1-Omni. Name -> its projector, whether it compresses frames, its SigLIP and its Qwen2.
 SIGLIP_BASE = {"image_size": 224, "patch_size": 16, "hidden_size": 768, "intermediate_size": 3072,
                "num_hidden_layers": 12, "num_attention_heads": 12}  # fmt: skip
 SIGLIP_SO400M = {"image_size": 384, "patch_size": 14, "hidden_size": 1152, "intermediate_size": 4304,

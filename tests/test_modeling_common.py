@@ -14,9 +14,10 @@ from transformers import Trainer, TrainingArguments
 
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_esva import ESVAForConditionalGeneration
+from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForConditionalGeneration
-from hf_emotion.papers import acoustemo_config, esva_config, microemo_config, omni_emotion_config
+from hf_emotion.papers import acoustemo_config, esva_config, humanomni_config, microemo_config, omni_emotion_config
 
 VOCAB = 300
 
@@ -342,6 +343,57 @@ class ESVACase(Case):
         )
 
 
+class HumanOmniCase(Case):
+    """Two unlike clips: 4 frames, two chunks of sound; 2 frames, one; instructions of 6 and 4 tokens."""
+
+    model_class = HumanOmniForConditionalGeneration
+    build = staticmethod(humanomni_config)
+    towers = {"vision_tower": 6, "audio_tower": 3}
+    attends = ("vision_tower", "audio_tower", "instruction_encoder", "language_model")
+    ablations = ({"compress_frames": True}, {"audio_config": None})
+    # SigLIP is read before its last layer; Whisper's positions are constants.
+    unused_parameters = r"vision_tower\..*(post_layernorm|layers\.2\.)|audio_tower\.embed_positions"
+    lora_modules = ["video_branch", "body_branch", "face_branch", "gate", "audio_projector"]
+
+    def counts(self, config, clip):
+        frames = (4, 2)[clip]
+        # 56 pixels in patches of 14 are 4 x 4, halved 2 x 2; compressed, 1 for each frame and 4 for every fourth.
+        return (frames + 4 if config.compress_frames else frames * 4), (2, 1)[clip] * 50
+
+    def batch(self, config, video=(True, True), audio=(True, True), seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        times = torch.tensor([[0, 500, 1000, 1500], [0, 400, -1, -1]])
+        times[~torch.tensor(video)] = -1
+        chunks = torch.tensor([[True, True], [True, False]])
+        chunks[~torch.tensor(audio)] = False
+        instruction = torch.arange(6) < torch.tensor([[6], [4]])
+        rows = []
+        for clip in range(2):
+            frames, sound = self.counts(config, clip)
+            ids = [config.video_token_id] * (frames if video[clip] else 0) + [8]
+            ids += [config.audio_token_id] * (sound if audio[clip] and config.audio_config is not None else 0)
+            rows.append([5, 6, 7, *ids, *range(10, 14 + clip)])
+        return {
+            **prompts(rows),
+            "pixel_values_videos": torch.randn(2, 4, 3, 56, 56, generator=generator)
+            * (times >= 0)[..., None, None, None],
+            "video_times": times,
+            "video_instruction_ids": torch.randint(1, VOCAB, (2, 6), generator=generator) * instruction,
+            "video_instruction_mask": instruction.long(),
+            "input_features": torch.randn(2, 2, 128, 300, generator=generator) * chunks[..., None, None],
+            "audio_attention_mask": chunks,
+        }
+
+    def single(self, batch, clip):
+        return cut(
+            batch,
+            clip,
+            video_times__pixel__video_features=batch["video_times"][clip] >= 0,
+            video_instruction=batch["video_instruction_mask"][clip].bool(),
+            input_features__audio_attention_mask=batch["audio_attention_mask"][clip],
+        )
+
+
 CASES = {
     "microemo": MicroEmoCase(),
     "acoustemo": AcoustEmoCase(),
@@ -349,6 +401,7 @@ CASES = {
     "omni_emotion_frame_concat": OmniEmotionCase("frame_concat"),
     "omni_emotion_frame_cross_attention": OmniEmotionCase("frame_cross_attention"),
     "esva": ESVACase(),
+    "humanomni": HumanOmniCase(),
 }
 
 

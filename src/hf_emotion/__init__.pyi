@@ -5,6 +5,7 @@ from .inference import load as load
 from .modeling.configuration_acoustemo import AcoustEmoConfig as AcoustEmoConfig
 from .modeling.configuration_esva import ESVAConfig as ESVAConfig
 from .modeling.configuration_facexformer import FaceXFormerConfig as FaceXFormerConfig
+from .modeling.configuration_humanomni import HumanOmniConfig as HumanOmniConfig
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig as ImageBindAudioConfig
 from .modeling.configuration_microemo import MicroEmoConfig as MicroEmoConfig
 from .modeling.configuration_omni_emotion import OmniEmotionConfig as OmniEmotionConfig
@@ -13,6 +14,8 @@ from .modeling.modeling_acoustemo import AcoustEmoModel as AcoustEmoModel
 from .modeling.modeling_esva import ESVAForConditionalGeneration as ESVAForConditionalGeneration
 from .modeling.modeling_esva import ESVAModel as ESVAModel
 from .modeling.modeling_facexformer import FaceXFormerModel as FaceXFormerModel
+from .modeling.modeling_humanomni import HumanOmniForConditionalGeneration as HumanOmniForConditionalGeneration
+from .modeling.modeling_humanomni import HumanOmniModel as HumanOmniModel
 from .modeling.modeling_imagebind_audio import ImageBindAudioModel as ImageBindAudioModel
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration as MicroEmoForConditionalGeneration
 from .modeling.modeling_microemo import MicroEmoModel as MicroEmoModel
@@ -23,6 +26,7 @@ from .processing.image_processing_emotion import EmotionImageProcessor as Emotio
 from .processing.processing_acoustemo import AcoustEmoProcessor as AcoustEmoProcessor
 from .processing.processing_emotion import EmotionProcessor as EmotionProcessor
 from .processing.processing_esva import ESVAProcessor as ESVAProcessor
+from .processing.processing_humanomni import HumanOmniProcessor as HumanOmniProcessor
 from .processing.processing_microemo import MicroEmoProcessor as MicroEmoProcessor
 from .processing.processing_omni_emotion import OmniEmotionProcessor as OmniEmotionProcessor
 

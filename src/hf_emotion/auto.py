@@ -22,6 +22,7 @@ MODELS = {
     "acoustemo": "AcoustEmo",
     "omni_emotion": "OmniEmotion",
     "esva": "ESVA",
+    "humanomni": "HumanOmni",
 }
 # Encoders that transformers lacks, likewise: configuration and model.
 ENCODERS = {

@@ -30,17 +30,20 @@ from .data.files import did_you_mean
 from .modeling.configuration_acoustemo import AcoustEmoConfig
 from .modeling.configuration_emotion import EmotionConfig
 from .modeling.configuration_esva import ESVAConfig
+from .modeling.configuration_humanomni import HumanOmniConfig
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
 from .modeling.configuration_microemo import MicroEmoConfig
 from .modeling.configuration_omni_emotion import OmniEmotionConfig
 from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from .modeling.modeling_emotion import EmotionPreTrainedModel
 from .modeling.modeling_esva import ESVAForConditionalGeneration
+from .modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from .modeling.modeling_omni_emotion import OmniEmotionForConditionalGeneration
 from .processing.processing_acoustemo import AcoustEmoProcessor
 from .processing.processing_emotion import EmotionProcessor
 from .processing.processing_esva import ESVAProcessor
+from .processing.processing_humanomni import HumanOmniProcessor
 from .processing.processing_microemo import MicroEmoProcessor
 from .processing.processing_omni_emotion import OmniEmotionProcessor
 
@@ -288,6 +291,33 @@ def esva_config(size: str, vocab_size: int | None = None, **fields) -> ESVAConfi
     )
 
 
+def humanomni_config(size: str, vocab_size: int | None = None, **fields) -> HumanOmniConfig:
+    """Configuration of HumanOmni at `"tiny"` or `"paper"` size (the 0.5B model); arguments as for `microemo_config`."""
+    check_size(size)
+    if size == "paper":
+        return HumanOmniConfig(vision_config={"model_type": "siglip_vision_model", "vision_use_head": False}, **fields)
+    omni = omni_emotion_config("tiny", vocab_size, face_config=None)
+    return HumanOmniConfig(
+        **{
+            "vision_config": {**omni.vision_config.to_dict(), "image_size": 56, "num_hidden_layers": 3},
+            "instruction_config": {
+                "model_type": "bert",
+                "vocab_size": vocab_size,
+                "hidden_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 128,
+                "max_position_embeddings": 64,
+            },
+            "gate_size": 32,
+            "audio_config": omni.audio_config.to_dict(),
+            "text_config": omni.text_config.to_dict(),
+            "initializer_range": TINY_RANGE,
+            **fields,
+        }
+    )
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """The small tokenizer shipped with the package: 2,048 tokens, every byte among them."""
     return PreTrainedTokenizerFast(
@@ -326,6 +356,12 @@ PAPERS = {
         base=("llava-hf/llava-onevision-qwen2-7b-ov-hf", llava_onevision_7b),
     ),
     "esva": Paper(esva_config, ESVAProcessor, ESVAForConditionalGeneration),
+    "humanomni": Paper(
+        humanomni_config,
+        HumanOmniProcessor,
+        HumanOmniForConditionalGeneration,
+        ("tokenizer", "instruction_tokenizer"),
+    ),
 }
 
 
@@ -340,8 +376,8 @@ def split_fields(name: str, fields: Mapping) -> tuple[dict, dict]:
     if name not in PAPERS:
         raise ValueError(f"model {name!r} is not known; accepted are {', '.join(PAPERS)}{did_you_mean(name, PAPERS)}")
     paper = PAPERS[name]
-    components = {"self", "image_processor", "feature_extractor", "tokenizer", "qformer_tokenizer", "components"}
-    settings = set(inspect.signature(paper.processor.__init__).parameters) - components
+    components = {"self", "image_processor", "feature_extractor", "components"}
+    settings = set(inspect.signature(paper.processor.__init__).parameters) - {*components, *paper.tokenizers}
     config_fields = {field.name for field in dataclasses.fields(paper.model.config_class)}
     for field in fields:
         if field not in config_fields | settings:
@@ -354,15 +390,15 @@ def split_fields(name: str, fields: Mapping) -> tuple[dict, dict]:
     return split[True], split[False]
 
 
-def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=None, seed: int = 0, **fields):
+def build(name: str, size: str = "tiny", *, seed: int = 0, **options):
     """A model with random weights and its processor.
 
     Args:
         name: a paper: a key of `PAPERS`.
         size: `"tiny"` or `"paper"`. The paper size needs the paper's tokenizers; it holds billions of weights.
-        tokenizer, qformer_tokenizer: the language model's and the image Q-Former's; at tiny size the shipped one.
         seed: of the weights.
-        fields: further fields of the configuration, such as the ablations, and settings of the processor.
+        options: `tokenizer` and the model's further tokenizers, such as `qformer_tokenizer`, at tiny size the shipped
+            one by default; fields of the configuration, such as the ablations; and settings of the processor.
 
     Returns:
         the model, in eval mode, and its processor.
@@ -370,17 +406,19 @@ def build(name: str, size: str = "tiny", *, tokenizer=None, qformer_tokenizer=No
     Raises:
         ValueError: the name, the size or a field is not known, or the paper size comes without its tokenizers.
     """
+    # Tokenizers that the model has no use for are left alone.
+    fields = {field: value for field, value in options.items() if not field.endswith("tokenizer")}
     config_fields, settings = split_fields(name, fields)
     check_size(size)
     paper = PAPERS[name]
-    tokenizers = {"tokenizer": tokenizer, "qformer_tokenizer": qformer_tokenizer}
-    tokenizers = {kind: tokenizers[kind] for kind in paper.tokenizers}
+    tokenizers = {kind: options.get(kind) for kind in paper.tokenizers}
     if size == "paper" and None in tokenizers.values():
         raise ValueError(
-            f"{name} at paper size needs its tokenizers: give {' and '.join(tokenizers)} (LLaMA-2's, and BERT's for a "
-            f"Q-Former), or assemble it from published checkpoints with from_pretrained_parts"
+            f"{name} at paper size needs its tokenizers: give {' and '.join(tokenizers)} (the language model's, and "
+            f"BERT's for a Q-Former or an instruction), or assemble it from published checkpoints with "
+            f"from_pretrained_parts"
         )
-    vocab_size = len(tiny_tokenizer()) if size == "tiny" and tokenizer is None else None
+    vocab_size = len(tiny_tokenizer()) if size == "tiny" and tokenizers["tokenizer"] is None else None
     config = paper.config(size, **({} if vocab_size is None else {"vocab_size": vocab_size}), **config_fields)
     tokenizers = {kind: own or tiny_tokenizer() for kind, own in tokenizers.items()}
     processor = paper.processor.from_config(config, **tokenizers, **settings)

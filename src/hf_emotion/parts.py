@@ -79,7 +79,7 @@ def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, 
     for kind in paper.tokenizers[1:]:
         source = given.get(kind) or given.get(kind.removesuffix("_tokenizer"))
         if source is None:
-            raise PartsError(f"no part has the {kind}; give {kind} (BERT's for a Q-Former)")
+            raise PartsError(f"no part has the {kind}; give {kind} (BERT's)")
         own = find_file(source, f"{kind}/tokenizer_config.json", **hub) is not None
         tokenizers[kind] = read_tokenizer(source, subfolder=kind if own else "", **hub)
     turns = None

@@ -12,6 +12,7 @@ CHECKPOINTS = {
     "emotion-llama": ("convert_emotion_llama_to_hf", "init esva --parts emotion_llama="),
     "eva-vit": ("convert_eva_vit_to_hf", "init microemo --parts vision="),
     "facexformer": ("convert_facexformer_to_hf", "init omni_emotion --parts face="),
+    "humanomni": ("convert_humanomni_to_hf", "init humanomni --parts humanomni="),
     "imagebind-audio": ("convert_imagebind_audio_to_hf", "init acoustemo --parts audio="),
     "video-llama": ("convert_videollama_qformer_to_hf", "init microemo --parts video_llama="),
     "pickle": ("convert_pickle_to_safetensors", "predict CLIP --model "),

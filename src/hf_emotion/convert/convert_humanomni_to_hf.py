@@ -2,7 +2,8 @@
 
     hf-emotion convert humanomni R1-Omni-0.5B --output r1-omni-parts
     hf-emotion init humanomni --output r1-omni --parts humanomni=r1-omni-parts tokenizer=R1-Omni-0.5B \\
-        vision=google/siglip-base-patch16-224 audio=openai/whisper-large-v3 instruction=google-bert/bert-base-uncased
+        vision=google/siglip-base-patch16-224 audio=openai/whisper-large-v3 \\
+        instruction_tokenizer=google-bert/bert-base-uncased
 
 The first argument is the published folder: its `config.json` says which projector the weights are for. The authors load
 SigLIP and Whisper separately, so the second command names them; where a folder holds towers, those are used.
@@ -42,7 +43,7 @@ TABLE = {
     r"model\.mm_projector\.readout_(video|body)\.(0|2)\.(weight|bias)": r"model.\1_branch.readout.\2.\3",
     r"model\.mm_projector\.mlp_2xgelu_face\.(0|2)\.(weight|bias)": r"model.face_branch.\1.\2",
     r"model\.mm_projector\.s([12])_(video|body)\.b(\d+)\.(.+)": r"model.\2_branch.stage\1.\3.\4",
-    r"model\.bert_model\.((?:embeddings|encoder)\..+)": r"model.instruction_tower.\1",
+    r"model\.bert_model\.((?:embeddings|encoder)\..+)": r"model.instruction_encoder.\1",
     r"model\.bert_gate\.(0|2)\.(weight|bias)": r"model.gate.\1.\2",
     r"model\.audio_projector\.(0|2)\.(weight|bias)": r"model.audio_projector.\1.\2",
     r"model\.vision_tower\.vision_tower\.(.+)": r"model.vision_tower.\1",
@@ -87,8 +88,8 @@ def convert_state_dict(
             f"config.json has mm_projector_type {kind!r}; accepted are {' and '.join(map(repr, PROJECTORS))}"
         )
     depth, padding = PROJECTORS[kind]
-    words = tensors["model.instruction_tower.embeddings.word_embeddings.weight"]
-    layers = {name.split(".")[4] for name in tensors if name.startswith("model.instruction_tower.encoder.layer.")}
+    words = tensors["model.instruction_encoder.embeddings.word_embeddings.weight"]
+    layers = {name.split(".")[4] for name in tensors if name.startswith("model.instruction_encoder.encoder.layer.")}
     text = {name: value for name, value in published.items() if name in Qwen2Config().to_dict()}
     text.pop("model_type", None)
     fields = {
@@ -102,8 +103,8 @@ def convert_state_dict(
             hidden_size=words.shape[1],
             num_hidden_layers=len(layers),
             num_attention_heads=published.get("bert_attention_heads", words.shape[1] // 64),
-            intermediate_size=len(tensors["model.instruction_tower.encoder.layer.0.intermediate.dense.weight"]),
-            max_position_embeddings=len(tensors["model.instruction_tower.embeddings.position_embeddings.weight"]),
+            intermediate_size=len(tensors["model.instruction_encoder.encoder.layer.0.intermediate.dense.weight"]),
+            max_position_embeddings=len(tensors["model.instruction_encoder.embeddings.position_embeddings.weight"]),
         ).to_dict(),
         "text_config": Qwen2Config(**text).to_dict(),
     }
@@ -121,10 +122,9 @@ def convert(files, output, allow_pickle: bool = False) -> PartsReport:
     files, folder = convert_files(files)
     path = folder / "config.json"
     if not path.is_file():
-        raise ConversionError(
-            f"{folder} has no config.json, which says what the weights are; give the whole folder"
-        )
+        raise ConversionError(f"{folder} has no config.json, which says what the weights are; give the whole folder")
     published = json.loads(Path(path).read_text(encoding="utf-8"))
     tensors, report, fields = convert_state_dict(read_checkpoints(files, allow_pickle), published)
-    write_folder(output, tensors, {"model_type": "humanomni_parts", **fields}, report)
+    processor = {"num_frames": published.get("num_frames", 8)}
+    write_folder(output, tensors, {"model_type": "humanomni_parts", "processor": processor, **fields}, report)
     return report

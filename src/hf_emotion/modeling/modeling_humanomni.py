@@ -17,6 +17,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.models.bert.modeling_bert import BertModel
 from transformers.utils import can_return_tuple
@@ -97,7 +98,7 @@ class HumanOmniModel(EmotionModel):
     config: HumanOmniConfig
     processor_class = "processing_humanomni.HumanOmniProcessor"
     # The towers come with their published weights; BERT too.
-    frozen_parts = ("vision_tower", "instruction_tower", "audio_tower")
+    frozen_parts = ("vision_tower", "instruction_encoder", "audio_tower")
     _no_split_modules = ["RegNetBlock"]
 
     def __init__(self, config: HumanOmniConfig):
@@ -106,11 +107,30 @@ class HumanOmniModel(EmotionModel):
         self.video_branch = SpatioTemporalBranch(width, text_width, config.stage_depth, config.sampler_padding)
         self.body_branch = SpatioTemporalBranch(width, text_width, config.stage_depth, config.sampler_padding)
         self.face_branch = two_layers(width, text_width)
-        self.instruction_tower = BertModel(config.instruction_config, add_pooling_layer=False)
+        self.instruction_encoder = BertModel(config.instruction_config, add_pooling_layer=False)
         self.gate = two_layers(config.instruction_config.hidden_size, 3, config.gate_size)
         if config.audio_config is not None:
             self.audio_projector = two_layers(config.audio_config.d_model, text_width)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, ChannelNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    @property
+    def trained_dtype(self):
+        """dtype of what stands behind the towers, which may be kept in another."""
+        return self.language_model.get_input_embeddings().weight.dtype
+
+    def train(self, mode: bool = True):
+        """As the trunk's; a frozen BERT answers without dropout, as the frozen towers do."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.instruction_encoder.parameters()):
+            self.instruction_encoder.eval()
+        return self
 
     def frame_features(self, pixels):
         output = self.vision_tower(pixels.to(self.vision_tower.dtype), output_hidden_states=True, return_dict=True)
@@ -118,8 +138,8 @@ class HumanOmniModel(EmotionModel):
 
     def branch_weights(self, instruction_ids, instruction_mask):
         """How much each branch counts for an instruction: ids and mask (B, W) -> (B, 3), video, body and face."""
-        read = self.instruction_tower(instruction_ids, attention_mask=instruction_mask).last_hidden_state[:, 0]
-        return self.gate(read.to(self.gate[0].weight.dtype)).softmax(-1)
+        read = self.instruction_encoder(instruction_ids, attention_mask=instruction_mask).last_hidden_state[:, 0]
+        return self.gate(read.to(self.trained_dtype)).softmax(-1)
 
     def compress(self, frames):
         """One clip's tokens (T, V, H): every frame at half the grid, then every fourth frame whole -> (n, H)."""
@@ -142,7 +162,7 @@ class HumanOmniModel(EmotionModel):
         """Video tokens; `pooler_output` is B tensors (n_b, H)."""
         real = video_times >= 0  # (B, T)
         states = self.frame_features(pixel_values_videos[real]) if video_features is None else video_features[real]
-        states = states.to(self.gate[0].weight.dtype)  # (F, P, D)
+        states = states.to(self.trained_dtype)  # (F, P, D)
         side = self.config.vision_grid
         maps = states.transpose(1, 2).unflatten(2, (side, side))
         faces = self.face_branch(states).transpose(1, 2).unflatten(2, (side, side))
@@ -170,15 +190,15 @@ class HumanOmniModel(EmotionModel):
     ) -> BaseModelOutputWithPooling:
         """Audio tokens, of whole chunks; `pooler_output` is B tensors (n_b, H)."""
         mask = audio_attention_mask.bool()
-        heard = mask.any(-1) if mask.dim() == 3 else mask  # (B, C)
+        chunks = mask.any(-1) if mask.dim() == 3 else mask  # (B, C)
         if audio_features is None:
-            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, heard, **kwargs)
+            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, chunks, **kwargs)
         else:
             output, states = BaseModelOutput(), audio_features
-        states = states.unflatten(1, (heard.shape[1], -1))[heard].to(self.audio_projector[0].weight.dtype)
+        states = states.unflatten(1, (chunks.shape[1], -1))[chunks].to(self.trained_dtype)
         pooled = functional.avg_pool1d(states.transpose(1, 2), self.config.audio_pool_stride).transpose(1, 2)
         tokens = self.audio_projector(pooled)  # (chunks, n, H)
-        counts = (heard.sum(-1) * tokens.shape[1]).tolist()
+        counts = (chunks.sum(-1) * tokens.shape[1]).tolist()
         return BaseModelOutputWithPooling(
             last_hidden_state=output.last_hidden_state,
             pooler_output=list(tokens.flatten(0, 1).split(counts)),
@@ -187,8 +207,8 @@ class HumanOmniModel(EmotionModel):
         )
 
     def sound_features(self, audio_attention_mask, **sound):
-        heard = audio_attention_mask.any(-1) if audio_attention_mask.dim() == 3 else audio_attention_mask
-        return super().sound_features(heard, **sound)[0], audio_attention_mask
+        chunks = audio_attention_mask.any(-1) if audio_attention_mask.dim() == 3 else audio_attention_mask
+        return super().sound_features(chunks, **sound)[0], audio_attention_mask
 
 
 class HumanOmniForConditionalGeneration(EmotionForConditionalGeneration):
