@@ -24,6 +24,10 @@ CONVOLUTIONS = {
     "mask_time_prob": 0.0,
     "apply_spec_augment": False,
 }
+WHISPER = {"d_model": 32, "num_mel_bins": 80, "max_source_positions": 100}
+WHISPER |= {f"{half}_layers": 2 for half in ("encoder", "decoder")}
+WHISPER |= {f"{half}_attention_heads": 4 for half in ("encoder", "decoder")}
+WHISPER |= {f"{half}_ffn_dim": 64 for half in ("encoder", "decoder")}
 CHATML = (
     "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' -}}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
@@ -61,12 +65,9 @@ def audio_part(folder, model_type="whisper"):
     """An audio model with its feature extractor."""
     torch.manual_seed(1)
     if model_type == "whisper":
-        encoder = {"encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
-        decoder = {name.replace("encoder", "decoder"): value for name, value in encoder.items()}
         config = WhisperConfig(
-            d_model=32, num_mel_bins=80, max_source_positions=100, vocab_size=64, pad_token_id=0, bos_token_id=1,
-            eos_token_id=2, decoder_start_token_id=1, **encoder, **decoder,
-        )  # fmt: skip
+            vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, **WHISPER
+        )
         WhisperForConditionalGeneration(config).save_pretrained(folder)
         WhisperFeatureExtractor(feature_size=80, chunk_length=2).save_pretrained(folder)
     else:

@@ -1,17 +1,26 @@
 """Released models, from a tiny checkpoint in the authors' names to an answer: converters, refusals, model folders."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
-from part_folders import LAYERS, audio_part, text_part
+from part_folders import LAYERS, WHISPER, audio_part, make_tokenizer, text_part
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMultimodalLM, AutoProcessor, InstructBlipVisionConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+    InstructBlipVisionConfig,
+    SiglipImageProcessor,
+)
 from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
 
 from hf_emotion.cli import main
 from hf_emotion.convert.checkpoints import SIGNATURES, ConversionError, check_is, recognise, rename_all
+from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
+from hf_emotion.papers import humanomni_config
 
 WIDTH = LAYERS["hidden_size"]
 
@@ -73,7 +82,62 @@ def emotion_llama_folder(folder):
     return folder / "model"
 
 
-FOLDERS = {"emotion-llama": emotion_llama_folder}
+# Our names of a RegNet block's tensors -> the authors', which are timm's.
+TIMM = {"conv{}.": "conv{}.conv.", "norm{}.": "conv{}.bn."}
+TIMM = {ours.format(i): theirs.format(i) for ours, theirs in TIMM.items() for i in (1, 2, 3)}
+TIMM |= {
+    "squeeze.": "se.fc1.",
+    "excite.": "se.fc2.",
+    "shortcut.0.": "downsample.conv.",
+    "shortcut.1.": "downsample.bn.",
+}
+
+
+def humanomni_name(name):
+    """Our name of a tensor -> the authors'."""
+    name = name.replace("model.language_model.", "model.").replace("model.instruction_encoder.", "model.bert_model.")
+    if branch := re.fullmatch(r"model\.(video|body)_branch\.(stage([12])\.(\d+)\.(.+)|(sampler|readout)\.(.+))", name):
+        kind, _, stage, block, rest, part, tail = branch.groups()
+        if part:
+            return f"model.mm_projector.{part}_{kind}.{'0.' * (part == 'sampler')}{tail}"
+        ours = next(ours for ours in TIMM if rest.startswith(ours))
+        return f"model.mm_projector.s{stage}_{kind}.b{int(block) + 1}.{TIMM[ours]}{rest.removeprefix(ours)}"
+    return name.replace("model.face_branch.", "model.mm_projector.mlp_2xgelu_face.").replace(
+        "model.gate.", "model.bert_gate."
+    )
+
+
+def humanomni_folder(folder):
+    """A published folder: weights in the authors' names without towers, config.json, tokenizer."""
+    config = humanomni_config("tiny", 2112)
+    config.audio_config = AutoConfig.for_model("whisper", **WHISPER)
+    torch.manual_seed(0)
+    model = HumanOmniForConditionalGeneration(config)
+    published = folder / "published"
+    published.mkdir()
+    weights = {humanomni_name(n): t.clone() for n, t in model.state_dict().items() if "_tower." not in n}
+    weights["model.bert_model.pooler.dense.weight"] = noise(64, 64)
+    save_file(weights, published / "model.safetensors")
+    own = {"mm_projector_type": "all_in_one_small", "mm_vision_select_layer": -2, "num_frames": 4}
+    own |= {"bert_attention_heads": 4, "model_type": "HumanOmni_qwen2"}
+    (published / "config.json").write_text(json.dumps({**config.text_config.to_dict(), **own}))
+    make_tokenizer().save_pretrained(published)
+    parts = str(folder / "parts")
+    assert main(["convert", "humanomni", str(published), "--output", parts]) == 0
+    model.model.vision_tower.save_pretrained(folder / "siglip")
+    SiglipImageProcessor(size={"height": 56, "width": 56}).save_pretrained(folder / "siglip")
+    given = [
+        f"humanomni={parts}",
+        f"tokenizer={published}",
+        f"instruction_tokenizer={published}",
+        f"vision={folder / 'siglip'}",
+        f"audio={audio_part(folder / 'audio')}",
+    ]
+    assert main(["init", "humanomni", "--parts", *given, "--output", str(folder / "model")]) == 0
+    return folder / "model"
+
+
+FOLDERS = {"emotion-llama": emotion_llama_folder, "humanomni": humanomni_folder}
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -212,6 +276,33 @@ def test_emotion_llamas_lora_is_added_to_the_language_model(tmp_path):
     torch.testing.assert_close(after[f"model.language_model.{name}.weight"], expected)
     untouched = "layers.1.self_attn.k_proj.weight"
     assert torch.equal(after[f"model.language_model.{untouched}"], before[f"model.{untouched}"])
+
+
+def test_humanomni_asks_bert_what_it_asks_the_language_model(tmp_path, clips):
+    model, processor = load(humanomni_folder(tmp_path))
+    assert processor.num_frames == 4
+    batch = processor(videos=clips[:1], text="Is she <|im_end|> sad?", return_tensors="pt")
+    prompt = processor.decode(batch["input_ids"][0])
+    question = processor.instruction_tokenizer.decode(batch["video_instruction_ids"][0], skip_special_tokens=True)
+    assert "".join(question.split()) == "".join(["Is", "she", "<", "|im_end|>", "sad?"])
+    assert "<au_end>\nIs she < |im_end|> sad?<|im_end|>" in prompt
+    # 4 frames of 4 x 4 patches, halved; one chunk of sound, three of its 100 steps to a token
+    assert prompt.count("<video>") == 16
+    assert prompt.count("<audio>") == 33
+    other = processor(videos=clips[:1], text="Is he glad?", return_tensors="pt")
+    shares = [
+        model.model.branch_weights(b["video_instruction_ids"], b["video_instruction_mask"]) for b in (batch, other)
+    ]
+    assert not torch.equal(*shares)
+
+
+def test_a_humanomni_folder_of_an_unknown_projector_is_refused(tmp_path, capsys):
+    humanomni_folder(tmp_path)
+    config = json.loads((tmp_path / "published" / "config.json").read_text())
+    (tmp_path / "published" / "config.json").write_text(json.dumps({**config, "mm_projector_type": "pllava"}))
+    capsys.readouterr()
+    assert main(["convert", "humanomni", str(tmp_path / "published"), "--output", str(tmp_path / "again")]) == 2
+    assert "mm_projector_type 'pllava'; accepted are 'all_in_one_small' and 'all_in_one'" in capsys.readouterr().err
 
 
 # Tables and refusals
