@@ -851,7 +851,7 @@ def test_the_three_steps_make_the_batch_of_a_call(name, movie):
     ids = processor.write("How does she feel?", inputs.utterances, inputs.placeholders)
     batch = processor(videos=movie, text="How does she feel?", utterances=ROWS, num_frames=3, return_tensors="pt")
     assert batch["input_ids"].tolist() == [ids]
-    assert set(batch) == {"input_ids", "attention_mask", *inputs.tensors}
+    assert set(batch) == {"input_ids", "attention_mask", *processor.question_input_names, *inputs.tensors}
     for tensor_name, values in inputs.tensors.items():
         assert torch.equal(batch[tensor_name][0], torch.as_tensor(values)), tensor_name
     # A clip that was measured may stand wherever a clip may.

@@ -167,6 +167,8 @@ class EmotionProcessor(ProcessorMixin):
     # Jinja of a user's message (`chat_formats.write_template`), and the whole template in the paper's own turns.
     content: str | None = None
     default_chat_template: str | None = None
+    # Inputs of the model that follow from the question, beside `input_ids`; `measure` does not make them.
+    question_input_names: tuple[str, ...] = ()
     # Whether faces are searched in the frames.
     looks_at_faces = False
 

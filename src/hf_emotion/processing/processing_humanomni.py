@@ -1,9 +1,10 @@
 """HumanOmni's and R1-Omni's inputs: the prompt, and the instruction once more in BERT's tokens (HumanMLLM).
 
 What differs from the papers: the model weighs its visual branches by the instruction, so the last question of a prompt
-is handed over a second time, for BERT. The prompt is the authors': markers around the media as plain text, inside
-Qwen2.5's chat format. Sound is what Whisper reads at once, 30 s; the rest is left out, as in the authors' code, and a
-note says so. Utterances stay out of the prompt, which has no place for them.
+is handed over a second time, for BERT; media that are encoded once for several questions keep the weights of the first.
+The prompt is the authors': markers around the media as plain text, inside Qwen2.5's chat format. Sound is what Whisper
+reads at once, 30 s; the rest is left out, as in the authors' code, and a note says so. Utterances stay out of the
+prompt, which has no place for them.
 
 Letters: T frames, W tokens of the instruction.
 """
@@ -56,6 +57,7 @@ class HumanOmniProcessor(EmotionProcessor):
 
     content = CONTENT
     default_chat_template = CHAT_TEMPLATE
+    question_input_names = ("video_instruction_ids", "video_instruction_mask")
 
     def __init__(
         self,
@@ -104,7 +106,7 @@ class HumanOmniProcessor(EmotionProcessor):
 
     @property
     def model_input_names(self) -> list[str]:
-        picture = ["pixel_values_videos", "video_times", "video_instruction_ids", "video_instruction_mask"]
+        picture = ["pixel_values_videos", "video_times", *self.question_input_names]
         return ["input_ids", "attention_mask", *picture, "input_features", "audio_attention_mask"]
 
     @property
