@@ -31,6 +31,7 @@ from hf_emotion.processing.feature_extraction_imagebind import ImageBindFeatureE
 from hf_emotion.processing.image_processing_emotion import EmotionImageProcessor
 from hf_emotion.processing.media import MediaError, load_clip
 from hf_emotion.processing.processing_microemo import MicroEmoProcessor
+from hf_emotion.training.collator import conversation, encode
 
 RATE = 16000
 VIDEO, AUDIO, PAD = 4, 5, 3
@@ -1055,3 +1056,68 @@ def test_a_processor_saved_by_0_1_0_loads_and_makes_the_same_ids_and_shapes(name
     assert {tensor_name: list(values.shape) for tensor_name, values in batch.items()} == expected["shapes"]
     assert batch["video_times"].tolist() == expected["times"]
     assert hashlib.sha256(batch["input_ids"].astype("<i8").tobytes()).hexdigest()[:16] == expected["ids"]
+
+
+# Message lists of other trainers
+
+
+LAYOUTS = {
+    "llama-factory": {
+        "messages": [{"role": "user", "content": "<video>How?"}, {"role": "assistant", "content": "Sad."}],
+        "videos": ["MOVIE"],
+    },
+    "llava": {
+        "conversations": [{"from": "human", "value": "<video>\nHow?"}, {"from": "gpt", "value": "Sad."}],
+        "video": "MOVIE",
+    },
+    "trl, bare part": {
+        "messages": [
+            {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "How?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Sad."}]},
+        ],
+        "videos": ["MOVIE"],
+    },
+    "trl, keys filled up by Arrow": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "video", "video": "MOVIE", "text": None},
+                    {"type": "text", "text": "How?", "video": None},
+                ],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "Sad.", "video": None}]},
+        ],
+    },
+    "a column alone": {
+        "messages": [{"role": "user", "content": "How?"}, {"role": "assistant", "content": "Sad."}],
+        "videos": ["MOVIE"],
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_message_lists_of_other_trainers_make_the_batch_of_a_data_row(processor, movie, layout):
+    row = json.loads(json.dumps(LAYOUTS[layout]).replace("MOVIE", str(movie)))
+    plain = {"id": "a", "video": str(movie), "question": "How?", "answer": "Sad.", "utterances": ROWS}
+    expected = encode(processor, [plain], num_frames=2)
+    assert_same(expected, encode(processor, [{**row, "utterances": ROWS}], num_frames=2))
+    answer = expected["labels"][0][expected["labels"][0] >= 0]
+    assert processor.tokenizer.decode(answer) == " Sad.</s>"
+
+
+@pytest.mark.parametrize(
+    ("content", "videos", "message"),
+    [
+        ("<video><video>How?", ["a.mp4"], "row 'x' has more video places in its messages than its 1 video entries"),
+        ("<video>How?", ["a.mp4", "b.mp4"], "row 'x' has 2 video entries and 1 places for them"),
+    ],
+)
+def test_media_columns_that_do_not_fit_their_messages_are_refused(content, videos, message):
+    with pytest.raises(ValueError, match=message):
+        conversation({"id": "x", "messages": [{"role": "user", "content": content}], "videos": videos})
+
+
+def test_a_mark_without_a_column_is_text():
+    [turn] = conversation({"messages": [{"role": "user", "content": "<audio>How?"}], "videos": ["a.mp4"]})
+    assert turn["content"] == [{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "<audio>How?"}]

@@ -372,7 +372,15 @@ class FeatureCache:
         return ClipInputs(**inputs, tensors=tensors)
 
     def fill(self, row: Mapping) -> dict:
-        """A row with the features of its clip in place of its files; nothing is decoded."""
+        """A row with the features of its clip in place of its files; nothing is decoded.
+
+        Raises:
+            FeatureCacheError: as `__getitem__`; a row whose clip stands in `messages`.
+        """
+        if row.get("messages") or row.get("conversations"):
+            raise FeatureCacheError(
+                f"row {row.get('id')!r} has its clip in messages; a data row with video is accepted"
+            )
         return {**row, "video": self[row], "audio": None, "utterances": None} if media_of(row) else dict(row)
 
     def encode(self, processor: EmotionProcessor, row: Mapping, **options) -> dict[str, torch.Tensor]:

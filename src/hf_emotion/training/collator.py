@@ -3,20 +3,79 @@
 Letters: B batch, S text tokens.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ..data.schema import messages
-from ..processing.processing_emotion import EmotionProcessor, pad
+from ..processing.processing_emotion import EmotionProcessor, pad, source_of
+
+# Names of the roles in LLaVA's files.
+ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def conversation(row: Mapping) -> list[dict]:
-    """A data row as chat messages, with its utterances beside the clip; see `data.schema.messages`."""
-    turns = messages(row)
+    """A row as chat messages, with its utterances beside the clip.
+
+    Args:
+        row: a data row (`data.schema.messages`), or one as trl and LLaMA-Factory write it: `messages` (or
+            `conversations` of `from` and `value`) with columns `videos`, `audios`, `images`. There, a `<video>` in a
+            text, or a part `{"type": "video"}` without a source, takes the next entry of its column; entries without
+            such a mark stand before the first question.
+
+    Raises:
+        ValueError: marks and media differ in number.
+    """
+    turns = messages(row) if not (row.get("messages") or row.get("conversations")) else with_columns(row)
     if row.get("utterances"):
-        turns[0]["content"][0]["utterances"] = row["utterances"]
+        media = (part for turn in turns if not isinstance(turn["content"], str) for part in turn["content"])
+        next(part for part in media if part["type"] != "text")["utterances"] = row["utterances"]
+    return turns
+
+
+def with_columns(row: Mapping) -> list[dict]:
+    """The messages of a row with the entries of its media columns in their places; see `conversation`."""
+    columns = {}
+    for kind in ("video", "audio", "image"):
+        entries = row.get(f"{kind}s") or row.get(kind) or []
+        columns[kind] = list(entries) if isinstance(entries, (list, tuple)) else [entries]
+    left = {kind: list(entries) for kind, entries in columns.items()}
+
+    def take(kind):
+        if not left[kind]:
+            raise ValueError(
+                f"row {row.get('id')!r} has more {kind} places in its messages than its {len(columns[kind])} {kind} "
+                f"entries; one for each is accepted"
+            )
+        return {"type": kind, kind: left[kind].pop(0)}
+
+    turns = []
+    for turn in row.get("messages") or row["conversations"]:
+        role = turn.get("role") or ROLES.get(turn.get("from"), turn.get("from"))
+        content = turn["content"] if turn.get("content") is not None else turn.get("value") or ""
+        marked = [kind for kind, entries in columns.items() if entries]
+        if isinstance(content, str):
+            # Only what has a column is a mark; all else is text.
+            pieces = re.split(f"<({'|'.join(marked)})>", content) if marked else [content]
+            parts = [take(piece) if i % 2 else {"type": "text", "text": piece} for i, piece in enumerate(pieces)]
+            content = [part for part in parts if part["type"] != "text" or part["text"].strip()]
+        else:
+            bare = [part.get("type") in marked and source_of(part) is None for part in content]
+            content = [
+                take(part["type"]) if is_bare else dict(part) for part, is_bare in zip(content, bare, strict=True)
+            ]
+        turns.append({"role": role, "content": content})
+    first = next((turn for turn in turns if turn["role"] == "user"), None)
+    for kind, entries in left.items():
+        if entries and (first is None or len(entries) < len(columns[kind])):
+            raise ValueError(
+                f"row {row.get('id')!r} has {len(columns[kind])} {kind} entries and "
+                f"{len(columns[kind]) - len(entries)} places for them; one for each is accepted"
+            )
+        if entries:
+            first["content"] = [*(take(kind) for _ in columns[kind]), *first["content"]]
     return turns
 
 
@@ -31,7 +90,7 @@ def encode(
 
     Args:
         processor: the model's.
-        rows: data rows (`data.schema`); a row's `video` may be the `ClipInputs` of its clip.
+        rows: see `conversation`; a row's `video` may be the `ClipInputs` of its clip.
         emotions: classes; the batch then has `emotion_ids` (B,), the number of each row's `label` among them, -1 for
             another.
         prompts: leave the answers out, for `generate`; there are no labels then.
