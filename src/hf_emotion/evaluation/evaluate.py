@@ -347,7 +347,8 @@ def _baselines(metric: Metric, cells, truths, settings: Settings, names, seed: i
         moved = {}
         if valence:
             moved = {"predicted_valence": {names[i]: settings.predicted_valence[names[j]] for i, j in enumerate(order)}}
-        found = metric.clips([cells[i] for i in order], truths, _changed(settings, **moved), names).scores()
+        reordered = list(map(cells.__getitem__, order.tolist()))
+        found = metric.clips(reordered, truths, _changed(settings, **moved), names).scores()
         shuffled.append(_numbers(found))
     yield "shuffled predictions", {key: float(np.mean([one[key] for one in shuffled])) for key in shuffled[0]}
 

@@ -117,7 +117,9 @@ def _draws(systems: list[Clips], samples: int, seed: int) -> dict[str, np.ndarra
     rng = np.random.default_rng(seed)
     values = {key: np.empty((len(systems), samples)) for key in keys}
     for draw in range(samples):
-        counts = np.bincount(kind[rng.integers(0, number, number)], minlength=len(tables[0])).astype(float)
+        counts = np.bincount(kind.take(rng.integers(0, number, number), mode="clip"), minlength=len(tables[0])).astype(
+            float
+        )
         for system, clips in enumerate(systems):
             scores = clips.score(tables[system], counts)
             for key in keys:

@@ -385,7 +385,7 @@ def run_suite(
     results = {
         "suite": suite.name,
         "title": suite.title,
-        "protocol": " ".join(suite.protocol.split()),
+        "protocol": " ".join(suite.protocol.split()).rstrip("."),
         "code": suite.code,
         "reference": suite.reference,
         "model": model,
@@ -445,7 +445,11 @@ def _summary(suite: Suite, reports: Mapping[str, dict]) -> dict:
 def markdown(suite: Suite, results: Mapping) -> str:
     """The table of a run as a README."""
     lines = [f"# {suite.title}", ""]
-    lines += [f"Model: `{results['model']}`. Protocol: {results['protocol']}", ""]
+    lines += [f"Model: `{results['model']}`.", "", f"Protocol: {results['protocol']}.", ""]
+    if results["options"]:
+        lines += [f"Reader: {', '.join(f'{key} = {value}' for key, value in results['options'].items())}.", ""]
+    if results["question"]:
+        lines += [f"Question: {results['question']}", ""]
     if results["strict"]:
         lines += ["Scored as the benchmark's own code compares replies (`--strict`).", ""]
     header = ["task", "score", "value", "95 % interval"]
