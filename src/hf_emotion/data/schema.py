@@ -6,8 +6,10 @@ not tell is None; an empty list means that the source says there is nothing. Pat
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+
+from .files import short
 
 
 class RowError(ValueError):
@@ -62,42 +64,62 @@ def make_row(**fields) -> dict:
     if unknown:
         raise RowError(f"row {name!r}: unknown fields {unknown}; a row has {', '.join(FIELDS)}")
     if not isinstance(name, str) or not name.strip():
-        raise RowError(f"row {name!r}: 'id' is {name!r}; a non-empty text is needed")
+        raise RowError(f"row {short(name)}: 'id' is {short(name)}; a non-empty text is needed")
+    name = name if len(name) <= 100 else f"{name[:97]}..."  # as messages show it
     row = dict.fromkeys(FIELDS)
     row.update(fields)
     for field in TEXT_FIELDS:
-        if row[field] is not None and not isinstance(row[field], str):
-            raise RowError(f"row {name!r}: {field!r} is {row[field]!r}; a text or None is needed")
+        _check_text(name, field, row[field])
     if row["valence"] is not None:
         row["valence"] = _finite(name, "valence", row["valence"])
     if row["labels"] is not None:
-        if isinstance(row["labels"], str) or not all(isinstance(word, str) for word in row["labels"]):
-            raise RowError(f"row {name!r}: 'labels' is {row['labels']!r}; a list of texts or None is needed")
-        row["labels"] = list(row["labels"])
+        labels = row["labels"]
+        if not isinstance(labels, Sequence) or isinstance(labels, str) or not all(isinstance(w, str) for w in labels):
+            raise RowError(f"row {name!r}: 'labels' is {short(labels)}; a list of texts or None is needed")
+        for word in labels:
+            _check_text(name, "labels", word)
+        row["labels"] = list(labels)
     if row["utterances"] is not None:
+        if not isinstance(row["utterances"], Sequence) or isinstance(row["utterances"], str):
+            raise RowError(f"row {name!r}: 'utterances' is {short(row['utterances'])}; a list or None is needed")
         row["utterances"] = [_utterance(name, item) for item in row["utterances"]]
     return row
+
+
+def _check_text(name: str, field: str, value) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise RowError(f"row {name!r}: {field!r} is {short(value)}; a text or None is needed")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RowError(f"row {name!r}: {field!r} is {short(value)}, which holds half a character") from None
 
 
 def _finite(name: str, field: str, value) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise RowError(f"row {name!r}: {field!r} is {value!r}; a finite number is needed")
+        raise RowError(f"row {name!r}: {field!r} is {short(value)}; a finite number is needed")
     return number
 
 
 def _utterance(name: str, item: Mapping) -> dict:
-    unknown = sorted(set(item) - {"start", "end", "text", "speaker"})
+    if not isinstance(item, Mapping):
+        raise RowError(f"row {name!r}: utterance {short(item)} is not an object with 'start' and 'end'")
+    unknown = set(item) - {"start", "end", "text", "speaker"}
     if unknown or "start" not in item or "end" not in item:
         raise RowError(
-            f"row {name!r}: utterance {dict(item)!r} needs 'start' and 'end', and may have 'text', 'speaker'"
+            f"row {name!r}: utterance {short(dict(item))} needs 'start' and 'end', and may have 'text', 'speaker'"
         )
     start, end = (_finite(name, f"utterance {side}", item[side]) for side in ("start", "end"))
     if start < 0 or end <= start:
         raise RowError(f"row {name!r}: utterance from {start} s to {end} s; 0 <= start < end is needed")
+    for field in ("text", "speaker"):
+        _check_text(name, f"utterance {field}", item.get(field))
     return {"start": start, "end": end, "text": item.get("text"), "speaker": item.get("speaker")}
 
 

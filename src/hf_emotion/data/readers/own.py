@@ -23,6 +23,7 @@ from ..files import (
     read_json,
     read_lines,
     read_text,
+    short,
     word_list,
 )
 from ..schema import FIELDS, RowError, make_row
@@ -100,7 +101,9 @@ def read_table(annotations, media: MediaFolder) -> Reading:
             cells["id"] = cells.pop("name")
         if not isinstance(cells.get("id"), str):
             raise DataError(
-                path, line, f"the id is {cells.get('id')!r}; a text under 'id' or 'name' is needed (\"00012\", not 12)"
+                path,
+                line,
+                f"the id is {short(cells.get('id'))}; a text under 'id' or 'name' is needed (\"00012\", not 12)",
             )
         split = str(cells.pop("split", None) or "train")
         split = SPLITS.get(split.lower(), split)
@@ -136,7 +139,7 @@ def _records(path: Path):
                 continue
             record = parse_json(path, text, line)
             if not isinstance(record, dict):
-                raise DataError(path, line, f"{text[:60]!r} is not an object")
+                raise DataError(path, line, f"{short(text)} is not an object")
             yield line, record
     elif path.suffix == ".json":
         records = read_json(path)
@@ -153,7 +156,9 @@ def _given_utterances(path: Path, line: int | None, given, media: MediaFolder) -
     if isinstance(given, str) and given.lstrip().startswith("["):
         return parse_json(path, given, line or 1, "column utterances is ")
     if not isinstance(given, str):
-        raise DataError(path, line, f"utterances is {given!r}; a list of rows or the path of a subtitle file is needed")
+        raise DataError(
+            path, line, f"utterances is {short(given)}; a list of rows or the path of a subtitle file is needed"
+        )
     found = _resolve(path, given, media)
     if not found.is_file():
         raise DataError(path, line, f"the file of utterances {given} does not exist")
@@ -171,7 +176,7 @@ def _media(path: Path, line: int | None, fields: dict, media: MediaFolder) -> di
         return media.take(fields["id"])
     for kind, given in named.items():
         if not isinstance(given, str):
-            raise DataError(path, line, f"{kind} is {given!r}; a path is needed")
+            raise DataError(path, line, f"{kind} is {short(given)}; a path is needed")
     found = {kind: _resolve(path, given, media) for kind, given in named.items()}
     absent = [kind for kind, file in found.items() if not file.is_file()]
     if absent:
