@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
 import wave
@@ -182,9 +183,9 @@ def test_an_interrupted_run_keeps_what_it_wrote_and_encodes_only_the_rest(rows, 
 
     monkeypatch.setattr(cache, "record", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
-        FeatureCache.build(tmp_path, model, processor, rows, **OPTIONS)
+        FeatureCache.build(tmp_path, model, processor, rows, batch_size=1, **OPTIONS)
     assert len(FeatureCache(tmp_path)) == 2
-    features = FeatureCache.build(tmp_path, model, processor, rows, **OPTIONS)
+    features = FeatureCache.build(tmp_path, model, processor, rows, batch_size=1, **OPTIONS)
     assert opened == [row["id"] for row in (*rows, rows[2])]
     assert len(features) == 3
 
@@ -276,6 +277,32 @@ def test_data_that_was_moved_as_a_whole_is_found_again(made, rows, tmp_path):
     again = FeatureCache(shutil.move(features.folder, tmp_path / "elsewhere" / "features"))
     again.verify(moved)
     assert again.encode(processor, moved[0], **OPTIONS)["input_ids"].shape[0] == 1
+
+
+@pytest.mark.parametrize("name", ["microemo", "esva"])
+def test_clips_pass_the_towers_together_with_the_same_result(name, rows, tmp_path, monkeypatch):
+    model, processor = build(name)
+    utterances = [[{"start": 0.0, "end": 0.1 * n, "text": None, "speaker": None}] * n for n in (0, 1, 2, 3)]
+    rows = [{**rows[0], "utterances": spoken} for spoken in utterances]
+    sizes = []
+    towers = type(model.model).tower_features
+
+    def counted(self, **inputs):
+        sizes.append(len(inputs["video_times"]))
+        return towers(self, **inputs)
+
+    monkeypatch.setattr(type(model.model), "tower_features", counted)
+    alone, together = (
+        FeatureCache.build(tmp_path / str(size), model, processor, rows, batch_size=size, **OPTIONS) for size in (1, 3)
+    )
+    assert sizes == [1, 1, 1, 1, 3, 1]
+    for row in rows:
+        expected, found = alone[row].tensors, together[row].tensors
+        assert expected.keys() == found.keys()
+        for tensor_name, tensor in expected.items():
+            torch.testing.assert_close(found[tensor_name], tensor, msg=tensor_name)
+    again = pickle.loads(pickle.dumps(together))  # as a loader's workers get it
+    assert again[rows[0]].placeholders == together[rows[0]].placeholders
 
 
 def test_sound_is_stored_as_long_as_it_is(rows, tmp_path):

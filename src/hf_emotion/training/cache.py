@@ -146,6 +146,12 @@ def record(processor: EmotionProcessor, row: Mapping, options: Mapping) -> ClipI
     return processor.measure(clip, **searched)
 
 
+def shapes_of(inputs: ClipInputs) -> tuple:
+    """Shapes of all that towers may read; the number of utterances and the words of timestamps are not among it."""
+    texts = ("utterance_spans", "video_timestamp_ids", "video_timestamp_mask")
+    return tuple((name, tuple(values.shape)) for name, values in inputs.tensors.items() if name not in texts)
+
+
 class _Clips(torch.utils.data.Dataset):
     """Rows as `record` makes them, or the sentence that says why one could not be read."""
 
@@ -229,6 +235,7 @@ class FeatureCache:
         processor,
         rows: Sequence[Mapping],
         *,
+        batch_size: int = 8,
         num_workers: int = 0,
         skip_bad_rows: bool = False,
         progress: bool = False,
@@ -242,8 +249,9 @@ class FeatureCache:
             folder: new, or of an earlier run with the same processor, towers and options.
             model, processor: whose towers encode, where the model lies.
             rows: data rows; a clip that occurs in several is encoded once.
+            batch_size: clips that pass the towers together; only clips of the same shapes do, so nothing is padded.
             num_workers: processes that decode; they are spawned, since MediaPipe's graphs do not survive a fork.
-            skip_bad_rows: leave out clips that cannot be read, and count them in the cache's `skipped`.
+            skip_bad_rows: leave out clips that cannot be read; `skipped` of the cache has a sentence for each.
             options: for the processor (`num_frames`, `modalities`, ...), as they will be in training.
 
         Raises:
@@ -266,7 +274,7 @@ class FeatureCache:
         base = towered(model)
         training = base.training
         base.eval()
-        skipped = []
+        skipped, waiting = [], {}
         loader = torch.utils.data.DataLoader(
             _Clips(processor, list(wanted.values()), options),
             batch_size=None,
@@ -274,14 +282,30 @@ class FeatureCache:
             multiprocessing_context="spawn" if num_workers else None,
         )
         writer = _Writer(folder, rank, crop=not getattr(base.config, "keep_padding", False))
-        for key, made in zip(wanted, tqdm(loader, desc="towers", unit="clip", disable=not progress), strict=True):
-            if isinstance(made, str):
-                skipped.append(made)
+
+        def encode_together(clips):
+            batch = processor.pad([inputs.tensors for _, _, inputs in clips])
+            batch = {name: tensor.to(base.device) for name, tensor in batch.items()}
+            features = base.tower_features(**batch)
+            for i, (key, stamps, inputs) in enumerate(clips):
+                # What the towers do not read is stored as it was, without the padding of this batch.
+                tensors = {
+                    name: torch.as_tensor(inputs.tensors[name]) if tensor is batch.get(name) else tensor[i]
+                    for name, tensor in features.items()
+                }
+                writer.add(key, stamps, replace(inputs, tensors=tensors))
+
+        for key, result in zip(wanted, tqdm(loader, desc="towers", unit="clip", disable=not progress), strict=True):
+            if isinstance(result, str):
+                skipped.append(result)
                 continue
-            inputs, stamps = made
-            batch = {name: tensor.to(base.device) for name, tensor in processor.pad([inputs.tensors]).items()}
-            features = {name: tensor[0] for name, tensor in base.tower_features(**batch).items()}
-            writer.add(key, stamps, replace(inputs, tensors=features))
+            inputs, stamps = result
+            clips = waiting.setdefault(shapes_of(inputs), [])
+            clips.append((key, stamps, inputs))
+            if len(clips) >= batch_size:
+                encode_together(waiting.pop(shapes_of(inputs)))
+        for clips in waiting.values():
+            encode_together(clips)
         writer.write()
         base.train(training)
         if skipped and not skip_bad_rows:
