@@ -283,6 +283,20 @@ def test_rows_come_back_from_the_files_of_other_trainers(tmp_path, form, suffix)
         assert first["audios"] == []
 
 
+def test_export_writes_what_build_reads_again(tmp_path, capsys):
+    (tmp_path / "a.mp4").touch()
+    table = tmp_path / "rows.jsonl"
+    row = {"id": "a", "video": "a.mp4", "question": "What does he feel?", "answer": "sad"}
+    table.write_text(json.dumps(row) + "\n" + json.dumps({"id": "b", "video": "a.mp4"}) + "\n")
+    output = tmp_path / "swift.jsonl"
+    assert main(["export", "ms-swift", "--data", str(table), "--output", str(output)]) == 0
+    assert "1 conversations of 2 rows" in capsys.readouterr().out
+    [found] = read_conversations(output, MediaFolder(None)).splits["all"]
+    assert (found["id"], found["video"], found["answer"]) == ("a", str(tmp_path / "a.mp4"), "sad")
+    assert main(["export", "llama-factory", "--data", str(table), "--output", str(output)]) == 2
+    assert "llama-factory reads .json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

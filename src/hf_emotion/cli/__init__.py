@@ -25,6 +25,7 @@ VERBS = {
     "convert": "convert a published checkpoint to a folder of parts for `init --parts`",
     "info": "list a model's parts, parameters and tokens per clip",
     "build": "read a dataset into rows, check it, make questions, save or publish it",
+    "export": "write rows for another trainer: LLaMA-Factory or ms-swift",
     "review": "describe labelled clips, score the descriptions, have people check them (Omni-Emotion's data)",
     "cache": "compute the outputs of the frozen towers once, for training",
     "train": "train a model by the recipes of its paper",

@@ -101,7 +101,7 @@ def write_conversations(rows: Iterable[Mapping], path: str | Path, form: str) ->
         form: "llama-factory" or "ms-swift".
 
     Raises:
-        ValueError: an unknown form, or no row with a question, an answer and media.
+        ValueError: an unknown form, a suffix that is not its own, or no row with a question, an answer and media.
     """
     if form not in ("llama-factory", "ms-swift"):
         raise ValueError(f"form is {form!r}; accepted are llama-factory and ms-swift")
@@ -121,6 +121,9 @@ def write_conversations(rows: Iterable[Mapping], path: str | Path, form: str) ->
     if not items:
         raise ValueError("no row has a question, an answer and a media file; build with --tasks to make questions")
     path = Path(path)
+    suffix = ".jsonl" if form == "ms-swift" else ".json"
+    if path.suffix != suffix:
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; {form} reads {suffix}")
     if form == "ms-swift":
         text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
     else:
