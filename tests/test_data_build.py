@@ -208,8 +208,18 @@ def test_questions_take_the_classes_of_the_source_as_options(tmp_path):
     assert report["splits"]["train"] | {"rows": 0} == report["splits"]["train"] | {"rows": 0, "clips": 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("tabel", "'table'"), ("folders", "'folder'"), ("merr_corse", "'merr_coarse'")]
+)
+def test_an_unknown_source_is_refused_with_the_nearest_and_those_for_own_data(name, nearest, tmp_path):
+    with pytest.raises(
+        ValueError, match=rf"unknown source '{name}'; did you mean {nearest}\?; your own data are 'table'"
+    ):
+        build(name, tmp_path)
+
+
 def test_a_task_that_no_clip_can_answer_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no clip of the split 'train' answers any of the tasks clues"):
+    with pytest.raises(ValueError, match="no clip of the split 'train' can answer any of the tasks clues"):
         build("mer2026", write(tmp_path, SAMPLES["mer2026"][0]), tasks=["clues"])
 
 
@@ -262,12 +272,12 @@ def test_an_interrupted_save_leaves_neither_half_a_dataset_nor_the_loss_of_the_o
         ({"source": "imdb"}, "unknown source 'imdb'.*ravdess"),
         ({"missing": "ignore"}, "missing is 'ignore'; 'error', 'drop' or 'keep'"),
         ({"utterances": "asr"}, "utterances is 'asr'"),
-        ({"fold": 2}, "table takes no fold"),
+        ({"fold": 2}, "table has no option fold"),
         ({"tasks": ["mood"]}, "unknown tasks mood"),
-        ({"source": "dfew", "subtitles": "x"}, "dfew takes no subtitles; it takes fold"),
+        ({"source": "dfew", "subtitles": "x"}, "dfew has no option subtitles; it has fold"),
         ({"source": "emer_v2", "language": "german"}, "'german'; 'english' or 'chinese'"),
         ({"source": "dfew", "licence": "mit"}, "licence of dfew is its own"),
-        ({"source": "merr_fine", "grain": "coarse"}, "takes no grain"),
+        ({"source": "merr_fine", "grain": "coarse"}, "has no option grain"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_in_one_sentence(arguments, words, table):
@@ -458,7 +468,7 @@ def test_the_command_prints_its_report_as_json_without_saving(tmp_path, capsys):
         (["mer2026", "--annotations", "."], "--output is needed"),
         (["demo", "--json"], "--output is needed"),
         (["mer2026", "--annotations", ".", "--json", "--push-to-hub", "me/set"], "--push-to-hub needs --output"),
-        (["meld", "--annotations", ".", "--json", "--fold", "2"], "meld takes no fold"),
+        (["meld", "--annotations", ".", "--json", "--fold", "2"], "meld has no option fold"),
     ],
 )
 def test_the_command_ends_with_one_sentence_and_a_failure_code(arguments, words, capsys, tmp_path, monkeypatch):

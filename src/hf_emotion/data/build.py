@@ -1,4 +1,4 @@
-"""From a source to a dataset: read, check, hear, ask, save, publish. `hf-emotion build SOURCE` is this file.
+"""From a source to a dataset: read, check, add utterances and questions, save, publish (`hf-emotion build`).
 
 A built dataset is an ordinary `datasets.DatasetDict` with the features of `schema.FEATURES`:
 
@@ -6,8 +6,8 @@ A built dataset is an ordinary `datasets.DatasetDict` with the features of `sche
     load_from_disk("meld")["train"].to_iterable_dataset(num_shards=8)       # streaming
     load_from_disk("meld").map(function, num_proc=4)                        # many processes
 
-Beside the saved dataset lies `build.json`: where it came from, what was found, missing and left out, and its numbers.
-The dataset card is filled from that file and nothing else.
+`build.json` beside the saved dataset records where it came from, what is missing or left out, and its numbers. The
+dataset card is filled from that file alone.
 """
 
 import inspect
@@ -21,24 +21,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..processing.utterances import UNWRITABLE
 from ..processing.voice_activity import voice_spans
-from .files import DataError, MediaFolder, MissingMediaError, Reading, read_lines, replacing
+from .files import DataError, MediaFolder, MissingMediaError, Reading, did_you_mean, read_lines, replacing
 from .questions import TASKS, instruction_rows
 from .readers import candidates, conversations, emer, mer, own, recognition
 from .schema import FIELDS, make_row
 
-MER_TERMS = "the MER EULA: academic research only, nothing may be edited, passed on or uploaded"
 REPORT = "build.json"
 
 
 class LicenceError(ValueError):
-    """Rows whose licence forbids what was asked."""
+    """Rows whose licence does not allow publishing them."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What one dataset is: how it is read, what its terms allow, and the classes of its labels (() = open)."""
+    """How a dataset is read, what its terms allow, and the classes of its labels (() = open vocabulary)."""
 
     read: Callable[..., Reading]
     title: str
@@ -47,7 +48,7 @@ class Source:
     classes: tuple[str, ...] = ()
     homepage: str = ""
     reference: str = ""
-    # The names and places of the clips are the annotation, so one folder is both.
+    # The names and folders of the clips are the annotation, so one folder is both.
     by_name: bool = False
 
 
@@ -55,7 +56,7 @@ def _read_demo(annotations, media: MediaFolder) -> Reading:
     """Rows of a corpus made by `demo.make_demo`: `annotations` is its folder; each utterance's emotion is known."""
     from .demo import NEUTRAL, DemoError, read_demo
 
-    splits, felt = {}, {}
+    splits, utterance_labels = {}, {}
     try:
         corpus = read_demo(annotations)
     except DemoError as error:
@@ -67,134 +68,55 @@ def _read_demo(annotations, media: MediaFolder) -> Reading:
         splits.setdefault(row["split"], []).append(make_row(**{name: row[name] for name in FIELDS}))
         # A control shows nothing in any utterance; agreement between sound and picture is in none of them.
         if row["emotional_utterance"] is not None or (row["control"] and row["cue"] != "agreement"):
-            felt[row["id"]] = [NEUTRAL] * len(row["utterances"])
+            utterance_labels[row["id"]] = [NEUTRAL] * len(row["utterances"])
             if row["emotional_utterance"] is not None:
-                felt[row["id"]][row["emotional_utterance"]] = row["label"]
-    return Reading(splits, ["every emotion is planted by a generator; nobody's feelings are in this corpus"], felt)
+                utterance_labels[row["id"]][row["emotional_utterance"]] = row["label"]
+    return Reading(
+        splits, ["every emotion is planted by a generator; nobody's feelings are in this corpus"], utterance_labels
+    )
 
 
-_mer = partial(Source, licence=MER_TERMS, may_publish=False, homepage="https://huggingface.co/MERChallenge")
 _captions = partial(partial, mer.read_captions)
-
+READERS: dict[str, Callable[..., Reading]] = {
+    "emer_v1": emer.read_emer_v1,
+    "emer_v2": emer.read_emer_v2,
+    "merr_coarse": partial(mer.read_merr, grain="coarse"),
+    "merr_fine": partial(mer.read_merr, grain="fine"),
+    "mer2023": mer.read_mer2023,
+    "mer2024": mer.read_mer2024,
+    "mer2025": mer.read_mer2025,
+    "mer2026": mer.read_mer2026,
+    "mer_caption_plus": _captions(words="track2_train_mercaptionplus.csv", reasons="track3_train_mercaptionplus.csv"),
+    "ov_merd": _captions(words="track2_train_ovmerd.csv", reasons="track3_train_ovmerd.csv", leak=mer.EMER_LEAK),
+    "mer2026_human": _captions(words="track2_train_human.csv", reasons=None),
+    "mer2026_prefer": mer.read_mer2026_prefer,
+    "dfew": recognition.read_dfew,
+    "mafw": recognition.read_mafw,
+    "ravdess": recognition.read_ravdess,
+    "meld": recognition.read_meld,
+    "iemocap": recognition.read_iemocap,
+    "mosi": recognition.read_mosi,
+    "demo": _read_demo,
+    "openset": candidates.read_openset,
+    "candidates": candidates.read_candidates,
+    "conversations": conversations.read_conversations,
+    "folder": own.read_folder,
+    "table": own.read_table,
+}
+CLASSES = {
+    **dict.fromkeys(("merr_coarse", "merr_fine"), mer.MERR_CLASSES),
+    **dict.fromkeys(("mer2023", "mer2024", "mer2025", "mer2026"), mer.MER_CLASSES),
+    "mer2026_prefer": ("a1", "a2", "same"),
+    "dfew": recognition.DFEW_CLASSES,
+    "mafw": recognition.MAFW_CLASSES,
+    "ravdess": recognition.RAVDESS_CLASSES,
+    "meld": recognition.MELD_CLASSES,
+    "iemocap": recognition.IEMOCAP_CLASSES,
+    "mosi": recognition.MOSI_CLASSES,
+}
 SOURCES = {
-    "emer_v1": _mer(
-        emer.read_emer_v1,
-        "EMER version 1",
-        homepage="https://github.com/zeroQiaoba/AffectGPT",
-        reference="Lian et al., Explainable Multimodal Emotion Recognition, arXiv 2306.15401",
-    ),
-    "emer_v2": _mer(
-        emer.read_emer_v2,
-        "EMER version 2",
-        homepage="https://github.com/zeroQiaoba/AffectGPT",
-        reference="Lian et al., Explainable Multimodal Emotion Recognition, arXiv 2306.15401",
-    ),
-    "merr_coarse": _mer(
-        partial(mer.read_merr, grain="coarse"),
-        "MERR, coarse-grained",
-        classes=mer.MERR_CLASSES,
-        homepage="https://github.com/ZebangCheng/Emotion-LLaMA",
-        reference="Cheng et al., Emotion-LLaMA, NeurIPS 2024",
-    ),
-    "merr_fine": _mer(
-        partial(mer.read_merr, grain="fine"),
-        "MERR, fine-grained",
-        classes=mer.MERR_CLASSES,
-        homepage="https://github.com/ZebangCheng/Emotion-LLaMA",
-        reference="Cheng et al., Emotion-LLaMA, NeurIPS 2024",
-    ),
-    "mer2023": _mer(
-        mer.read_mer2023,
-        "MER2023",
-        classes=mer.MER_CLASSES,
-        reference="Lian et al., MER 2023, ACM Multimedia 2023, doi 10.1145/3581783.3612836",
-    ),
-    "mer2024": _mer(
-        mer.read_mer2024,
-        "MER2024",
-        classes=mer.MER_CLASSES,
-        reference="Lian et al., MER 2024, MRAC 2024, doi 10.1145/3689092.3689959",
-    ),
-    "mer2025": _mer(
-        mer.read_mer2025,
-        "MER2025 track 1",
-        classes=mer.MER_CLASSES,
-        reference="Lian et al., MER 2025, arXiv 2504.19423",
-    ),
-    "mer2026": _mer(mer.read_mer2026, "MER2026 track 1", classes=mer.MER_CLASSES),
-    "mer_caption_plus": _mer(
-        _captions(words="track2_train_mercaptionplus.csv", reasons="track3_train_mercaptionplus.csv"),
-        "MER-Caption+",
-        reference="Lian et al., AffectGPT, arXiv 2501.16566",
-    ),
-    "ov_merd": _mer(
-        _captions(words="track2_train_ovmerd.csv", reasons="track3_train_ovmerd.csv", leak=mer.EMER_LEAK),
-        "OV-MERD",
-        reference="Lian et al., OV-MER, arXiv 2410.01495",
-    ),
-    "mer2026_human": _mer(_captions(words="track2_train_human.csv", reasons=None), "MER2026 Human-OV"),
-    "mer2026_prefer": _mer(mer.read_mer2026_prefer, "MER2026 track 3, EmoPrefer", classes=("a1", "a2", "same")),
-    "dfew": Source(
-        recognition.read_dfew,
-        "DFEW",
-        "signed academic agreement: no copies for third parties",
-        False,
-        recognition.DFEW_CLASSES,
-        "https://dfew-dataset.github.io",
-        reference="Jiang et al., DFEW, ACM Multimedia 2020",
-    ),
-    "mafw": Source(
-        recognition.read_mafw,
-        "MAFW",
-        "signed academic agreement: no copies for third parties",
-        False,
-        recognition.MAFW_CLASSES,
-        "https://mafw-database.github.io/MAFW",
-        reference="Liu et al., MAFW, ACM Multimedia 2022",
-    ),
-    "ravdess": Source(
-        recognition.read_ravdess,
-        "RAVDESS",
-        "cc-by-nc-sa-4.0",
-        True,
-        recognition.RAVDESS_CLASSES,
-        "https://zenodo.org/records/1188976",
-        by_name=True,
-        reference="Livingstone and Russo, RAVDESS, PLoS ONE 13(5): e0196391, 2018",
-    ),
-    "meld": Source(
-        recognition.read_meld,
-        "MELD",
-        "gpl-3.0",
-        True,
-        recognition.MELD_CLASSES,
-        "https://github.com/declare-lab/MELD",
-        reference="Poria et al., MELD, ACL 2019, arXiv 1810.02508",
-    ),
-    "iemocap": Source(
-        recognition.read_iemocap,
-        "IEMOCAP, four classes",
-        "signed release form of USC: no copies for third parties",
-        False,
-        recognition.IEMOCAP_CLASSES,
-        "https://sail.usc.edu/iemocap",
-        reference="Busso et al., IEMOCAP, Language Resources and Evaluation 42, 2008",
-    ),
-    "mosi": Source(
-        recognition.read_mosi,
-        "CMU-MOSI",
-        "no public licence: ask the CMU MultiComp Lab before passing it on",
-        False,
-        recognition.MOSI_CLASSES,
-        "https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK",
-        reference="Zadeh et al., MOSI, arXiv 1606.06259",
-    ),
-    "demo": Source(_read_demo, "the demo corpus of hf_emotion", "cc0-1.0", True, by_name=True),
-    "openset": Source(candidates.read_openset, "a table of open-vocabulary labels", "", True),
-    "candidates": Source(candidates.read_candidates, "a table of clips to predict", "", True),
-    "conversations": Source(conversations.read_conversations, "a conversation file of another trainer", "", True),
-    "folder": Source(own.read_folder, "a folder of clips", "", True, by_name=True),
-    "table": Source(own.read_table, "a table of clips", "", True),
+    name: Source(READERS[name], classes=CLASSES.get(name, ()), **facts)
+    for name, facts in yaml.safe_load(Path(__file__).with_name("sources.yaml").read_text(encoding="utf-8")).items()
 }
 
 
@@ -216,20 +138,23 @@ def build(
     num_proc: int | None = None,
     **options,
 ):
-    """Build one source. Returns (`datasets.DatasetDict`, report dict); saves both when `output` names a folder.
+    """Build one source: (`datasets.DatasetDict`, report dict); both are saved if `output` is given.
 
     Args:
-        source: a name of `SOURCES`; `annotations` is its file or folder, as the reader says.
-        media: folder with the clips (searched below), or None for rows without media.
-        missing: a clip without any file is an "error" (all of them in one message), "drop"ped, or "keep"t.
-        splits: split name -> file with one clip name a line; these replace the published splits.
-        utterances: None (only those the source knows), "voice" (by voice activity) or "whole" (one over the clip), for
-            clips whose utterances are not known; their subtitle becomes the text of one utterance.
-        tasks, per_task, seed: make instruction rows (`questions.instruction_rows`); none = the clips themselves.
-        licence: for your own data, the licence the rows carry.
-        against: saved datasets (folders) or lists of clip names (files); clips that are also there are reported.
-        options: what the reader of the source takes besides (`subtitles`, `labels`, `language`, `fold`, `speakers`...).
-    Raises `DataError` (file, line), `MissingMediaError` (all clips), ValueError for arguments that do not fit.
+        source: a name of `SOURCES`, such as "table" or "folder" for data of your own.
+        annotations: its file or folder, as the reader documents.
+        media: folder with the clips (subfolders are searched), or None for rows without media.
+        missing: clips without a file are an "error" (one message names all), are dropped ("drop") or kept ("keep").
+        splits: split name -> file with one clip name per line; they replace the published splits.
+        utterances: for clips without known utterances: None (leave them unknown), "voice" (voice activity) or "whole"
+            (one utterance over the clip). Their subtitle becomes the text of a single utterance.
+        tasks, per_task, seed: of instruction rows (`questions.instruction_rows`); no tasks = the clips themselves.
+        licence: of your own data; written to every row.
+        against: saved datasets (folders) or lists of clip names (files); clips they share with this one are reported.
+        options: of the source's reader (`subtitles`, `labels`, `language`, `fold`, `speakers`...).
+
+    Raises:
+        DataError: with file and line. MissingMediaError: names all clips. ValueError: unsuitable arguments.
     """
     from datasets import Dataset, DatasetDict, DatasetInfo
 
@@ -288,13 +213,13 @@ def build(
     )
     problems = []
     if utterances:
-        dataset, problems = _hear(dataset, utterances, missing, num_proc)
+        dataset, problems = _fill_utterances(dataset, utterances, missing, num_proc)
         notes += [f"the sound of {len(problems)} clips cannot be read: {' '.join(problems)}"] if problems else []
     notes += _shared_clips(dataset, against)
     clips = {name: numbers_of(split) for name, split in dataset.items()}
     classes = entry.classes or tuple(sorted({label for split in dataset.values() for label in split["label"] if label}))
     if tasks:
-        dataset = _ask(dataset, tasks, per_task, seed, classes, reading.utterance_labels, num_proc, notes)
+        dataset = _add_questions(dataset, tasks, per_task, seed, classes, reading.utterance_labels, num_proc, notes)
     report = {
         "source": source,
         "title": entry.title,
@@ -321,17 +246,21 @@ def build(
 
 def _source(name: str) -> Source:
     if name not in SOURCES:
-        raise ValueError(f"unknown source {name!r}; the sources are {', '.join(SOURCES)}")
+        hint = did_you_mean(name, SOURCES)
+        raise ValueError(
+            f"unknown source {name!r}{hint}; your own data are 'table' (csv, json, jsonl) or 'folder' (in folders "
+            f"named by label); the others are {', '.join(SOURCES)}"
+        )
     return SOURCES[name]
 
 
 def _check_options(source: str, entry: Source, options: Mapping) -> None:
     read = entry.read
     fixed = set(read.keywords) if isinstance(read, partial) else set()
-    taken = [name for name in inspect.signature(read).parameters if name not in ("annotations", "media", *fixed)]
-    unknown = sorted(set(options) - set(taken))
+    known = [name for name in inspect.signature(read).parameters if name not in ("annotations", "media", *fixed)]
+    unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ValueError(f"{source} takes no {', '.join(unknown)}; it takes {', '.join(taken) or 'nothing besides'}")
+        raise ValueError(f"{source} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
     if options.get("language") not in (None, "english", "chinese"):
         raise ValueError(f"language is {options['language']!r}; 'english' or 'chinese' is needed")
 
@@ -339,8 +268,8 @@ def _check_options(source: str, entry: Source, options: Mapping) -> None:
 def _resplit(
     published: Mapping[str, list[dict]], lists: Mapping[str, object], notes: list[str]
 ) -> dict[str, list[dict]]:
-    """The published rows in the splits of the lists given; a name that no row has, or two lists have, is an error."""
-    by_id, wanted = {row["id"]: row for split in published.values() for row in split}, {}
+    """The rows in the splits of the given lists; a name without a row or in two lists is an error."""
+    by_id, split_of = {row["id"]: row for split in published.values() for row in split}, {}
     for split, path in lists.items():
         for line, name in read_lines(path):
             name = name.strip()
@@ -348,27 +277,26 @@ def _resplit(
                 continue
             if name not in by_id:
                 raise DataError(path, line, f"the name {name!r} is not in the annotations")
-            if name in wanted:
-                raise DataError(path, line, f"the name {name!r} is already in the split {wanted[name]!r}")
-            wanted[name] = split
-    left = len(by_id) - len(wanted)
+            if name in split_of:
+                raise DataError(path, line, f"the name {name!r} is already in the split {split_of[name]!r}")
+            split_of[name] = split
+    left = len(by_id) - len(split_of)
     notes.append(
         f"splits by lists of names: {', '.join(lists)}" + (f"; {left} clips are in none of them" if left else "")
     )
-    return {split: [by_id[name] for name, where in wanted.items() if where == split] for split in lists}
+    return {split: [by_id[name] for name, where in split_of.items() if where == split] for split in lists}
 
 
 def _check_splits(annotations, rows: Mapping[str, list[dict]]) -> None:
-    where = {}
+    split_of = {}
     for split, members in rows.items():
         for row in members:
-            if row["id"] in where:
-                first = where[row["id"]]
+            first = split_of.setdefault(row["id"], split)
+            if first != split:
                 raise DataError(annotations, None, f"the clip {row['id']!r} is in {first!r} and in {split!r}: a leak")
-            where[row["id"]] = split
 
 
-def _listen(row: dict, how: str) -> dict:
+def _utterances_from_sound(row: dict, how: str) -> dict:
     from hf_emotion.processing.media import MediaError, load_clip
 
     problem, path = None, row["audio"] or row["video"]
@@ -382,7 +310,7 @@ def _listen(row: dict, how: str) -> dict:
             spans = [(0.0, len(clip.waveform) / clip.sampling_rate)]
             if how == "voice":
                 spans = voice_spans(clip.waveform, clip.sampling_rate)
-        # What is said is known, but not which stretch says which part of it: one utterance from first to last sound.
+        # The words are known, but not when each is spoken: one utterance from the first to the last sound.
         if row["subtitle"] and spans:
             spans = [(spans[0][0], spans[-1][1])]
         row["utterances"] = [
@@ -392,52 +320,53 @@ def _listen(row: dict, how: str) -> dict:
     return {**row, "problem": problem}
 
 
-def _hear(dataset, how: str, missing: str, num_proc: int | None):
-    """Fill unknown utterances from the sound; a file that cannot be read is treated as `missing` says."""
+def _fill_utterances(dataset, how: str, missing: str, num_proc: int | None):
+    """Fill unknown utterances from the sound; unreadable files are treated as `missing` says."""
     from datasets import Features, Value
 
     from .schema import FEATURES
 
     features = Features({**FEATURES, "problem": Value("string")})
-    heard, problems = (
-        dataset.map(_listen, fn_kwargs={"how": how}, features=features, num_proc=num_proc, desc="Sound"),
-        [],
+    filled = dataset.map(
+        _utterances_from_sound, fn_kwargs={"how": how}, features=features, num_proc=num_proc, desc="Sound"
     )
-    for split in heard.values():
-        problems += [problem for problem in split["problem"] if problem]
+    problems = [problem for split in filled.values() for problem in split["problem"] if problem]
     if problems and missing == "error":
         raise DataError("sound", None, f"{len(problems)} clips cannot be read: {' '.join(problems)}")
     if problems and missing == "drop":
-        heard = heard.filter(lambda problem: problem is None, input_columns="problem")
-    return heard.remove_columns("problem"), problems
+        filled = filled.filter(lambda problem: problem is None, input_columns="problem")
+    return filled.remove_columns("problem"), problems
 
 
-def _questions(batch: dict, felt: Mapping, **arguments) -> dict:
+def _questions(batch: dict, utterance_labels: Mapping, **arguments) -> dict:
     rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
     asked = [
         question
         for row in rows
-        for question in instruction_rows(row, **arguments, utterance_labels=felt.get(row["id"]))
+        for question in instruction_rows(row, **arguments, utterance_labels=utterance_labels.get(row["id"]))
     ]
     return {name: [row[name] for row in asked] for name in FIELDS}
 
 
-def _ask(dataset, tasks, per_task, seed, classes, felt, num_proc, notes):
+def _add_questions(dataset, tasks, per_task, seed, classes, utterance_labels, num_proc, notes):
     from .schema import FEATURES
 
     unknown = sorted(set(tasks) - set(TASKS))
     if unknown:
         raise ValueError(f"unknown tasks {', '.join(unknown)}; the tasks are {', '.join(TASKS)}")
-    arguments = {"tasks": list(tasks), "per_task": per_task, "seed": seed, "options": list(classes), "felt": felt}
+    arguments = {"tasks": list(tasks), "per_task": per_task, "seed": seed, "options": list(classes)}
+    arguments["utterance_labels"] = utterance_labels
     asked = dataset.map(
         _questions, batched=True, fn_kwargs=arguments, features=FEATURES, num_proc=num_proc, desc="Questions"
     )
     for name, split in asked.items():
         silent = len(dataset[name]) - len({row_id.rsplit("#", 1)[0] for row_id in split["id"]})
         if silent:
-            notes.append(f"{silent} of {len(dataset[name])} clips of {name} answer none of the tasks and have no row")
+            notes.append(
+                f"{silent} of {len(dataset[name])} clips of {name} cannot answer any of the tasks and have no row"
+            )
         if not len(split):
-            raise ValueError(f"no clip of the split {name!r} answers any of the tasks {', '.join(tasks)}")
+            raise ValueError(f"no clip of the split {name!r} can answer any of the tasks {', '.join(tasks)}")
     return asked
 
 
@@ -463,7 +392,7 @@ def numbers_of(split) -> dict:
 
 
 def shared_clips(first, second) -> list[str]:
-    """Names of the clips that are in both of two collections of ids (questions about a clip count as the clip)."""
+    """Names of the clips in both of two collections of ids; the id of a question is that of its clip and a suffix."""
     return sorted({name.rsplit("#", 1)[0] for name in first} & {name.rsplit("#", 1)[0] for name in second})
 
 
@@ -499,7 +428,7 @@ def check_output(output, overwrite: bool) -> None:
 
 
 def save_built(dataset, report: dict, output) -> None:
-    """Save under a temporary name beside `output`, then move it there: an interrupted build leaves no half dataset."""
+    """Save a dataset and its report; an interrupted build leaves what was there."""
     with replacing(output) as partial:
         dataset.save_to_disk(str(partial))
         (partial / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -521,7 +450,7 @@ HUB_LICENCES = (
 def check_licence(dataset, private: bool) -> None:
     """Raise `LicenceError` when rows of the dataset must not be made public, naming each source and its terms.
 
-    A private repository is refused nothing here: whether its members may see the data is for their agreement to say.
+    A private repository is always accepted: whether its members may see the data depends on their agreement.
     """
     if private:
         return
@@ -592,7 +521,7 @@ def _relative(row: dict, root: str | None) -> dict:
 
 
 def with_media(dataset, root):
-    """The dataset with its media paths taken from `root`: what a user does first with a dataset loaded from the Hub."""
+    """The dataset with its media paths joined to `root`, as needed for a dataset loaded from the Hub."""
     return dataset.map(partial(_join, root=str(root)))
 
 
@@ -603,9 +532,11 @@ def _join(row: dict, root: str) -> dict:
 def push(folder, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
     """Publish a saved build and its card as `repo_id`; returns the address. Media stay where they are.
 
-    Paths are written relative to the media folder of the build, so no name of this machine leaves it. Raises
-    `LicenceError` before anything is sent when the terms forbid it (`check_licence`), or when `private` was asked and
-    the repository that is there already is public.
+    Paths become relative to the media folder of the build, so that no local path is published.
+
+    Raises:
+        LicenceError: before anything is sent: the terms forbid it (`check_licence`), or `private` was asked for and the
+            existing repository is public.
     """
     from datasets import load_from_disk
     from huggingface_hub import DatasetCard, HfApi
@@ -617,9 +548,9 @@ def push(folder, repo_id: str, *, private: bool = False, token: str | None = Non
     url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     if private and not api.repo_info(repo_id, repo_type="dataset").private:
         raise LicenceError(f"not pushed: {repo_id} exists and is public; make it private, or name another repository")
-    # In memory: a cache file of datasets would land in the saved folder.
+    # In memory, because datasets would write a cache file into the saved folder.
     dataset = dataset.map(_relative, fn_kwargs={"root": report["media"]}, keep_in_memory=True, desc="Paths")
-    # The card goes first: `DatasetDict.push_to_hub` adds the features and files to the head it finds.
+    # The card goes first: `DatasetDict.push_to_hub` adds features and files to its head.
     DatasetCard(dataset_card(report, repo_id)).push_to_hub(repo_id, token=token)
     dataset.push_to_hub(repo_id, private=private, token=token)
     return str(url)
