@@ -27,8 +27,8 @@ from ..processing.utterances import UNWRITABLE
 from ..processing.voice_activity import voice_spans
 from .files import DataError, MediaFolder, MissingMediaError, Reading, did_you_mean, read_lines, replacing
 from .questions import TASKS, instruction_rows
-from .readers import candidates, conversations, emer, mer, own, recognition
-from .schema import FIELDS, make_row
+from .readers import candidates, conversations, demo, emer, mer, own, recognition
+from .schema import FIELDS
 
 REPORT = "build.json"
 
@@ -52,30 +52,6 @@ class Source:
     by_name: bool = False
 
 
-def _read_demo(annotations, media: MediaFolder) -> Reading:
-    """Rows of a corpus made by `demo.make_demo`: `annotations` is its folder; each utterance's emotion is known."""
-    from .demo import NEUTRAL, DemoError, read_demo
-
-    splits, utterance_labels = {}, {}
-    try:
-        corpus = read_demo(annotations)
-    except DemoError as error:
-        raise DataError(annotations, None, str(error)) from None
-    for row in corpus:
-        if not Path(row["video"]).is_file():
-            media.missing.append(row["id"])
-            row["video"] = None
-        splits.setdefault(row["split"], []).append(make_row(**{name: row[name] for name in FIELDS}))
-        # A control shows nothing in any utterance; agreement between sound and picture is in none of them.
-        if row["emotional_utterance"] is not None or (row["control"] and row["cue"] != "agreement"):
-            utterance_labels[row["id"]] = [NEUTRAL] * len(row["utterances"])
-            if row["emotional_utterance"] is not None:
-                utterance_labels[row["id"]][row["emotional_utterance"]] = row["label"]
-    return Reading(
-        splits, ["every emotion is planted by a generator; nobody's feelings are in this corpus"], utterance_labels
-    )
-
-
 _captions = partial(partial, mer.read_captions)
 READERS: dict[str, Callable[..., Reading]] = {
     "emer_v1": emer.read_emer_v1,
@@ -96,7 +72,7 @@ READERS: dict[str, Callable[..., Reading]] = {
     "meld": recognition.read_meld,
     "iemocap": recognition.read_iemocap,
     "mosi": recognition.read_mosi,
-    "demo": _read_demo,
+    "demo": demo.read_corpus,
     "openset": candidates.read_openset,
     "candidates": candidates.read_candidates,
     "conversations": conversations.read_conversations,

@@ -42,20 +42,16 @@ from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
 from ..processing.faces import FaceFinder
-from .files import read_lines, replacing, write_whole
+from .files import replacing, write_whole
+from .readers.demo import METADATA, NEUTRAL, DemoError, read_demo
 from .schema import make_row
 
 CUES = ("face", "prosody", "words", "agreement")
 EMOTIONS = ("happy", "sad", "angry", "surprised", "disgusted")
 AGREEMENT_LABELS = ("confident", "nervous")
-NEUTRAL = "neutral"
 SAMPLING_RATE = 16_000
 # Part of every fingerprint: raise it whenever the same draws would give another file.
 FORMAT = 2
-
-
-class DemoError(ValueError):
-    """A demo corpus that cannot be made as asked."""
 
 
 _BROWS = [70, 63, 105, 66, 107, 46, 53, 52, 65, 55, 300, 293, 334, 296, 336, 276, 283, 282, 295, 285]
@@ -289,26 +285,8 @@ def make_demo(
                     raise
 
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row, _ in plan)
-    write_whole(folder / "metadata.jsonl", lines)
+    write_whole(folder / METADATA, lines)
     return read_demo(folder)
-
-
-def read_demo(folder: str | os.PathLike, split: str | None = None) -> list[dict]:
-    """Rows of a corpus made by `make_demo`, `video` joined to the folder.
-
-    The data row of `schema.FIELDS` and, of this corpus alone: `cue`; `control` (the cue is absent); `twin` (id of the
-    matching clip, or None); `planted` (the label of the cue clip, also on its control, where nothing shows it);
-    `moved_regions`; `emotional_utterance` (0-based, None where the cue is in none); `offset_ms` (the sound is later
-    than the picture by so many milliseconds; None where the lips do not move); `split`.
-
-    Raises:
-        DemoError: no `metadata.jsonl` in the folder.
-    """
-    path = Path(folder) / "metadata.jsonl"
-    if not path.is_file():
-        raise DemoError(f"{folder}: no metadata.jsonl here; make_demo writes one when all its clips are made")
-    rows = [json.loads(line) for _, line in read_lines(path)]
-    return [row | {"video": str(Path(folder) / row["video"])} for row in rows if split in (None, row["split"])]
 
 
 def _check(num_clips, seed, cues, emotions, controls, size, fps, strength, distractors):

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from .demo import read_demo
 from .files import DataError, MediaFolder, did_you_mean
+from .readers.demo import METADATA, read_demo
 from .readers.own import read_folder, read_table
 
 SAVED_DATASET = ("dataset_dict.json", "dataset_info.json", "state.json")
@@ -35,7 +35,7 @@ def read_rows(
 
         loaded = load_from_disk(str(data))
         splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"all": loaded}
-    elif (data / "metadata.jsonl").is_file() and media_root is None:
+    elif (data / METADATA).is_file() and media_root is None:
         splits = {}
         for row in read_demo(data):
             splits.setdefault(row["split"], []).append(row)
