@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
 
+from hf_emotion import hub
 from hf_emotion.cli import main
 from hf_emotion.convert.checkpoints import SIGNATURES, ConversionError, check_is, recognise, rename_all
 from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
@@ -241,6 +242,15 @@ def test_the_command_line_describes_real_clips(converted, shared_data, capsys):
     assert code == 0
     assert [result["clip"] for result in results] == clips
     assert all("video" in result["modalities"] for result in results)
+
+
+def test_weights_that_are_not_for_everyone_are_not_published_for_everyone(converted):
+    parts = json.loads((converted[0] / "config.json").read_text())["parts"]
+    origins = {(part["source"], part["license"]) for module in parts.values() for part in module}
+    emotion_llama = ("ZebangCheng/Emotion-LLaMA", "research-only")
+    assert origins & {emotion_llama, ("HumanMLLM/R1-Omni", "no-licence-stated")}
+    with pytest.raises(hub.HubError, match=r"may not be published for everyone: (ZebangCheng/Emotion-LLaMA|HumanMLLM)"):
+        hub.push(converted[0], "me/brain", private=False)
 
 
 # Each model's own

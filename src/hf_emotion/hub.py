@@ -56,7 +56,11 @@ KNOWN_PARENTS = (
     ("llama2", "llama2", "https://ai.meta.com/llama/license/"),
     ("vicuna", "llama2", "https://ai.meta.com/llama/license/"),
     ("instructblip-vicuna", "llama2", "https://ai.meta.com/llama/license/"),
+    ("emotion-llama", "research-only", "https://github.com/ZebangCheng/Emotion-LLaMA#-license"),
+    ("r1-omni", "no-licence-stated", "https://github.com/HumanMLLM/R1-Omni/blob/main/user_policy.md"),
 )
+# Terms that do not let the weights be passed on to everyone: `push` publishes them privately or not at all.
+NOT_FOR_EVERYONE = ("research-only", "no-licence-stated")
 # The release that the Space's page was looked at with.
 GRADIO_VERSION = "6.31.0"
 # Never part of what is published: what a run leaves behind, and what would have to be unpickled.
@@ -187,6 +191,20 @@ def private_because(parents: Sequence[dict]) -> str | None:
         return None
     named = "; ".join(f"{parent['source']} ({parent['licence'] or 'licence not known'})" for parent in bound)
     return f"the licences of parents do not allow everyone everything: {named}"
+
+
+def check_may_be_public(parents: Sequence[dict]) -> None:
+    """Refuse to publish publicly what a parent's terms do not let everyone have.
+
+    Raises:
+        HubError: names the parents, their terms and where they stand.
+    """
+    bound = [parent for parent in parents if parent["licence"] in NOT_FOR_EVERYONE]
+    if bound:
+        named = "; ".join(f"{parent['source']} ({parent['licence']}, see {parent['link']})" for parent in bound)
+        raise HubError(
+            f"the weights may not be published for everyone: {named}; publish them privately, or ask their authors"
+        )
 
 
 def licence_metadata(parents: Sequence[dict]) -> dict[str, str]:
@@ -508,6 +526,8 @@ def push(
         files |= {path: text.encode() for path, text in eval_files(scores, dataset).items()}
         announce(listing(files))
         api = HfApi(token=token)
+        if private is False:
+            check_may_be_public(facts.parents)
         prepare(api, card, repo_id, "model", private, private_because(facts.parents))
         if revision is not None and not create_pr:
             api.create_branch(repo_id, branch=revision, exist_ok=True)

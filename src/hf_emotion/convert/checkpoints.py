@@ -35,6 +35,13 @@ SIGNATURES = {
 }
 
 
+# Where the released models come from, and under which terms their weights stand; for the card of what is made of them.
+ORIGINS = {
+    "Emotion-LLaMA": {"source": "ZebangCheng/Emotion-LLaMA", "license": "research-only"},
+    "HumanOmni": {"source": "HumanMLLM/R1-Omni", "license": "no-licence-stated"},
+}
+
+
 class ConversionError(ValueError):
     """A checkpoint that cannot be read, or does not hold what it should."""
 

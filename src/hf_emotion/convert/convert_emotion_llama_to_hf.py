@@ -15,7 +15,7 @@ import torch
 
 from hf_emotion.modeling.parts import LORA, PartsReport
 
-from .checkpoints import check_is, convert_files, new_report, read_checkpoints, rename_all, write_folder
+from .checkpoints import ORIGINS, check_is, convert_files, new_report, read_checkpoints, rename_all, write_folder
 
 TABLE = {
     r"llama_proj\.(weight|bias)": r"model.video_projector.\1",
@@ -65,5 +65,5 @@ def convert(files, output, allow_pickle: bool = False) -> PartsReport:
     files, _ = convert_files(files)
     tensors, report, fields = convert_state_dict(read_checkpoints(files, allow_pickle))
     config = {"model_type": "emotion_llama_parts", "lora_alpha": LORA_ALPHA, "processor": {"keyframe": "first"}}
-    write_folder(output, tensors, {**config, **fields}, report)
+    write_folder(output, tensors, {**config, "origin": ORIGINS["Emotion-LLaMA"], **fields}, report)
     return report

@@ -18,6 +18,7 @@ from transformers import BertConfig, Qwen2Config
 from hf_emotion.modeling.parts import PartsReport
 
 from .checkpoints import (
+    ORIGINS,
     ConversionError,
     check_is,
     convert_files,
@@ -126,5 +127,6 @@ def convert(files, output, allow_pickle: bool = False) -> PartsReport:
     published = json.loads(Path(path).read_text(encoding="utf-8"))
     tensors, report, fields = convert_state_dict(read_checkpoints(files, allow_pickle), published)
     processor = {"num_frames": published.get("num_frames", 8)}
-    write_folder(output, tensors, {"model_type": "humanomni_parts", "processor": processor, **fields}, report)
+    config = {"model_type": "humanomni_parts", "origin": ORIGINS["HumanOmni"], "processor": processor}
+    write_folder(output, tensors, {**config, **fields}, report)
     return report

@@ -157,8 +157,9 @@ def find_file(source: str, name: str, **hub) -> str | None:
 
 
 def origin_of(source: str, **hub) -> dict:
-    """What is worth remembering of a source: its `source` (the name alone, of a folder), the `revision` (commit) of a
-    Hub repository and the `license` that its model card states; `None` where that is not known."""
+    """What is worth remembering of a source, or of the published checkpoint that it was converted from: its `source`
+    (the name alone, of a folder), the `revision` (commit) of a Hub repository and the `license` that its model card
+    states; `None` where that is not known."""
     folder = os.path.isdir(source)
     config, card = (find_file(source, name, **hub) for name in ("config.json", "README.md"))
     commit = re.search(r"/snapshots/([0-9a-f]{40})/", (config or "").replace(os.sep, "/"))
@@ -166,6 +167,12 @@ def origin_of(source: str, **hub) -> dict:
     if card is not None:
         stated = ModelCard.load(card, ignore_metadata_errors=True).data
         terms = stated.get("license_name") if stated.get("license") == "other" else stated.get("license")
+    if config is not None:
+        with open(config, encoding="utf-8") as file:
+            converted = json.load(file)
+        if isinstance(converted, dict) and "origin" in converted:
+            # A folder of `hf-emotion convert`: what counts is the checkpoint that it was made from.
+            return {**converted["origin"], "revision": None}
     return {
         "source": os.path.basename(os.path.abspath(source)) if folder else source,
         "revision": None if folder or commit is None else commit[1],
