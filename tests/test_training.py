@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from hf_emotion.training.train import (
     run_phases,
     select,
 )
+from hf_emotion.training.trainer import EmotionTrainer
 
 PHASES = {
     1: {"audio_projector"},
@@ -650,6 +652,30 @@ def test_the_values_of_a_recipe_follow_the_size_of_the_folder_and_a_run_that_lea
     assert "note: the loss did not fall: " in capsys.readouterr().out
     written = json.loads((tmp_path / "two" / "phase_1" / REPORT).read_text())
     assert "--set learning_rate=1e-11" in written["notes"][0]
+
+
+def test_a_full_disk_leaves_no_half_written_model_and_the_run_can_be_resumed(demo, tmp_path, monkeypatch):
+    recipe = read_recipe("acoustemo_1_instruction", "tiny", max_steps=2, batch_size=3, num_frames=2)
+    save = EmotionTrainer._save
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def on_a_full_disk(self, output_dir=None, state_dict=None):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            save(self, output_dir, state_dict)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    model, processor = build("acoustemo")
+    monkeypatch.setattr(EmotionTrainer, "_save", on_a_full_disk)
+    with pytest.raises(OSError, match=r"the model could not be saved in .*phase"):
+        run_phase(model, processor, demo[1], recipe, tmp_path / "phase", use_cpu=True, save_strategy="no")
+    assert list((tmp_path / "phase").iterdir()) == []
+    monkeypatch.undo()
+    model, processor = build("acoustemo")
+    run_phase(model, processor, demo[1], recipe, tmp_path / "phase", use_cpu=True, save_strategy="no", resume=True)
+    assert (tmp_path / "phase" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "phase" / "training_args.bin").exists()
 
 
 def test_each_clip_is_opened_once_before_training(demo, tmp_path, monkeypatch):

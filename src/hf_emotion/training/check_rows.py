@@ -3,6 +3,7 @@
 An unusable row is never replaced by another: either training does not start, or the row is skipped and reported.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from ..data.schema import FIELDS, RowError, make_row
 from ..processing.faces import FaceError
-from .cache import key_of, media_of
+from .cache import media_of
 
 NAMED = 5  # ids of rows that share a problem, in a message
 
@@ -33,6 +34,11 @@ def problem_of_row(row: Mapping) -> str | None:
     if not media_of(row):
         return "it has neither video nor audio: the columns are empty, or the files were not found"
     return None
+
+
+def clip_key(row: Mapping) -> str:
+    """What `problem_of_clip` depends on: rows with the same files and utterances are checked once."""
+    return json.dumps([media_of(row), row.get("utterances")], sort_keys=True)
 
 
 def problem_of_clip(row: Mapping, processor) -> str | None:
@@ -73,7 +79,7 @@ def find_problems(
     if processor is None:
         return problems
     checked = {} if checked is None else checked
-    keys = [None if problem else key_of(row) for row, problem in zip(rows, problems, strict=True)]
+    keys = [None if problem else clip_key(row) for row, problem in zip(rows, problems, strict=True)]
     clips = {key: row for key, row in zip(keys, rows, strict=True) if key is not None and key not in checked}
     rank, world = share
     own = list(clips)[rank::world]

@@ -13,12 +13,14 @@ On many devices: `torchrun --nproc_per_node N -m hf_emotion.cli train ...`, or
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForMultimodalLM,
@@ -382,13 +384,32 @@ def run_phase(
         "log": trainer.state.log_history,
         "seconds": round(result.metrics["train_runtime"], 2),
     }
-    trainer.save_model(str(output))
+    save_model(trainer, output)
     if trainer.is_world_process_zero():
-        # A pickle of this run's arguments, which nobody who loads the folder should have to trust.
-        (output / "training_args.bin").unlink(missing_ok=True)
         write_whole(output / REPORT, json.dumps(report, indent=2) + "\n")
     inner.eval()
     return report
+
+
+def save_model(trainer: EmotionTrainer, output: Path) -> None:
+    """Save the model and processor beside the checkpoints in `output`: every file is whole, or none is there.
+
+    Raises:
+        OSError: they could not be written, for instance because the disk is full.
+    """
+    unfinished = output / ".unfinished"  # the same in every process: each of them saves a share of a sharded model
+    try:
+        trainer.save_model(str(unfinished))
+        if trainer.is_world_process_zero():
+            # A pickle of this run's arguments, which nobody who loads the folder should have to trust.
+            (unfinished / "training_args.bin").unlink(missing_ok=True)
+            for path in unfinished.iterdir():
+                os.replace(path, output / path.name)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"the model could not be saved in {output}: {error}") from error
+    finally:
+        if trainer.is_world_process_zero():
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def notes_on(losses: Sequence[float], settings: TrainingArguments) -> list[str]:
