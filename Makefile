@@ -7,27 +7,36 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TRANSFORMERS := transformers-$(shell sed -n 's/^transformers==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-transformers check format clean
+.PHONY: help quickstart test test-transformers check format fuzz starter clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
-quickstart: $(VENV)/.run ## install, train a tiny model on a small corpus made here, describe a clip (CLIP=path for your own)
+quickstart: $(VENV)/.run ## install, describe a clip (CLIP=path for your own), fine-tune the model in the box a little
 	$(BIN)/hf-emotion quickstart $(CLIP)
 
 test: $(VENV)/.dev ## install and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 20
 
 test-transformers: $(VENV)/.dev $(VENV)/$(TRANSFORMERS)/tests ## run transformers' own model tests on the models (not part of test; fetches them)
 	TRANSFORMERS_SOURCES=$(VENV)/$(TRANSFORMERS) $(BIN)/python -m pytest -o addopts=-q conformance
 
-check: $(VENV)/.dev ## lint and format check
+check: $(VENV)/.dev ## lint, format check and type check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-format: $(VENV)/.dev ## let ruff mend what it can
+format: $(VENV)/.dev ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+SEED ?= 0
+CASES ?= 3000
+fuzz: $(VENV)/.dev ## search for inputs that break anything: SEED and CASES, in bounded worker processes
+	$(BIN)/python tests/hostile/fuzz.py --seed $(SEED) --cases $(CASES)
+
+starter: $(VENV)/.run ## train the model in the box from nothing, on synthetic faces and voices
+	$(BIN)/hf-emotion starter --output src/hf_emotion/starter/weights
 
 clean: ## remove the virtual environment and what quickstart wrote
 	rm -rf $(VENV) quickstart_output
