@@ -3,7 +3,7 @@
     python examples/02_fine_tune.py --model MODEL --data rows.jsonl --output_dir out --num_train_epochs 3 --bf16
 
 MODEL is a folder or a Hub id (`hf-emotion init microemo --output MODEL` writes a tiny one with random weights). Each
-row of the table names a clip and what the model shall answer: {"id": "a", "video": "a.mp4", "question": "How does she
+row of the table names a clip and the answer that the model should give: {"id": "a", "video": "a.mp4", "question": "How does she
 feel?", "answer": "Relieved: she smiles and her voice is soft.", "utterances": [{"start": 0.2, "end": 1.1, "text":
 "There you are."}]}. Everything that `TrainingArguments` knows is an option. Many GPUs: `torchrun --nproc_per_node N` in
 place of `python`. The adapter and the processor are written to --output_dir.
@@ -35,20 +35,20 @@ class Choices:
 
 def main(arguments: list[str] | None = None) -> None:
     choices, settings = HfArgumentParser((Choices, TrainingArguments)).parse_args_into_dataclasses(arguments)
-    # The rows are of this table's own kind, and the model names its own inputs.
+    # Rows are not tensors yet, so Trainer must not drop their columns.
     settings.remove_unused_columns = False
     settings.label_names = ["labels"]
 
     processor = AutoProcessor.from_pretrained(choices.model, trust_remote_code=False)
     model = AutoModelForMultimodalLM.from_pretrained(choices.model, trust_remote_code=False)
 
-    # Every bad row is named before anything is trained; none is ever replaced by another.
+    # Every bad row is reported before training starts.
     rows, skipped = check_rows(read_rows(choices.data), processor, skip=choices.skip_bad_rows, make_questions=has_both)
     for reason in skipped:
         print(f"skipped {reason}", file=sys.stderr)
 
-    # LoRA in the language model alone, told by its place, since towers have layers of the same names; projectors and
-    # Q-Formers are trained whole and go into the adapter with it.
+    # LoRA in the language model only, selected by its place: towers have layers of the same names. Projectors and
+    # Q-Formers are trained in full and saved with the adapter.
     trained = [name for name, _ in model.base_model.named_children() if name not in model.frozen_parts]
     adapter = LoraConfig(
         r=choices.rank,

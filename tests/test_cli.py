@@ -244,3 +244,13 @@ def test_results_are_written_as_they_come_and_a_second_run_continues(model_folde
     assert "num_beams was 1 and is now 2" in capsys.readouterr().err
     assert main(["predict", first, first, *command]) == 2
     assert "named twice" in capsys.readouterr().err
+
+
+def test_the_course_of_a_clip_is_written_as_a_track(model_folder, tmp_path, capsys):
+    clip, track = str(write_clip(tmp_path / "clip.mp4")), tmp_path / "clip.TextGrid"
+    command = ["--model", str(model_folder), "--max-new-tokens", "2", "--every", "1", "--track", str(track)]
+    assert main(["predict", clip, *command]) == 0
+    assert capsys.readouterr().out.count("utterance ") == 2
+    assert track.read_text(encoding="utf-8").startswith("File type")
+    assert main(["predict", clip, clip, *command]) == 2
+    assert "course of one clip" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_emotion.cli import VERBS
+from hf_emotion.modeling.remote_code import PIPELINE_FILES
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hf_emotion"
 ROOMS = ("modeling", "processing", "answers")
@@ -35,6 +36,17 @@ def test_a_shipped_file_imports_only_siblings_and_packages_and_only_at_the_top(f
     # transformers finds files to copy by a regular expression that reads comments and docstrings too.
     found = set(re.findall(r"^\s*(?:from|import)\s+\.(\S+)", source, flags=re.MULTILINE))
     assert found == {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1}
+
+
+def test_every_file_that_the_pipeline_imports_travels_with_a_model():
+    needed, waiting = set(), ["pipeline_emotion"]
+    while waiting:
+        name = waiting.pop()
+        needed.add(f"{name}.py")
+        tree = ast.parse((PACKAGE / "answers" / f"{name}.py").read_text(encoding="utf-8"))
+        siblings = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1}
+        waiting += [sibling for sibling in siblings if f"{sibling}.py" not in needed]
+    assert needed == {name for name in PIPELINE_FILES if name.endswith(".py")}
 
 
 def test_shipped_files_have_names_of_their_own():

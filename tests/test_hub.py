@@ -401,7 +401,7 @@ def test_every_score_on_a_card_is_in_a_results_file_and_changes_with_it(folder, 
 def test_a_card_without_results_shows_no_score_and_says_so(folder):
     card = hub.card_of(hub.facts_of(folder), "me/model")
     assert numbers_of(card.text) == set()
-    assert "Nothing was measured with these weights" in card.text
+    assert "These weights were not evaluated" in card.text
     assert card.data.eval_results is None
     for word in ("consent", "Bias", "AI Act", "workplace and in education", "notes"):
         assert word in card.text

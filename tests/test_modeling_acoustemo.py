@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hf_emotion.inference import describe
-from hf_emotion.inspection import listen, plot_listening
+from hf_emotion.evaluation.listening import listen, plot_listening
 from hf_emotion.modeling.configuration_emotion import frame_rate_of
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration, AcoustEmoModel
 from hf_emotion.modeling.modeling_imagebind_audio import ImageBindAudioModel
@@ -268,7 +268,7 @@ def test_listening_is_drawn_over_the_waveform(tmp_path):
     plot_listening(found, tmp_path / "listening.png")
     assert [path.name for path in tmp_path.iterdir()] == ["listening.png"]
     microemo, processor = build("microemo")
-    with pytest.raises(ValueError, match="does not listen"):
+    with pytest.raises(ValueError, match="has no windows of sound"):
         listen(microemo, processor, sound)
 
 

@@ -1,4 +1,4 @@
-"""A page for one model: a clip in; labels, the description as it is written, and a timeline out."""
+"""A page for one model: a clip in; labels, the description while it is written, and a timeline out."""
 
 import html
 import os
@@ -25,7 +25,7 @@ STYLE = """
 
 
 def timeline(result: dict) -> str:
-    """The clip from left to right: the frames that were looked at, and each utterance with its labels."""
+    """The clip from left to right: the frames that were used, and each utterance with its labels."""
     seconds = max(result["duration"], 0.1)
     left, width, row = 90, 800, 38
 
@@ -35,10 +35,10 @@ def timeline(result: dict) -> str:
     parts = [f'<text x="0" y="22">frames</text><rect class="track" x="{left}" y="6" width="{width}" height="24"/>']
     for frame in result["frames"]:
         kind = "noface" if frame.get("face") is False else "face"
-        told = {True: "a face", False: "no face"}.get(frame.get("face"), "frame")
+        title = {True: "a face", False: "no face"}.get(frame.get("face"), "frame")
         parts.append(
             f'<rect class="{kind}" x="{x(frame["time"]) - 2:.1f}" y="6" width="4" height="24">'
-            f"<title>{frame['time']:.2f} s: {told}</title></rect>"
+            f"<title>{frame['time']:.2f} s: {title}</title></rect>"
         )
     if not result["frames"]:
         parts.append(f'<text x="{left + 8}" y="22">no picture</text>')
@@ -46,7 +46,7 @@ def timeline(result: dict) -> str:
         top = 6 + row * (i + 1)
         words = ", ".join(label["label"] for label in spoken.get("labels", ())) or "no emotion word"
         said = f"{spoken['start']:.1f} - {spoken['end']:.1f} s {spoken['text'] or ''}"
-        # Words that would leave the track end at its end instead; a letter is about 7 wide.
+        # Text that would run over the end of the track is aligned to that end; a letter is about 7 wide.
         fits = x(spoken["start"]) + 7 * max(len(words), len(said)) < left + width
         at, anchor = (x(spoken["start"]) + 4, "start") if fits else (left + width - 4, "end")
         parts.append(
@@ -72,12 +72,12 @@ def timeline(result: dict) -> str:
 
 
 def keep_result(writing, kept: list):
-    """The pieces of a stream; what it returns at its end goes into `kept`."""
+    """The pieces of a stream; its return value is appended to `kept`."""
     kept.append((yield from writing))
 
 
 def describe(video, subtitles, question, candidates, frames, length):
-    """Show the text while it is written, then the labels, the timeline and what was really used."""
+    """Show the text while it is written, then the labels, the timeline and the parts of the clip that were used."""
     if not video:
         raise gr.Error("Choose a clip first.")
     options = {"num_frames": int(frames), "max_new_tokens": int(length), "max_duration": MAX_SECONDS}
@@ -139,7 +139,7 @@ with gr.Blocks(title=TITLE) as page:
     chart = gr.HTML(label="Timeline", elem_id="timeline")
     gr.Markdown(
         "An expression is not a feeling. The model guesses from appearance, voice and words, and it makes things up. "
-        "Do not use it to judge anybody. At work and in education the European Union's AI Act prohibits such systems."
+        "Do not use it to judge anybody. In the workplace and in education the European Union's AI Act prohibits such systems."
     )
     run.click(describe, [clip, spoken, asked, closed, count, limit], [description, labels, chart, notes])
 

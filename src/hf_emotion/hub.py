@@ -2,9 +2,9 @@
 
     hf-emotion push my_model name/model --results scores.json
 
-A card is filled from files and nothing else: the model's folder (configuration, weights' headers, what training and
-conversion wrote) and the results files of `hf-emotion evaluate` or the quickstart. Weights whose parents' licences do
-not allow everyone everything are published privately unless the user says otherwise.
+A card is filled from files and nothing else: the model's folder (configuration, weights' headers, reports of training
+and conversion) and the results files of `hf-emotion evaluate` or the quickstart. A parent is a checkpoint that the
+weights started from; if the licence of one restricts who may use the weights, they are published privately by default.
 """
 
 import ast
@@ -40,16 +40,16 @@ from safetensors import SafetensorError, safe_open
 from .data import files as data_files
 from .data.build import HUB_LICENCES, card_template, plain
 from .data.files import replacing
+from .evaluation.evaluate import METRICS
 from .modeling.parts import PICKLE_SUFFIXES
 from .modeling.remote_code import PIPELINE_FILES, no_safetensors
 from .training.recipe import REPORT as TRAINING_REPORT
 
 TASK = "video-text-to-text"
 TAGS = ("emotion-recognition", "multimodal", "custom_code", "hf_emotion")
-# A licence that lets everyone use and pass on the weights, with no more than a notice.
+# Licences that let everyone use and redistribute the weights, with no more than a notice.
 OPEN_LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "unlicense")
-# Parents whose repository does not say enough by itself: what its name or type begins with -> its licence, and where it
-# stands.
+# Parents whose repository does not state its licence well: how the name begins -> the licence, and where it is stated.
 KNOWN_PARENTS = (
     ("imagebind", "cc-by-nc-sa-4.0", "https://github.com/facebookresearch/ImageBind/blob/main/LICENSE"),
     ("llama-2", "llama2", "https://ai.meta.com/llama/license/"),
@@ -61,27 +61,27 @@ KNOWN_PARENTS = (
 )
 # Terms that do not let the weights be passed on to everyone: `push` publishes them privately or not at all.
 NOT_FOR_EVERYONE = ("research-only", "no-licence-stated")
-# The release that the Space's page was looked at with.
+# The release with which the Space's page was checked.
 GRADIO_VERSION = "6.31.0"
-# Never part of what is published: what a run leaves behind, and what would have to be unpickled.
+# Never published: the remains of a run, and files that would have to be unpickled.
 LEFT_BEHIND = ("README.md", "checkpoint-*", "runs", "optimizer*", "scheduler*", "rng_state*", "trainer_state.json")
 
 
 class HubError(ValueError):
-    """Something that cannot be published as asked."""
+    """A model, adapter, result or Space that cannot be published as asked."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One score of a results file: what the card and the Hub's metadata are filled from.
+    """One score of a results file, for the card and the Hub's metadata.
 
     Attributes:
         file: name of the file.
         metric, name: the metric, and which of its scores.
         value: the number in the file.
         low, high: its 95 % interval, if the file has one.
-        baselines: description of a trivial answer -> what it gets on the same clips.
-        dataset, split, clips: what it was measured on.
+        baselines: description of a trivial answer -> its score on the same clips.
+        dataset, split, clips: the data of the measurement.
     """
 
     file: str
@@ -100,7 +100,7 @@ def read_results(path) -> list[Result]:
     """The scores in a file that `hf-emotion evaluate` or the quickstart wrote.
 
     Raises:
-        HubError: no such file, no JSON, or another kind of file.
+        HubError: the file is missing, is not JSON, or is of another kind.
     """
     path = Path(path)
     try:
@@ -124,18 +124,16 @@ def results_in(path: Path, content) -> list[Result]:
                 path.name,
                 "accuracy",
                 f"emotion named, clips whose cue is {cue}" if cue != "all" else "emotion named",
-                float(found["model"]),
+                float(score["model"]),
                 None,
                 None,
-                {f"constant: {content['constant']}": found["constant"], "shuffled answers": found["shuffled"]},
+                {f"constant: {content['constant']}": score["constant"], "shuffled answers": score["shuffled"]},
                 "hf_emotion demo corpus",
                 "test",
-                found["clips"],
+                score["clips"],
             )
-            for cue, found in content["scores"].items()
+            for cue, score in content["scores"].items()
         ]
-    from .evaluation.evaluate import METRICS
-
     results = []
     for metric, report in content["metrics"].items():
         scores = report["scores"]
@@ -143,7 +141,7 @@ def results_in(path: Path, content) -> list[Result]:
         for name in shown:
             if isinstance(scores.get(name), float):
                 low, high = report.get("intervals", {}).get(name, (None, None))
-                beside = {text: found[name] for text, found in report.get("baselines", {}).items() if name in found}
+                baselines = {text: row[name] for text, row in report.get("baselines", {}).items() if name in row}
                 results.append(
                     Result(
                         path.name,
@@ -152,7 +150,7 @@ def results_in(path: Path, content) -> list[Result]:
                         scores[name],
                         low,
                         high,
-                        beside,
+                        baselines,
                         os.path.basename(os.path.normpath(content["data"])),
                         content.get("split"),
                         scores.get("n"),
@@ -165,7 +163,7 @@ def results_in(path: Path, content) -> list[Result]:
 
 
 def licence_of(part: dict) -> tuple[str | None, str | None]:
-    """Licence of a parent (an entry of `EmotionConfig.parts`) and where it stands; `None` where it is not known."""
+    """Licence of a parent (an entry of `EmotionConfig.parts`) and where it is stated; `None` where it is unknown."""
     name = part["source"].rpartition("/")[2].lower().replace("_", "-")
     for start, licence, link in KNOWN_PARENTS:
         if name.startswith(start):
@@ -185,12 +183,12 @@ def parents_of(parts: dict | None) -> list[dict]:
 
 
 def private_because(parents: Sequence[dict]) -> str | None:
-    """Why weights with these parents are published privately by default; `None` if nothing demands it."""
+    """Why weights with these parents are published privately by default; `None` if nothing requires it."""
     bound = [parent for parent in parents if parent["licence"] not in OPEN_LICENCES]
     if not bound:
         return None
-    named = "; ".join(f"{parent['source']} ({parent['licence'] or 'licence not known'})" for parent in bound)
-    return f"the licences of parents do not allow everyone everything: {named}"
+    named = "; ".join(f"{parent['source']} ({parent['licence'] or 'licence unknown'})" for parent in bound)
+    return f"the licences of parents restrict the use of the weights: {named}"
 
 
 def check_may_be_public(parents: Sequence[dict]) -> None:
@@ -208,9 +206,9 @@ def check_may_be_public(parents: Sequence[dict]) -> None:
 
 
 def licence_metadata(parents: Sequence[dict]) -> dict[str, str]:
-    """`license` and, where the Hub knows no name for it, `license_name` and `license_link` of a card."""
-    found = sorted({parent["licence"] or "unknown" for parent in parents})
-    bound = [licence for licence in found if licence not in OPEN_LICENCES]
+    """`license` and, where the Hub has no name for it, `license_name` and `license_link` of a card."""
+    licences = sorted({parent["licence"] or "unknown" for parent in parents})
+    bound = [licence for licence in licences if licence not in OPEN_LICENCES]
     if not bound:
         return {"license": "apache-2.0"}
     if len(bound) == 1 and bound[0] in (*HUB_LICENCES, "llama2"):
@@ -219,17 +217,17 @@ def licence_metadata(parents: Sequence[dict]) -> dict[str, str]:
 
 
 def licence_text(parents: Sequence[dict]) -> str:
-    """The file LICENSE of what is published: the code's, and beside it whose terms the weights stand under."""
+    """The file LICENSE of a repository: the terms of the weights' parents, then the licence of the code."""
     text = distribution("hf_emotion").read_text("licenses/LICENSE")
     if text is None:
         text = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
     if not parents:
         return text
-    lines = ["The weights started from these checkpoints and stand under their licences as well:", ""]
+    lines = ["The weights started from these checkpoints, whose licences apply to them as well:", ""]
     for parent in parents:
-        terms = ", ".join(filter(None, [parent["licence"] or "not known", parent["link"]]))
+        terms = ", ".join(filter(None, [parent["licence"] or "unknown", parent["link"]]))
         lines.append(f"- {parent['source']} ({', '.join(parent['modules'])}): {terms}")
-    return "\n".join([*lines, "", "The code in this repository stands under the following licence.", "", text])
+    return "\n".join([*lines, "", "The code in this repository is under the following licence.", "", text])
 
 
 # Facts
@@ -237,7 +235,7 @@ def licence_text(parents: Sequence[dict]) -> str:
 
 @dataclass
 class Facts:
-    """What a folder says about itself; a card's template sees these names."""
+    """The facts in a folder; a card's template uses these names."""
 
     folder: Path
     adapter: dict | None
@@ -253,11 +251,11 @@ class Facts:
 
 
 def facts_of(folder, base: str | None = None, token=None, whole: bool = True) -> Facts:
-    """Read a folder that is to be published.
+    """Read the facts of a folder to publish.
 
     Args:
         folder: of a model with its processor, or of a PEFT adapter.
-        base: Hub id of an adapter's base model, where its own file names a folder.
+        base: Hub id of an adapter's base model, if the adapter's file names a folder.
         token: for reading the base model of an adapter.
         whole: a model without its processor is an error.
 
@@ -267,12 +265,14 @@ def facts_of(folder, base: str | None = None, token=None, whole: bool = True) ->
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise HubError(f"{folder} is no folder; one that save_pretrained or Trainer wrote is accepted")
+        raise HubError(f"{folder} is not a directory; one that save_pretrained or Trainer wrote is accepted")
     adapter = read_json(folder / "adapter_config.json")
     weights = "adapter_model.safetensors" if adapter else "model.safetensors"
     files = sorted(folder.glob(weights)) or sorted(folder.glob("model-*-of-*.safetensors"))
     if not adapter and not (folder / "config.json").is_file():
-        raise HubError(f"{folder} holds neither config.json nor adapter_config.json; give a model's or an adapter's")
+        raise HubError(
+            f"{folder} has neither config.json nor adapter_config.json; the folder of a model or an adapter is accepted"
+        )
     if not files:
         raise HubError(no_safetensors(folder, weights))
     source = folder
@@ -312,12 +312,12 @@ def base_folder(base: str, revision, token) -> Path:
     """The folder with the configuration and code of an adapter's base model.
 
     Raises:
-        HubError: the base is no repository that can be read.
+        HubError: the base cannot be read from the Hub.
     """
     if Path(base).exists() or base.count("/") != 1:
         raise HubError(
-            f"the adapter's base model is {base!r}, a folder, which nobody else has; publish the base first and give "
-            f"its repository (--base name/model)"
+            f"the adapter's base model is {base!r}, a local folder that others cannot load; publish the base first "
+            f"and give its repository (--base name/model)"
         )
     options = {"revision": revision, "token": token}
     try:
@@ -335,7 +335,7 @@ def read_json(path: Path):
 
 
 def count(files: Sequence[Path]) -> tuple[int, dict[str, int]]:
-    """Parameters in safetensors files, and how many of each type, by their headers."""
+    """Number of parameters in safetensors files, in all and of each type, from the headers."""
     dtypes: Counter[str] = Counter()
     for file in files:
         with safe_open(file, "np") as content:
@@ -355,7 +355,7 @@ def card_of(
 
     Args:
         facts: of the folder.
-        repo_id: where it will stand.
+        repo_id: where it is published.
         results: scores to show.
         examples: paths in the repository of clips that the model page can play.
         dataset: Hub id of the data the results were measured on.
@@ -486,16 +486,16 @@ def push(
     Args:
         source: a folder, or a model; a model is saved first.
         repo_id: `"name/model"`; made if it is not there.
-        processor: of a model; it is saved beside it. A model without one can be loaded, and takes tensors only.
+        processor: of a model; it is published with it. A model without one can be loaded, but takes tensors only.
         results: files that `hf-emotion evaluate` or the quickstart wrote; their scores go on the card.
-        examples: clips that the model page can play; mind whose face is in them.
+        examples: clips that the model page can play; publish only faces of people who agreed to it.
         dataset: Hub id of the data behind the results.
         base: Hub id of an adapter's base model, where the adapter was trained from a folder.
-        readme: a card of the user's own, in place of the one made here.
-        private: by default as the parents' licences demand it (`private_because`), else as the Hub does.
+        readme: a card to publish in place of the one made here.
+        private: by default as the parents' licences require (`private_because`), else the Hub's default.
         token, revision, create_pr, commit_message, commit_description: as everywhere in huggingface_hub.
         max_shard_size: of the weights' files, for a model.
-        tags: more of them, for the card.
+        tags: further tags for the card.
         announce: called with the list of files, one a line with its size, before anything is sent.
 
     Raises:
@@ -564,7 +564,7 @@ def files_of(facts: Facts) -> dict[str, Path | bytes]:
             files[path.as_posix()] = file
     files["LICENSE"] = licence_text(facts.parents).encode()
     if facts.adapter:
-        # Its own file may name the folder that it was trained from.
+        # The adapter's file may name the folder that it was trained from.
         adapter = {**facts.adapter, "base_model_name_or_path": facts.base}
         files["adapter_config.json"] = (json.dumps(adapter, indent=2, sort_keys=True) + "\n").encode()
     else:
@@ -581,12 +581,12 @@ def operations(files: Mapping[str, Path | bytes]) -> list[CommitOperationAdd]:
 
 
 def prepare(api: HfApi, card, repo_id: str, kind: str, private: bool | None, reason: str | None, **options) -> None:
-    """Check card and repository, and make the repository if it is not there.
+    """Check card and repository, and create the repository if it does not exist.
 
     Args:
         card: validated as the Hub does it.
-        private: what the user asked for.
-        reason: why it should be private, if anything demands it.
+        private: as the user asked.
+        reason: why it must be private, if anything requires it.
         options: of `create_repo`.
 
     Raises:
@@ -607,7 +607,7 @@ def prepare(api: HfApi, card, repo_id: str, kind: str, private: bool | None, rea
     if public:
         why = f" ({reason})" if reason else ""
         raise HubError(
-            f"{repo_id} exists and is public{why}; make it private, name another repository, or say that it may be "
+            f"{repo_id} exists and is public{why}; make it private, choose another repository, or allow it to be "
             f"public (--public)"
         )
 
@@ -634,7 +634,7 @@ def space_files(model_id: str, title: str | None = None) -> dict[str, bytes]:
 
 
 def space_data(model_id: str, title: str):
-    """Front matter of the Space's README."""
+    """The front matter of the Space's README."""
     return SpaceCardData(
         title=title,
         sdk="gradio",
@@ -653,7 +653,7 @@ def write_space(model_id: str, folder, title: str | None = None) -> Path:
     """Write a Space for a published model to a new or empty folder; returns the folder.
 
     Raises:
-        HubError: the folder is in use.
+        HubError: the folder exists and is not empty.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -673,14 +673,14 @@ def push_space(
     A Space of a private model is private, and needs the secret HF_TOKEN in its settings to read the model.
 
     Raises:
-        HubError: the Hub refuses it, or a public Space was there already for a private model.
+        HubError: the Hub refuses it, or a public Space exists already for a private model.
     """
     files = space_files(model_id, title)
     api = HfApi(token=token)
     try:
         hidden = api.model_info(model_id).private
     except HfHubHTTPError as error:
-        raise HubError(f"{model_id} is no model that can be read; publish it first") from error
+        raise HubError(f"{model_id} cannot be read as a model; publish it first") from error
     reason = f"the model {model_id} is private" if hidden else None
     card = SpaceCard(files["README.md"].decode())
     prepare(api, card, space_id, "space", private, reason, space_sdk="gradio")

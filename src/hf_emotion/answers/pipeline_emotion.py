@@ -242,7 +242,7 @@ class EmotionRecognitionPipeline(Pipeline):
 
     def ask(self, clips, questions) -> tuple[dict, list[dict]]:
         """The processor's batch for questions about clips that are measured, and the clips' reports."""
-        questions = [encodable(question or self.processor.default_question) for question in questions]
+        questions = [question or self.processor.default_question for question in questions]
         batch = self.processor(videos=clips, text=questions, return_tensors="pt")
         return dict(batch), [clip.report for clip in clips]
 
@@ -366,7 +366,7 @@ class EmotionRecognitionPipeline(Pipeline):
         tokenizer = self.processor.tokenizer
         labels = [str(label) for label in candidate_labels]
         # A label is data: "</s>" is read as a word.
-        texts = [self.processor.escape(encodable(label)) for label in labels]
+        texts = [self.processor.escape(label) for label in labels]
         answers = [[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for text in texts]
         prompt = batch["input_ids"][row, batch["attention_mask"][row].bool()]  # (S,)
         longest = max(map(len, answers))
@@ -474,11 +474,6 @@ def name_of(source, place: int) -> str:
         text = str(source)
         return f"clip {place}" if text[:5].lower() == "data:" else text
     return str(getattr(source, "source", f"clip {place}"))
-
-
-def encodable(text: str) -> str:
-    """A text with U+FFFD in place of NUL and of lone surrogates, which tokenizers cannot read."""
-    return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
 
 
 def question_about(utterance: Utterance) -> str:

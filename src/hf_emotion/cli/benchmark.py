@@ -114,7 +114,7 @@ def _describe(args):
         return None
     asking = None
 
-    def describe(clips, **given):
+    def describe(clips, **options):
         nonlocal asking
         if asking is None:
             from ..inference import describe as ask
@@ -129,7 +129,7 @@ def _describe(args):
                 per_utterance=False,
                 **chosen(args, "num_frames", "modalities", "max_new_tokens", "num_beams"),
             )
-        return asking(clips, **given)
+        return asking(clips, **options)
 
     return describe
 

@@ -120,8 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make_demo(args: argparse.Namespace) -> Path:
-    """Make the demo corpus (or finish it) beside the dataset: an output folder is replaced whole, its clips must
-    stay."""
+    """Make or complete the demo corpus, next to the dataset: a dataset folder is replaced as a whole, clips stay."""
     from ..data.demo import CUES, make_demo
 
     if not args.output:

@@ -30,6 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: none)",
     )
     parser.add_argument("--labels", nargs="+", metavar="LABEL", help="closed set to choose from (default: any word)")
+    parser.add_argument(
+        "--every", type=float, metavar="SECONDS", help="ask about windows of this length (default: about utterances)"
+    )
+    parser.add_argument(
+        "--track",
+        type=Path,
+        metavar="FILE",
+        help="write the course of one clip: .json, .csv, .TextGrid, .png, .svg or .pdf (default: do not)",
+    )
     parser.add_argument("--whole-clip-only", action="store_true", help="do not ask about each utterance")
     add_answer_options(parser)
     add_clip_options(parser)
@@ -51,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Describe clips; returns 0, 1 (some failed) or 2 (all failed)."""
     from .. import starter
+    from ..answers.track import write_track
     from ..inference import describe, load
 
     utterances = [None] * len(args.clips)
@@ -61,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
                 f"accepted, '-' for a clip without"
             )
         utterances = [None if file == "-" else file for file in args.utterances]
-    options = chosen(args, "num_frames", "sampling", "fps", "max_duration", "modalities", "max_new_tokens", "num_beams")
+    if args.track is not None and len(args.clips) > 1:
+        raise ValueError(f"--track is the course of one clip, but {len(args.clips)} were named")
+    names = ("num_frames", "sampling", "fps", "max_duration", "modalities", "max_new_tokens", "num_beams", "every")
+    options = chosen(args, *names)
     options |= {"candidate_labels": args.labels, "per_utterance": not args.whole_clip_only}
     if args.model is None:
         model, processor = starter.load(args.device)
@@ -75,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         results = answer(args.clips, utterances=utterances, question=args.question, progress=sys.stderr.isatty())
     failed = [result for result in results if "error" in result]
+    if args.track is not None and not failed:
+        print(write_track(results[0], args.track), file=sys.stderr)
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     elif args.output is None:

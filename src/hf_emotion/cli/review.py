@@ -136,10 +136,11 @@ def run_export(args) -> int:
 def run_import(args) -> int:
     people = import_sheets(args.folder, args.sheets, args.final, args.needed)
     print(", ".join(f"{len(clips)} {kind}" for kind, clips in people["clips_by_outcome"].items()))
-    found = people["agreement"]
+    agreement = people["agreement"]
     print(
-        f"{len(people['verdicts'])} reviewers, {found['clips']} clips that two or more judged: "
-        f"same verdict {found['same']}, Krippendorff's alpha {found['alpha']}, labels shared {found['labels']}"
+        f"{len(people['verdicts'])} reviewers, {agreement['clips']} clips that two or more judged: "
+        f"same verdict {agreement['same']}, Krippendorff's alpha {agreement['alpha']}, "
+        f"labels shared {agreement['labels']}"
     )
     for name in people["clips_by_outcome"]["disputed"]:
         print(f"  disputed  {name}")

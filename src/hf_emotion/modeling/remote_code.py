@@ -28,7 +28,7 @@ PIPELINES = {
 }
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 SLACK = 2**24  # weights that a configuration may describe beyond those that are there: they are reported as missing
-PIPELINE_FILES = ("pipeline_emotion.py", "words.py", "replies.py", "lexicon.py", "lexicon.tsv")
+PIPELINE_FILES = ("pipeline_emotion.py", "words.py", "replies.py", "track.py", "lexicon.py", "lexicon.tsv")
 
 
 class SharingMixin:

@@ -637,8 +637,8 @@ class EmotionProcessor(ProcessorMixin):
         text = NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", text)
         special = {i: token.content for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         marks = {*special.values(), *self.tokenizer.all_special_tokens, *marks_in(self.chat_template or "")}
-        marks = sorted((mark for mark in marks if mark.strip()), key=len, reverse=True)
-        pattern = re.compile("|".join(map(re.escape, marks)))
+        longest_first = sorted((mark for mark in marks if mark.strip()), key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, longest_first)))
         folded = unicodedata.normalize("NFKC", text)
         if pattern.search(folded):
             # Full-width brackets and the like, which some tokenizers fold into plain ones.
