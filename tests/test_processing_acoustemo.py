@@ -255,7 +255,7 @@ def test_a_sound_too_long_for_its_tower_does_not_stop_the_clips_beside_it():
 def test_settings_that_contradict_each_other_are_refused():
     for settings, message in (
         ({"use_global": False, "use_utterances": False}, "at least one"),
-        ({"interleave": True, "window_seconds": 2.0}, "interleave goes with utterances"),
+        ({"interleave": True, "window_seconds": 2.0}, "interleave needs utterances"),
         ({"feature_extractor": ImageBindFeatureExtractor()}, "hop_seconds=2.0"),
     ):
         with pytest.raises(ValueError, match=message):

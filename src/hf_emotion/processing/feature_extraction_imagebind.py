@@ -4,7 +4,7 @@ The spectrogram is Kaldi's filter bank (25 ms Hann windows every 10 ms, no dithe
 chunks of a batch at once. What differs from the peers' input code:
 
 - The chunks reach the end of the sound. Theirs start at `i * (D - 2) / n`, so the last `(D - 2) / n` seconds are never
-  heard; `clip_sampling="pytorchvideo015"` does the same, for comparison.
+  read; `clip_sampling="pytorchvideo015"` does the same, for comparison.
 - `hop_seconds` cuts the whole sound into consecutive chunks, for AcoustEmo's frame-level features.
 - A sound under 2 s is followed by silence, and the chunks that a clip does not fill are masked; the peers repeat the
   short chunk and pad its spectrogram with zeros before normalisation, which then mean a loud sound (+0.467).
@@ -174,10 +174,10 @@ class ImageBindFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             raw_speech: a waveform (samples,) or a list of them: mono, floating-point, in [-1, 1]. `None` in the list
-                stands for a clip without sound.
-            sampling_rate: Hz of `raw_speech`, to be checked; `None` takes it on trust.
+                is a clip without sound.
+            sampling_rate: Hz of `raw_speech`, to be checked; `None` skips the check.
             return_tensors: "pt", "np" or `None`.
-            padding: taken for the sake of transformers' processors and without effect: chunks have one size.
+            padding: accepted because transformers' processors pass it; no effect, since all chunks have one size.
 
         Returns:
             input_features (B, C, feature_size, num_frames) float32, normalised log-mel chunks;

@@ -21,8 +21,8 @@ TORCH_MODES = {int(PILImageResampling.BILINEAR): "bilinear", int(PILImageResampl
 class EmotionImageProcessor(PilBackend):
     """Frames or pictures -> `pixel_values`; plain resize, CLIP normalisation by default.
 
-    `processor(images)` takes what any transformers image processor takes and gives `pixel_values` (N, 3, h, w).
-    `frames_to_pixels` is the way for a clip's frames.
+    `processor(images)` accepts what any transformers image processor accepts and returns `pixel_values` (N, 3, h, w).
+    `frames_to_pixels` is for the frames of a clip.
     """
 
     model_input_names = ["pixel_values"]

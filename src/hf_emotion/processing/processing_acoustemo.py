@@ -1,10 +1,10 @@
-"""AcoustEmo's inputs: the whole sound, the windows in it that are heard apart, and its prompt (sections 3.2 to 3.4).
+"""AcoustEmo's inputs: the whole sound, its windows, and the prompt (sections 3.2 to 3.4).
 
-Beside what all papers share: the sound is taken whole, in consecutive chunks, so that every utterance lies in it; the
-third row of Table 2, "fixed-length windows (2s)", is made here, as data; and the prompt is kept inside the paper's
-1,024 tokens. The paper prints no prompt, only that it "explicitly incorporates the timestamp information corresponding
-to each utterance"; ours says which sound the audio tokens stand for, in their order, and names each utterance with its
-number and times.
+In addition to what all papers share: the whole sound is read, in consecutive chunks, so that it contains every
+utterance; the third row of Table 2, "fixed-length windows (2s)", is made here, as data; and the prompt fits into the
+paper's 1,024 tokens. The paper prints no prompt, only that it "explicitly incorporates the timestamp information
+corresponding to each utterance"; ours says which sound the audio tokens represent, in their order, and lists each
+utterance with its number and times.
 """
 
 import warnings
@@ -46,17 +46,16 @@ class AcoustEmoProcessor(EmotionProcessor):
         num_query_tokens: tokens of the image Q-Former for each frame.
         num_audio_query_tokens: K tokens of each window of the acoustic Q-Former: T_A of a clip with N utterances has
             K * (1 + N) (Eq. 3).
-        use_global, use_utterances: as in `AcoustEmoConfig`; a clip with nothing to hear but the whole has K tokens.
-        window_seconds: if given, windows of so many seconds over the whole sound are heard in place of the utterances,
-            and the prompt still shows the utterances: Table 2's "w/ fixed-length windows (2s)" at 2.0.
-        context_seconds: s of sound before and after each utterance that are heard with it. Paper silent; for times
-            that cut into words.
+        use_global, use_utterances: as in `AcoustEmoConfig`; a clip whose only window is the whole sound has K tokens.
+        window_seconds: length of windows over the whole sound that replace the utterances; the prompt still lists the
+            utterances: Table 2's "w/ fixed-length windows (2s)" at 2.0.
+        context_seconds: s of sound added before and after each utterance, for times that cut into words. Paper silent.
         interleave: each utterance's line of the prompt holds its own audio tokens, in place of one run of T_A. A
             finished prompt then needs one `<audio>` for the whole clip (with `use_global`) and one an utterance.
         max_length: "The maximum sequence length for the LLM is set to 1024 tokens" (4.1). Where a clip's prompt would
             not fit, its shortest neighbouring utterances (or windows) are merged until it does, with a warning and a
             note in the clip's report. `None`: no limit.
-        reserved_tokens: of `max_length`, kept free for the question, the answer and the prompt's fixed words.
+        reserved_tokens: of `max_length`, reserved for the question, the answer and the prompt's fixed words.
         others: see `EmotionProcessor`.
     """
 
@@ -87,10 +86,11 @@ class AcoustEmoProcessor(EmotionProcessor):
         if not (use_global or use_utterances):
             raise ValueError("use_global and use_utterances are both False; at least one of them must be True.")
         if interleave and not (use_utterances and window_seconds is None):
-            raise ValueError("interleave goes with utterances that are heard: use_utterances and no window_seconds.")
+            raise ValueError("interleave needs utterances as windows: use_utterances=True and window_seconds=None.")
         if getattr(feature_extractor, "hop_seconds", 0) is None:
             raise ValueError(
-                "the feature extractor takes a few chunks of a sound; AcoustEmo hears all of it: give hop_seconds=2.0."
+                "the feature extractor reads only a few chunks of a sound; AcoustEmo reads all of it: pass "
+                "hop_seconds=2.0."
             )
         self.num_query_tokens = num_query_tokens
         self.num_audio_query_tokens = num_audio_query_tokens
@@ -117,7 +117,7 @@ class AcoustEmoProcessor(EmotionProcessor):
     # Windows and their number
 
     def windows(self, clip) -> list[dict]:
-        """What is heard apart in a clip, in the rows of `Clip.utterances`: its utterances, or windows of one length."""
+        """The windows of a clip: its utterances with their context, or windows of one length."""
         if self.window_seconds is not None:
             return self._merged(clip, self._fixed(clip))
         end, context = clip.duration / 1000, self.context_seconds
@@ -127,16 +127,16 @@ class AcoustEmoProcessor(EmotionProcessor):
         ]
 
     def _fixed(self, clip) -> list[dict]:
-        heard = clip.duration / 1000 if clip.waveform is None else len(clip.waveform) / clip.sampling_rate
-        return fixed_windows(heard, self.window_seconds)
+        seconds = clip.duration / 1000 if clip.waveform is None else len(clip.waveform) / clip.sampling_rate
+        return fixed_windows(seconds, self.window_seconds)
 
     def _merged(self, clip, rows) -> list[dict]:
-        """`rows`, the clip's utterances or windows, of which as many neighbours are merged as its budget asks for."""
+        """The clip's utterances or windows, with neighbours merged until the prompt fits."""
         if self.max_length is None:
             return rows
         video = 0 if clip.frames is None else self.num_video_tokens(0, len(clip.frames))
         while True:
-            # Merged utterances are fewer lines of the prompt, too.
+            # Merged utterances also save lines of the prompt.
             shown = clip.utterances if self.window_seconds is not None else rows
             text = len(self.tokenizer("".join(self._lines(shown)), add_special_tokens=False)["input_ids"])
             rest = self.max_length - self.reserved_tokens - video - text
@@ -154,10 +154,10 @@ class AcoustEmoProcessor(EmotionProcessor):
                 rows = merge_shortest(rows)
 
     def fit(self, clip):
-        """The clip with its shortest neighbouring utterances merged as far as `max_length` asks for, and a note of it.
+        """The clip with its shortest neighbouring utterances merged until the prompt fits `max_length`, and a note.
 
         Raises:
-            ValueError: no merging can make it fit; the message says what takes how many tokens.
+            ValueError: merging is not enough; the message says how many tokens each part takes.
         """
         rows = clip.utterances if self.window_seconds is None else self._fixed(clip)
         merged = self._merged(clip, rows)
@@ -199,7 +199,7 @@ class AcoustEmoProcessor(EmotionProcessor):
         return parts
 
     def _order(self, clip: ClipInputs) -> str:
-        """Which sound the audio tokens stand for, in their order."""
+        """Which sound the audio tokens represent, in their order."""
         # A sound always has windows of a fixed length.
         if not self.use_utterances or (self.window_seconds is None and not clip.utterances):
             return ""

@@ -260,7 +260,7 @@ class EmotionProcessor(ProcessorMixin):
     def settings_of(cls, config) -> dict[str, Any]:
         """The settings of a processor that follow from its model's configuration."""
         vision, audio = config.vision_config, config.audio_config
-        side = 224 if vision is None else vision.image_size
+        side = getattr(vision, "image_size", 224)
         return {
             "image_processor": EmotionImageProcessor(size={"height": side, "width": side}),
             "feature_extractor": whole_sound_extractor(audio),

@@ -2,7 +2,7 @@
 
 Emotion-LLaMA takes MAE, VideoMAE and HuBERT features as files, and its demo zeros for the first two. Here the clip
 itself is enough: T frames spread over it give the pictures of the face that MAE and VideoMAE look at, each with its
-time, and one of them is the key frame for EVA. The prompt has one length for every clip: what a clip lacks keeps its
+time, and one of them is the key frame for EVA. The prompt has one length for every clip: a missing medium keeps its
 placeholders, and the model puts zero features there (`missing_modality="zero_feature"`).
 
 The prompt is Emotion-LLaMA's, in the layout it is trained with, for training and for inference:
@@ -58,9 +58,9 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ESVAProcessor(EmotionProcessor):
     """Makes the inputs of `ESVAForConditionalGeneration`; see `EmotionProcessor` for the ways to call it.
 
-    In a finished prompt `<VideoHere>` stands for the key frame's patches and `<AudioHere>` for the tokens of faces,
-    sound and class token that follow them. A question that begins with `[emotion]` or `[reason]` is of that task, and
-    such a mark alone asks the task's own question; any other question gets the mark of `task`.
+    In a finished prompt `<VideoHere>` marks the key frame's patches and `<AudioHere>` the tokens of faces, sound and
+    class token that follow them. A question that begins with `[emotion]` or `[reason]` belongs to that task, and such a
+    mark alone asks the task's standard question; any other question gets the mark of `task`.
 
     Args:
         num_patch_tokens: tokens of the key frame's patches; 256 at full size, 0 for a model without EVA.
@@ -75,10 +75,10 @@ class ESVAProcessor(EmotionProcessor):
             where none moves; `"middle"`; `"first"` is Emotion-LLaMA's.
         num_frames: T at most, spread over the clip. Paper silent; VideoMAE takes 16 at a time, and 64 show a clip of
             four seconds at 16 a second.
-        task: `"emotion"` or `"reason"`, for a question that does not say.
+        task: `"emotion"` or `"reason"`, for a question without a mark.
         legacy_inference_layout: the prompt as Emotion-LLaMA's demo writes it for inference, to repeat its published
             numbers. It differs from the one that the model is trained with: all media tokens stand between `<video>`
-            and `</video>`, the words `<FeatureHere>` are left in, and the start token comes twice.
+            and `</video>`, the words `<FeatureHere>` are left in, and the start token is written twice.
         missing_modality: `"drop"` leaves out the placeholders of what a clip lacks; otherwise they all stay.
         others: see `EmotionProcessor`.
     """
@@ -160,8 +160,8 @@ class ESVAProcessor(EmotionProcessor):
         and of the sound."""
         tokens = {"video": self.video_token, "audio": self.audio_token}
         if self.missing_modality == "drop":
-            lacks = {"video": clip.frames is None, "audio": clip.waveform is None}
-            tokens = {kind: "" if lacks[kind] else token for kind, token in tokens.items()}
+            missing = {"video": clip.frames is None, "audio": clip.waveform is None}
+            tokens = {kind: "" if missing[kind] else token for kind, token in tokens.items()}
         return {
             "video": [tokens["video"] * self.num_patch_tokens],
             "audio": ["".join(tokens[kind] for kind in self.feature_kinds)],
@@ -172,7 +172,7 @@ class ESVAProcessor(EmotionProcessor):
         said = [self._line(row.get("text")) for row in clip.utterances]
         for part in parts:
             if part["type"] == "utterances":
-                # The layout ends the line with a full stop of its own.
+                # The layout itself ends the line with a full stop.
                 part["line"] = " ".join(line for line in said if line).strip().removesuffix(".")
         return parts
 
@@ -234,7 +234,7 @@ class ESVAProcessor(EmotionProcessor):
         return self.num_patch_tokens + self.feature_kinds.count("video")
 
     def _get_num_multimodal_tokens(self, video_sizes=None, audio_lengths=None, **kwargs):
-        """Placeholders of each clip: the same for all, whatever its size and length."""
+        """Placeholders of each clip; its size and length do not matter."""
         counts = {}
         if video_sizes is not None:
             counts["num_video_tokens"] = [self.num_video_tokens(0)] * len(video_sizes)

@@ -1,9 +1,10 @@
 """MicroEmo's inputs: region masks, frame timestamps and its prompt (arXiv 2407.16552, sections 3.2 to 3.4).
 
-Beside what all papers share, a frame brings the masks of its facial regions over the vision tower's patches, and the
-sentence that tells the image Q-Former its time. The prompt has the paper's order (3.4): video tokens T_V, audio tokens
-T_A, then "transcribed speech and instruction". The paper prints no prompt; ours follows the skeleton of AffectGPT, to
-which it compares, in LLaMA-2's turn format, with the utterances and their times where AffectGPT has one subtitle.
+In addition to what all papers share, a frame has masks of its facial regions over the vision tower's patches, and a
+sentence that gives its time to the image Q-Former. The prompt has the paper's order (3.4): video tokens T_V, audio
+tokens T_A, then "transcribed speech and instruction". The paper prints no prompt; ours follows the skeleton of
+AffectGPT, to which it compares, in LLaMA-2's turn format, with the utterances and their times where AffectGPT has one
+subtitle.
 """
 
 import re
@@ -92,15 +93,10 @@ class MicroEmoProcessor(EmotionProcessor):
             qformer_tokenizer=qformer_tokenizer,
             **settings,
         )
-        # The template may come from somebody's model folder: no attributes, no widths of gigabytes.
-        if not re.fullmatch(r"[^{}]*\{time(:(\.\d)?[fg])?\}[^{}]*|[^{}]*", timestamp_template):
-            raise ValueError(
-                f"timestamp_template is {timestamp_template!r}; a text with {{time}} or {{time:.1f}} is accepted."
-            )
         self.num_video_query_tokens = num_video_query_tokens
         self.num_audio_query_tokens = num_audio_query_tokens
         self.patch_grid = list(patch_grid)
-        # It comes from a file: `str.format` would follow any attribute of what it is given.
+        # The template comes from a file, and `str.format` follows any attribute that is named in it.
         if not isinstance(timestamp_template, str) or not TIMESTAMP_TEMPLATE.fullmatch(timestamp_template):
             raise ValueError(
                 f"timestamp_template is {str(timestamp_template)[:80]!r}; text with one {{time}} or {{time:.1f}} and "
@@ -119,18 +115,16 @@ class MicroEmoProcessor(EmotionProcessor):
 
     @classmethod
     def settings_of(cls, config) -> dict[str, Any]:
-        audio, rows = config.audio_config, config.vision_config.image_size // config.vision_config.patch_size
-        shared = super().settings_of(config)
+        vision, audio, shared = config.vision_config, config.audio_config, super().settings_of(config)
         if audio is None or audio.model_type == "imagebind_audio":
             # Eight chunks spread over the clip (Video-LLaMA), not the whole sound.
             shared["feature_extractor"] = ImageBindFeatureExtractor()
-        return {
-            **shared,
-            "num_video_query_tokens": config.num_video_query_tokens,
-            "num_audio_query_tokens": config.num_audio_query_tokens,
-            "patch_grid": (rows, rows),
-            "use_utterances": config.use_utterances,
-        }
+        if vision.model_type == "face_motion":
+            shared |= {"frame_input": "landmarks"}
+        else:
+            shared |= {"patch_grid": (vision.image_size // vision.patch_size,) * 2}
+        names = ("num_video_query_tokens", "num_audio_query_tokens", "use_utterances", "audio_windows")
+        return {**shared, **{name: getattr(config, name) for name in names}}
 
     @property
     def model_input_names(self) -> list[str]:

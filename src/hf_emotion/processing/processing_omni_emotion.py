@@ -1,12 +1,12 @@
 """Omni-Emotion's inputs: faces beside frames, whole sound in chunks, and its prompt (arXiv 2501.09502, section 4).
 
-Beside what all papers share, a frame brings the picture of its face for FaceXFormer: a crop with a margin where a face
-is found, else the whole frame. What differs: a modality that was asked for and that a clip lacks keeps its placeholders
-in the prompt ("If one modality is absent, we use a zero tensor to replace it", 4.4); its tensors stay all padding, as
-for every model, and the model puts zeros into the tower. The prompt is the paper's template inside Qwen2's chat format;
+In addition to what all papers share, a frame has a picture of its face for FaceXFormer: a crop with a margin where
+there is a face, else the whole frame. A modality that was asked for but is missing from the clip keeps its placeholders
+in the prompt ("If one modality is absent, we use a zero tensor to replace it", 4.4); its tensors are all padding, as
+for every model, and the model feeds zeros to the tower. The prompt is the paper's template inside Qwen2's chat format;
 its markers `<vi_start>`, `<vi_end>`, `<au_start>`, `<au_end>` ("we use specific tokens to label them", 4.4) are plain
-text, as in HumanOmni by the same team, or with `special_markers` tokens of their own. The
-paper's prompt holds no transcript, so utterances stay out of it.
+text, as in HumanOmni by the same team, or special tokens with `special_markers`. The paper's prompt has no transcript,
+so utterances are not part of it.
 
 Letters: B batch, T frames, V tokens of a frame, F tokens of a face, C chunks of sound.
 """
@@ -45,7 +45,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass
 class OmniClip(Clip):
-    """A clip, and in `absent` the modalities ("video", "audio") that were asked of it and that it lacks."""
+    """A clip, and in `absent` the modalities ("video", "audio") that were asked for but are missing."""
 
     absent: tuple[str, ...] = ()
 
@@ -60,15 +60,15 @@ class OmniEmotionProcessor(EmotionProcessor):
         use_faces: the model has the face branch.
         face_size: pixels of the side of a face's picture (FaceXFormer: 224).
         face_margin: a crop's side is (1 + margin) times the face's; FaceXFormer's 50 %. `face_crop=False` takes the
-            whole frame, which is the letter of 4.2 ("For an input video frame").
+            whole frame, as 4.2 literally says ("For an input video frame").
         face_mean, face_std: of a face's pixels; ImageNet's.
         tokens_per_frame, face_tokens_per_frame: V and F; 196 and 49 at full size.
         fusion: `"clip_concat"`: [v_1 .. v_T newline f_1 .. f_T]; `"frame_concat"` and `"frame_cross_attention"`:
             [v_1 f_1 .. v_T f_T newline].
         mel_frames_per_token, audio_tokens_per_chunk: 6, and 500 for 30 s.
         keep_padding: a chunk of sound that ends early keeps all its tokens.
-        special_markers: the markers are four special tokens, whose rows in the model's table `add_tokens` of the model
-            makes; otherwise plain text.
+        special_markers: the markers are four special tokens, with rows in the embedding table that `add_tokens` of the
+            model creates; otherwise plain text.
         missing_modality: `"drop"` leaves out the placeholders of what a clip lacks; otherwise they stay: `num_frames`
             frames, or a sound as long as the clip, of one chunk at most.
         others: see `EmotionProcessor`.
@@ -124,7 +124,7 @@ class OmniEmotionProcessor(EmotionProcessor):
 
     @classmethod
     def from_config(cls, config, tokenizer=None, **settings) -> "OmniEmotionProcessor":
-        """As the base class; the language model's table gets the rows of special markers, which it looks up there."""
+        """As the base class; special markers get rows in the language model's embedding table."""
         processor = super().from_config(config, tokenizer, **settings)
         config.text_config.vocab_size = max(config.text_config.vocab_size, max(processor.marker_ids, default=-1) + 1)
         return processor
@@ -159,7 +159,7 @@ class OmniEmotionProcessor(EmotionProcessor):
 
     @property
     def marker_ids(self) -> list[int]:
-        """Ids of the markers that are tokens of their own; none where they are plain text."""
+        """Ids of the markers if they are special tokens; none where they are plain text."""
         return self.tokenizer.convert_tokens_to_ids(list(MARKERS)) if self.special_markers else []
 
     @property
@@ -175,10 +175,10 @@ class OmniEmotionProcessor(EmotionProcessor):
     # What a prompt has
 
     def prepare(self, clip: Clip, modalities: Sequence[Medium]) -> Clip:
-        lacks = [kind for kind, medium in (("video", clip.frames), ("audio", clip.waveform)) if medium is None]
-        # A clip that was loaded before has its modalities chosen; asking for fewer of them leaves fewer.
+        missing = [kind for kind, medium in (("video", clip.frames), ("audio", clip.waveform)) if medium is None]
+        # The modalities of a clip that was loaded before are already chosen; a call may ask for fewer.
         chosen = getattr(clip, "absent", modalities)
-        absent = [kind for kind in lacks if kind in chosen and kind in modalities]
+        absent = [kind for kind in missing if kind in chosen and kind in modalities]
         if self.missing_modality == "drop":
             absent = []
         return OmniClip(**{item.name: getattr(clip, item.name) for item in fields(Clip)}, absent=tuple(absent))

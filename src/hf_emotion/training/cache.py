@@ -1,4 +1,4 @@
-"""What frozen towers make of clips, computed once: training then reads it in place of pixels and sound.
+"""Outputs of frozen towers, computed once: training then reads them in place of pixels and sound.
 
     hf-emotion cache MODEL --data DATA --output FEATURES
 
@@ -46,16 +46,16 @@ class FeatureCacheError(ValueError):
 
 
 class StaleFeaturesError(FeatureCacheError):
-    """Cached features of another clip, processor or tower than those at hand."""
+    """Cached features of another clip, processor or tower."""
 
 
 def towered(model):
-    """The part of a model, or of a model with adapters, that holds the towers."""
+    """The part of a model (with or without adapters) that holds the towers."""
     return (model.get_base_model() if isinstance(model, PeftModel) else model).base_model
 
 
 def settled(value):
-    """Settings without what loading and saving add to them."""
+    """Settings without the fields that loading and saving add."""
     if isinstance(value, Mapping):
         return {str(name): settled(inner) for name, inner in value.items() if name not in VOLATILE}
     if isinstance(value, (list, tuple)):
@@ -64,54 +64,54 @@ def settled(value):
 
 
 def fingerprint(settings) -> str:
-    """Of JSON values."""
+    """SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(settled(settings), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def tower_fingerprint(model) -> str:
-    """Of the towers: of every weight, and of the settings that say what is taken from their outputs."""
+    """SHA-256 of the towers: every weight, and the settings that select from their outputs."""
     base = towered(model)
     settings = {
         name: value
         for name, value in base.config.to_dict().items()
         if name.startswith(TOWER_FIELDS) and not name.endswith("_token_id")
     }
-    found = hashlib.sha256(fingerprint(settings).encode())
+    digest = hashlib.sha256(fingerprint(settings).encode())
     for name, tensor in sorted(base.state_dict().items()):
         if name.split(".")[0].endswith("_tower"):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def processor_fingerprint(processor, options: Mapping) -> str:
-    """Of all that decides what a processor makes of a clip; the words around it may change."""
+    """SHA-256 of all settings that decide what a processor makes of a clip; the wording of prompts may change."""
     words = {"chat_template", "default_question"}
     settings = {name: value for name, value in processor.to_dict().items() if name not in words}
     return fingerprint([settings, options])
 
 
 def stamp_of(path: str | Path) -> dict:
-    """Size, time (ns) and content of a file: by these a clip is known again."""
-    found = Path(path).stat()
+    """Size, time (ns) and SHA-256 of a file, to recognise it later."""
+    status = Path(path).stat()
     with Path(path).open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": found.st_size, "time": found.st_mtime_ns, "sha256": content}
+    return {"size": status.st_size, "time": status.st_mtime_ns, "sha256": content}
 
 
 def is_unchanged(path: str | Path, stamp: Mapping) -> bool:
-    """Whether the file is still that of `stamp`; its content is read only where its time is another."""
+    """Whether the file is still that of `stamp`; its content is read only if its time differs."""
     try:
-        found = Path(path).stat()
+        status = Path(path).stat()
     except OSError:
         return False
-    if found.st_size != stamp["size"]:
+    if status.st_size != stamp["size"]:
         return False
-    return found.st_mtime_ns == stamp["time"] or stamp_of(path)["sha256"] == stamp["sha256"]
+    return status.st_mtime_ns == stamp["time"] or stamp_of(path)["sha256"] == stamp["sha256"]
 
 
 def checksum(row: Mapping) -> str:
-    """Of all that is stored of a clip."""
+    """SHA-256 of all that is stored of a clip."""
     digest = hashlib.sha256()
     for name in ("key", "stamps", "about", "data"):
         value = row[name]
@@ -125,8 +125,8 @@ def media_of(row: Mapping) -> dict[str, str]:
 
 
 def key_of(row: Mapping, root: str) -> str:
-    """What a row's features are stored under: its files, relative to the folder of the data, and its utterances, which
-    shape what is made of them."""
+    """The key of a row's features: its files, relative to the folder of the data, and its utterances, on which the
+    features depend."""
     prefix = os.path.join(root, "")
     media = {kind: path.removeprefix(prefix) for kind, path in media_of(row).items()}
     return json.dumps([media, row.get("utterances")], sort_keys=True)
@@ -153,7 +153,7 @@ def shapes_of(inputs: ClipInputs) -> tuple:
 
 
 class _Clips(torch.utils.data.Dataset):
-    """Rows as `record` makes them, or the sentence that says why one could not be read."""
+    """Rows as `record` makes them, or one sentence for a row that cannot be read."""
 
     def __init__(self, processor, rows, options):
         self.processor, self.rows, self.options = processor, rows, options
@@ -215,7 +215,7 @@ class FeatureCache:
         return len(self.places)
 
     def key(self, row: Mapping) -> str:
-        """What a row is stored under; data that was moved as a whole is found again."""
+        """The key of a row; data that was moved as a whole is recognised."""
         key = key_of(row, self.root)
         if key not in self.places:
             for root in (str(parent) for path in media_of(row).values() for parent in reversed(Path(path).parents)):
@@ -317,16 +317,16 @@ class FeatureCache:
 
     def check(self, model, processor, **options) -> None:
         """Raise `StaleFeaturesError` unless the features are of these towers, this processor and these options."""
-        found = describe_features(model, processor, options)
+        current = describe_features(model, processor, options)
         reasons = {
             "format": "were written by another version of this package",
-            "model_type": f"are {self.manifest.get('model_type')}'s and not {found['model_type']}'s",
+            "model_type": f"are {self.manifest.get('model_type')}'s and not {current['model_type']}'s",
             "towers": "were made by towers with other weights or settings",
             "processor": f"were made with other settings of the processor (then {self.manifest.get('options')}, now "
-            f"{found['options']}, and the folder's own settings)",
+            f"{current['options']}, and the folder's own settings)",
         }
         for name, reason in reasons.items():
-            if found[name] != self.manifest.get(name):
+            if current[name] != self.manifest.get(name):
                 raise StaleFeaturesError(f"the features in {self.folder} {reason}; make new ones with hf-emotion cache")
 
     def changed(self, rows: Sequence[Mapping]) -> list[str]:
@@ -413,7 +413,7 @@ class FeatureCache:
 
 
 def describe_features(model, processor, options: Mapping) -> dict:
-    """What features of this model's towers and this processor are known by."""
+    """What identifies the features of this model's towers and this processor."""
     return {
         "format": FORMAT,
         "model_type": towered(model).config.model_type,
@@ -424,7 +424,7 @@ def describe_features(model, processor, options: Mapping) -> dict:
 
 
 def read_manifest(folder: Path) -> dict:
-    """What `features.json` says.
+    """The content of `features.json`.
 
     Raises:
         FeatureCacheError: it is not the JSON that `FeatureCache.build` writes.
