@@ -16,13 +16,14 @@ from transformers import (
     WhisperConfig,
 )
 
-from hf_emotion.inference import describe
 from hf_emotion.evaluation.listening import listen, plot_listening
+from hf_emotion.inference import describe
+from hf_emotion.modeling.configuration_acoustemo import AcoustEmoConfig
 from hf_emotion.modeling.configuration_emotion import frame_rate_of
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration, AcoustEmoModel
 from hf_emotion.modeling.modeling_imagebind_audio import ImageBindAudioModel
 from hf_emotion.modeling.parts import PartsError
-from hf_emotion.modeling.sound import encode_sound
+from hf_emotion.modeling.sound import encode_sound, sound_times
 from hf_emotion.papers import TINY_QFORMER, acoustemo_config, build, tiny_imagebind
 
 VOCAB = 300
@@ -70,27 +71,38 @@ def eq_1(start, end, frame_rate, length, rounding):
     return range(lower, upper) if lower < upper else None
 
 
+# Tower, f_s, and frames of a chunk or a waveform.
+TOWERS = {
+    "imagebind": (None, 10, 19),
+    "whisper": (WHISPER, 50, 100),
+    "hubert": (HUBERT, 50, 99),
+    "30 Hz": (HUBERT, 30, 60),
+}
+
+
 @pytest.mark.parametrize("rounding", ["outward", "paper"])
-def test_windows_hold_the_frames_of_equation_1(rounding):
-    model = model_with(HUBERT, rounding=rounding)
+@pytest.mark.parametrize(("audio_config", "rate", "length"), TOWERS.values(), ids=TOWERS)
+def test_windows_hold_the_frames_of_equation_1_whatever_the_tower(audio_config, rate, length, rounding):
+    model = model_with(audio_config, rounding=rounding, audio_frame_rate=rate)
     rng = np.random.default_rng(0)
-    starts = rng.integers(0, 1900, 300)
-    ends = starts + rng.choice([1, 7, 19, 20, 21, 40, 333, 800], 300)
-    starts[:3], ends[:3] = [0, 100, 100], [20, 120, 2000]  # on the frames' own borders
+    starts = rng.integers(0, 1000 * length // rate - 100, 300)
+    ends = starts + rng.choice([1, 7, 19, 20, 21, 40, 100, 333, 800], 300)
+    starts[:4], ends[:4] = [0, 100, 100, 99], [20, 120, 200, 101]  # on the frames' own borders
     spans = torch.tensor(np.stack([starts, ends], -1))[None]
-    length = 99
-    times = (torch.arange(length) * 20)[None]
-    found = model.audio_qformer.windows(times, model.window_spans(spans))[0, 1:]
+    mask = torch.ones(1, length, dtype=torch.bool)
+    moment = model.config.audio_frame_times
+    times = sound_times(model.audio_tower, mask, rate, torch.zeros(1, 1, dtype=torch.long), moment)
+    windows = model.audio_qformer.windows(times, model.window_spans(spans))[0, 1:]
     empty = 0
-    for window, start, end in zip(found, starts.tolist(), ends.tolist(), strict=True):
-        expected = eq_1(start, end, 50, length, rounding)
+    for window, start, end in zip(windows, starts.tolist(), ends.tolist(), strict=True):
+        expected = eq_1(start, end, rate, length, rounding)
         frames = window.nonzero().flatten().tolist()
         if expected is None:
             empty += 1
             assert len(frames) == 1
-            assert abs(20 * frames[0] - (start + end) / 2) <= 20
+            assert abs(1000 / rate * frames[0] - (start + end) / 2) <= 1000 / rate
         else:
-            assert frames == list(expected)
+            assert frames == list(expected), (start, end)
     # Only ceiling both ends can leave an utterance empty, or one that starts after the last frame.
     assert empty > 0 if rounding == "paper" else empty == 0
 
@@ -191,6 +203,12 @@ def test_frames_of_whisper_chunks_follow_each_other_and_stop_with_the_sound():
     torch.testing.assert_close(again, tokens)
 
 
+def test_folders_of_0_1_keep_the_middles_of_imagebinds_patches():
+    written = model_with().config.to_dict()
+    assert written.pop("audio_frame_times") == "start"
+    assert AcoustEmoConfig.from_dict(written).audio_frame_times == "middle"
+
+
 def test_silence_after_the_end_of_a_sound_is_not_heard():
     model = model_with()
     sound = {
@@ -200,8 +218,8 @@ def test_silence_after_the_end_of_a_sound_is_not_heard():
         "audio_ends": torch.tensor([[2000, 2030]]),
     }
     _, _, times = model.acoustic_frames(**sound)
-    # The second chunk holds 30 ms of sound, less than the middle of its first frame, which is kept.
-    assert times[0][times[0] >= 0].tolist() == [87 + 100 * i for i in range(19)] + [2087]
+    # The second chunk holds 30 ms of sound, all of it in its first frame.
+    assert times[0][times[0] >= 0].tolist() == [100 * i for i in range(19)] + [2000]
     _, cached, _ = encode_sound(
         model.audio_tower, "frames", sound["input_features"], None, sound["audio_attention_mask"]
     )

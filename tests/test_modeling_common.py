@@ -656,6 +656,18 @@ def test_frames_or_sound_without_what_says_which_are_real_are_refused(case):
             model(**{other: value for other, value in batch.items() if other != mask})
 
 
+def test_an_unknown_field_is_refused_with_the_nearest_one_and_saved_folders_load(case):
+    config = case.config()
+    with pytest.raises(ValueError, match=r"has no field 'vision_confg'; did you mean 'vision_config'\?"):
+        type(config)(vision_confg=None)
+    with pytest.raises(ValueError, match="has no field 'qqq'"):
+        type(config)(qqq=1)
+    saved = {**config.to_dict(), "unsloth_version": "1", "quantization_config": None, "pad_token_id": 0}
+    assert type(config).from_dict(saved).to_dict()["text_config"] == config.to_dict()["text_config"]
+    with pytest.raises(ValueError, match="did you mean 'missing_modality'"):
+        type(config).from_dict({**saved, "mising_modality": "drop"})
+
+
 def test_trainer_drops_no_media_input_as_an_unused_column(case, tmp_path):
     model = case.model().freeze()
     batch = case.batch(model.config)

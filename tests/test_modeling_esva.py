@@ -2,6 +2,10 @@
 
 import itertools
 import math
+import re
+import socket
+import subprocess
+import sys
 
 import pytest
 import test_modeling_common as contract
@@ -22,6 +26,7 @@ from transformers import (
 from hf_emotion.modeling.alignment_esva import (
     FORMS,
     GAIN_RANGE,
+    AlignedFusion,
     AudioVideoAlignment,
     covers,
     fastest_form,
@@ -31,8 +36,8 @@ from hf_emotion.modeling.alignment_esva import (
     window_sums,
 )
 from hf_emotion.modeling.configuration_esva import ESVAConfig
+from hf_emotion.modeling.contrast_esva import ContrastHead
 from hf_emotion.modeling.modeling_esva import (
-    ContrastHead,
     ESVAForConditionalGeneration,
     ESVAModel,
     MAEModel,
@@ -287,8 +292,9 @@ def test_the_contrast_is_info_nce_over_pairs_in_value_and_gradient(queue):
     head = ContrastHead(6, 4, temperature=0.2, queue_size=queue).train()
     emotions = torch.tensor([0, 1, 0, 2, -1, 1])
     if queue:
-        head(torch.randn(3, 6), torch.tensor([2, -1, 0]))
+        head(torch.randn(3, 6), torch.tensor([2, -1, 0]), torch.tensor([10, 11, 12]))
         assert head.queue_ids.tolist() == [2, 0, -1, -1]
+        assert head.queue_clips.tolist() == [10, 12, -1, -1]
     voice = torch.randn(6, 6, requires_grad=True)
     keys = torch.cat([functional.normalize(head.projection(voice), dim=-1), head.queue.clone()])
     ids = [*emotions.tolist(), *head.queue_ids.tolist()]
@@ -303,7 +309,7 @@ def test_the_contrast_is_info_nce_over_pairs_in_value_and_gradient(queue):
             clips.append(sum(each) / len(each))
     assert len(clips) == (5 if queue else 4)  # a clip without a positive is skipped
     plain = sum(clips) / len(clips)
-    found = head(voice, emotions)
+    found = head(voice, emotions, torch.arange(6))
     torch.testing.assert_close(found, plain)
     torch.testing.assert_close(
         torch.autograd.grad(found, voice)[0], torch.autograd.grad(plain, voice)[0], rtol=1e-4, atol=1e-6
@@ -325,6 +331,80 @@ def test_a_contrast_without_positives_or_negatives_is_defined():
     loss.backward()
     assert loss == 0
     assert torch.isfinite(voice.grad).all()
+
+
+def test_a_clip_that_the_queue_holds_is_no_positive_of_itself_but_another_is():
+    torch.manual_seed(0)
+    head = ContrastHead(6, 4, 0.07, queue_size=4).train()
+    voice, emotion = torch.randn(1, 6), torch.tensor([1])
+    assert head(voice, emotion, torch.tensor([7])) is None
+    assert head(voice, emotion, torch.tensor([7])) is None
+    assert head.queue_clips.tolist() == [7, 7, -1, -1]
+    other = head(voice, torch.tensor([2]), torch.tensor([8]))
+    assert other is None  # negatives alone
+    loss = head(voice, emotion, torch.tensor([9]))
+    assert loss > 0
+    # Of a clip without a number nobody knows whether the queue holds it.
+    assert head.eval()(voice, emotion, torch.tensor([-1])) is None
+
+
+@pytest.mark.parametrize(("queue", "clip_ids", "lacks"), [(0, [3], "queue_size is 0"), (4, None, "clip_ids are not")])
+def test_training_on_single_clips_without_a_chance_of_a_positive_is_refused(queue, clip_ids, lacks):
+    head = ContrastHead(6, 4, 0.07, queue).train()
+    clips = None if clip_ids is None else torch.tensor(clip_ids)
+    with pytest.raises(ValueError, match=f"no positive: each step trains on one clip, and .*{lacks}"):
+        head(torch.randn(1, 6), torch.tensor([1]), clips)
+    head(torch.randn(2, 6), torch.tensor([1, 1]))
+    head(torch.randn(1, 6), torch.tensor([1]), clips)  # the short batch at the end of an epoch
+
+
+TOGETHER = """
+import os, sys
+import torch
+from torch import distributed
+from hf_emotion.modeling.contrast_esva import ContrastHead
+
+def run(rank, port, result):
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    head = ContrastHead(6, 4, 0.2, queue_size=8).train()
+    voice, emotions = torch.randn(3, 6), torch.tensor([1, 2, 1])
+    mine = [slice(0, 1), slice(1, 3)][rank]  # one clip here, two there
+    own = voice[mine].clone().requires_grad_()
+    loss = head(own, emotions[mine], torch.arange(3)[mine])
+    empty = head(own[:0], emotions[:0], None)  # nothing to give, and no process waits
+    gradient = None if loss is None else torch.autograd.grad(loss, own)[0]
+    torch.save([loss, gradient, empty, head.queue_clips.tolist()], f"{result}{rank}")
+    distributed.destroy_process_group()
+
+if __name__ == "__main__":
+    torch.multiprocessing.start_processes(run, args=sys.argv[1:], nprocs=2, start_method="fork")
+"""
+
+
+def test_two_processes_contrast_each_clip_with_those_of_both(tmp_path):
+    (tmp_path / "together.py").write_text(TOGETHER)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, tmp_path / "together.py", str(port), str(tmp_path / "result")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    torch.manual_seed(0)
+    head = ContrastHead(6, 4, 0.2, queue_size=8).train()
+    voice = torch.randn(3, 6)  # of the emotions 1, 2, 1
+    for rank, mine in enumerate(([0], [1, 2])):
+        loss, gradient, empty, queued = torch.load(tmp_path / f"result{rank}", weights_only=False)
+        own = voice[mine].clone().requires_grad_()
+        keys = torch.stack([head.embed(own)[mine.index(i)] if i in mine else head.embed(voice)[i].detach()
+                            for i in range(3)])  # fmt: skip
+        scores = (keys @ keys.T / 0.2).exp()
+        expected = [-(scores[i, j] / (scores[i, j] + scores[i, 1])).log() for i, j in ((0, 2), (2, 0)) if i in mine]
+        torch.testing.assert_close(loss, sum(expected))
+        torch.testing.assert_close(gradient, torch.autograd.grad(sum(expected), own)[0])
+        assert empty is None
+        assert queued == [0, 1, 2] + [-1] * 5  # the same on both
 
 
 # The alignment (3.4)
@@ -604,7 +684,7 @@ def test_a_moved_sound_is_pooled_over_what_stays_in_the_clip():
 
 
 def test_the_offset_that_is_found_is_applied_and_can_be_left_unapplied():
-    model, still = tiny(), tiny(apply_offset=False)
+    model, still = tiny(fuse_aligned=False), tiny(fuse_aligned=False, apply_offset=False)
     batch = contract.ESVACase().batch(model.config)
     offsets = model.encode_media(**batch).alignment.offset
     assert offsets.any()
@@ -616,6 +696,92 @@ def test_the_offset_that_is_found_is_applied_and_can_be_left_unapplied():
     ):
         torch.testing.assert_close(at_rest, plain)
         assert (mine - plain).abs().max() > 1e-4
+
+
+def test_the_gradient_of_the_alignment_reaches_what_the_language_model_sees():
+    model = tiny().train()
+    batch = contract.ESVACase().batch(model.config)
+    media = model.encode_media(**batch)
+    projections = [p for name, p in model.named_parameters() if re.search(r"alignment\..*_projection\.weight", name)]
+    assert len(projections) == 3
+    aligned = torch.autograd.grad(media.alignment.loss.sum(), projections, retain_graph=True)
+    assert all(gradient.abs().max() > 0 for gradient in aligned)
+    # A step down L_align changes the tokens, through each of the projections.
+    tokens = torch.cat(media.audio)
+    for parameter, gradient in zip(projections, aligned, strict=True):
+        with torch.no_grad():
+            parameter -= gradient / gradient.norm()
+            moved = torch.cat(model.encode_media(**batch).audio)
+            parameter += gradient / gradient.norm()
+        assert (moved - tokens).abs().max() > 1e-4
+    # 0.1.0's means over time do not depend on them.
+    plain = tiny(fuse_aligned=False).train()
+    projection = plain.model.alignment.face_projection.weight
+    tokens = torch.cat(plain.encode_media(**batch).audio)
+    assert torch.autograd.grad(tokens.sum(), projection, allow_unused=True) == (None,)
+
+
+def test_fused_tokens_change_with_the_order_of_the_picture_which_means_over_time_do_not():
+    torch.manual_seed(0)
+    batch = contract.ESVACase().batch(tiny().config)
+    sound = {name: batch[name][:1] for name in ("input_values", "audio_attention_mask", "face_times")}
+    faces, motion = torch.randn(1, 20, 64), torch.zeros(1, 16, 64)
+    clips = [{**sound, "face_features": states, "motion_features": motion} for states in (faces, faces.flip(1))]
+    for fuse in (True, False):
+        model = tiny(fuse_aligned=fuse).train()
+        first, second = (model.encode_media(**clip) for clip in clips)
+        torch.testing.assert_close(first.video, second.video)
+        changed = (first.audio[0] - second.audio[0]).abs().max() > 1e-3
+        assert changed == fuse
+
+
+def test_the_fusion_joins_each_step_with_the_picture_at_the_offset_written_out():
+    torch.manual_seed(0)
+    fusion = AlignedFusion(size=3, text_size=5, tokens=2)
+    audio, video = torch.randn(2, 6, 3), torch.randn(2, 6, 3)
+    heard, seen = torch.ones(2, 6, dtype=torch.bool), torch.ones(2, 6, dtype=torch.bool)
+    heard[0, 4:], seen[1, :2] = False, False
+    offset, ends = torch.tensor([1, -2]), torch.tensor([5, 5])
+    tokens = fusion(audio, video, heard, seen, offset, ends)
+    for clip in range(2):
+        parts = [[], []]
+        for t in range(6):
+            place = t + int(offset[clip])
+            if 0 <= place < 6 and heard[clip, t] and seen[clip, place]:
+                joined = torch.cat([audio[clip, t], video[clip, place]]) * 3**0.5
+                parts[place // 3].append(functional.gelu(fusion.hidden(joined)))
+        expected = [sum(part) / len(part) if part else torch.zeros(3) for part in parts]
+        torch.testing.assert_close(tokens[clip], fusion.output(torch.stack(expected)))
+
+
+def test_a_clip_without_anything_to_align_has_the_tokens_of_its_sound_alone():
+    model, plain = tiny(), tiny(fuse_aligned=False)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    batch = contract.ESVACase().batch(model.config, video=(True, False))
+    fused, means = (each.encode_media(**batch).audio for each in (model, plain))
+    torch.testing.assert_close(fused[1], means[1])
+    assert (fused[0] - means[0]).abs().max() > 1e-4
+
+
+def test_folders_of_0_1_and_emotion_llama_have_means_over_time():
+    written = tiny().config.to_dict()
+    for name in ESVAConfig.defaults_of_0_1:
+        del written[name]
+    old = ESVAConfig.from_dict(written)
+    assert (old.fuse_aligned, old.contrast_queue_size, old.alignment_training) == (False, 0, "zero")
+    assert (ESVAConfig().fuse_aligned, ESVAConfig().contrast_queue_size) == (True, 256)
+    assert not hasattr(tiny(**EMOTION_LLAMA).model, "alignment")
+
+
+def test_a_soft_minimum_is_trained_by_a_search():
+    assert ESVAConfig().alignment_training == "zero"
+    assert ESVAConfig(alignment_selection="softmin").alignment_training == "search"
+    batch = contract.ESVACase().batch(tiny().config)
+    losses = [
+        tiny(alignment_selection=selection).train().encode_media(**batch).alignment.loss
+        for selection in ("argmin", "softmin")
+    ]
+    assert (losses[0] - losses[1]).abs().max() > 1e-3
 
 
 def emotional_batch(model, emotions=(0, 0, 1, 1)):
@@ -662,7 +828,8 @@ def test_accumulated_batches_weigh_every_term_by_their_share_of_the_tokens():
 
 
 def test_each_term_falls_when_it_is_trained_and_only_what_trains_moves():
-    model = tiny().freeze(("vision_tower", "face_tower", "motion_tower", "audio_tower")).train()
+    # A queue that fills would give each step more negatives than the one before.
+    model = tiny(contrast_queue_size=0).freeze(("vision_tower", "face_tower", "motion_tower", "audio_tower")).train()
     batch = emotional_batch(model)
     labels = contract.labels_of(batch, model.config)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -773,7 +940,7 @@ def test_parts_that_do_not_fit_or_are_none_are_refused(checkpoints):
         ESVAForConditionalGeneration.from_pretrained_parts()
     with pytest.raises(PartsError, match="'hubert' checkpoint; accepted for motion is a 'videomae'"):
         ESVAForConditionalGeneration.from_pretrained_parts(motion=folders["audio"])
-    with pytest.raises(PartsError, match="'no_field' is neither a part .* nor a field of ESVAConfig"):
+    with pytest.raises(PartsError, match=r"'no_field' is neither a part .* nor a field of ESVAConfig"):
         ESVAForConditionalGeneration.from_pretrained_parts(text=folders["text"], no_field=1)
 
 

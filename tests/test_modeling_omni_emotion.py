@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import test_modeling_common as contract
 import torch
 from torch.nn import functional
 from transformers import (
@@ -77,6 +78,18 @@ def onevision(model):
     names = base.state_dict()
     base.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name in names}, strict=True)
     return base
+
+
+@pytest.mark.parametrize("absent", ["audio", "video"])
+def test_the_zero_input_fits_towers_of_another_dtype(absent):
+    case = contract.OmniEmotionCase("clip_concat")
+    model = case.model()
+    for tower in (model.model.vision_tower, model.model.audio_tower, model.model.face_tower):
+        tower.to(torch.bfloat16)
+    lacks = {absent: (True, False)}
+    output = model(**case.batch(model.config, **lacks))
+    assert torch.isfinite(output.logits).all()
+    assert output.modalities[1, model.modality_names.index(absent)].item() is False
 
 
 def test_without_face_and_sound_it_is_llava_onevision_to_the_last_logit():

@@ -49,6 +49,7 @@ class AlignmentOutput(ModelOutput):
         windows: (B, N) bool, the windows that have both sound and picture.
         gains: (B, N, 2), alpha and beta of each window as a controller set them; `None` without one.
         controller_loss: (), how badly the neural controller predicted the drift; `None` for others.
+        fused: (B, tokens, H), what `AlignedFusion` adds to the sound's tokens; `None` without it.
     """
 
     offset: torch.Tensor | None = None
@@ -64,6 +65,7 @@ class AlignmentOutput(ModelOutput):
     windows: torch.Tensor | None = None
     gains: torch.Tensor | None = None
     controller_loss: torch.Tensor | None = None
+    fused: torch.Tensor | None = None
 
 
 # One time grid
@@ -343,11 +345,48 @@ class NeuralControl(nn.Module):
     def forward(self, drifts):
         """drifts (B, n), those seen so far -> (B,) in (0, 1), the next one."""
         deviation = drifts.std(-1, correction=0)
-        seen = torch.stack([drifts[:, -1], drifts.mean(-1), deviation], dim=-1).to(self.hidden.weight.dtype)
+        seen = torch.stack([drifts[:, -1], drifts.mean(-1), deviation], dim=-1).to(self.hidden.bias.dtype)
         return self.output(self.hidden(seen).tanh()).squeeze(-1).sigmoid()
 
 
 CONTROLS = {"fuzzy": fuzzy_control, "backstepping": backstepping_control}
+
+
+class AlignedFusion(nn.Module):
+    """Tokens of sound and picture at the same time: each step of the sound joins that of the picture at t + tau*.
+
+    Without an alignment both streams reach the language model as means over time, which no offset changes. The layer
+    between the join and the mean is what makes them differ: a mean of sums is a sum of means. Paper silent on the
+    fusion that the alignment lays "the foundation" for (3.4).
+
+    Args:
+        size: E, width of both streams.
+        text_size: H.
+        tokens: parts of equal length into which a clip is divided.
+    """
+
+    def __init__(self, size, text_size, tokens):
+        super().__init__()
+        self.tokens = tokens
+        self.hidden = nn.Linear(2 * size, size)
+        # Without a bias a clip of which nothing can be joined adds nothing.
+        self.output = nn.Linear(size, text_size, bias=False)
+
+    def forward(self, audio, video, heard, seen, offset, ends):
+        """audio, video (B, G, E), their masks (B, G), offset (B,) in steps, ends (B,) the last step ->
+        (B, tokens, H)."""
+        steps = torch.arange(audio.shape[1], device=audio.device)
+        place = steps + offset.unsqueeze(-1)  # (B, G)
+        inside = place.clamp(0, len(steps) - 1)
+        both = heard & (place == inside) & seen.gather(1, inside)
+        moved = video.gather(1, inside.unsqueeze(-1).expand_as(video))
+        # The streams have a mean square length of 1: as much for each channel.
+        joined = torch.cat([audio, moved], dim=-1) * audio.shape[-1] ** 0.5
+        joined = functional.gelu(self.hidden(joined.to(self.hidden.bias.dtype)))
+        part = place * self.tokens // (ends.unsqueeze(-1) + 1)
+        chosen = part.unsqueeze(1) == torch.arange(self.tokens, device=audio.device).unsqueeze(-1)
+        weights = (chosen & both.unsqueeze(1)).to(joined.dtype)  # (B, tokens, G)
+        return self.output(weights @ joined / weights.sum(-1, keepdim=True).clamp(min=1))
 
 
 class AudioVideoAlignment(nn.Module):
@@ -369,6 +408,8 @@ class AudioVideoAlignment(nn.Module):
             `"search"`: the loss is L_align(tau*), Eq. 9 by the letter. A search while the projections are still
             learning has no hold: any offset, common to all clips, makes as small a loss as the true one.
         controller: `None`, `"fuzzy"`, `"neural"` or `"backstepping"`.
+        text_size, tokens: as for `AlignedFusion`; `None` without it.
+        apply_offset: join the streams at tau*; `False`: at zero.
     """
 
     def __init__(
@@ -388,6 +429,9 @@ class AudioVideoAlignment(nn.Module):
         temperature=0.1,
         training_offset="zero",
         controller=None,
+        text_size=None,
+        tokens=1,
+        apply_offset=True,
     ):
         super().__init__()
         self.rate = rate
@@ -404,6 +448,8 @@ class AudioVideoAlignment(nn.Module):
         self.face_projection = None if face_size is None else nn.Linear(face_size, size)
         self.motion_projection = None if motion_size is None else nn.Linear(motion_size, size)
         self.control = NeuralControl() if controller == "neural" else None
+        self.fusion = None if text_size is None else AlignedFusion(size, text_size, tokens)
+        self.apply_offset = apply_offset
 
     def streams(self, audio, audio_times, face, face_times, motion, motion_times):
         """Both streams on the grid.
@@ -478,6 +524,12 @@ class AudioVideoAlignment(nn.Module):
         local = distances.detach().masked_fill(~open_offsets, torch.inf).argmin(-1)
         windows = open_offsets.any(-1)
         milliseconds = 1000 / self.rate
+        fused = None
+        if self.fusion is not None:
+            watched = face_times if face is not None else motion_times
+            ends = (torch.maximum(audio_times.amax(-1), watched.amax(-1)) / milliseconds).long()
+            moved = offset if self.apply_offset else torch.zeros_like(offset)
+            fused = self.fusion(audio, video, heard & aligned.unsqueeze(-1), seen, moved, ends)
         return AlignmentOutput(
             offset=(offset * milliseconds).round().long(),
             aligned=aligned,
@@ -492,6 +544,7 @@ class AudioVideoAlignment(nn.Module):
             windows=windows,
             gains=gains,
             controller_loss=controller_loss,
+            fused=fused,
         )
 
     def follow(self, distances, correlations, frames, searched):

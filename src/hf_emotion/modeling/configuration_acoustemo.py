@@ -29,6 +29,8 @@ class AcoustEmoConfig(EmotionConfig):
             `None` takes the last one. Paper silent.
         audio_frame_rate: f_s of Eq. 1 in Hz, frames per second of F_A. `None` takes the tower's own: 10 for
             ImageBind's trunk, 50 for HuBERT and its kin at 16 kHz and for Whisper. Paper silent.
+        audio_frame_times: `"start"`: frame i reaches from i / f_s to (i + 1) / f_s, as in Eq. 1. `"middle"`, of 0.1.0,
+            places a frame of ImageBind at the middle of its patch, where both roundings miss a frame at the edges.
         num_audio_positions: size of the table of positions over F_A, interpolated for longer sound; 0 for none. Paper
             silent.
         acoustic_qformer_config, num_audio_query_tokens: "learnable queries Q in R^{K x d_model}, where K = 32 [...] and
@@ -42,6 +44,7 @@ class AcoustEmoConfig(EmotionConfig):
     """
 
     model_type = "acoustemo"
+    defaults_of_0_1 = {"audio_frame_times": "middle"}
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_vision_model", optional=True),
         "image_qformer_config": SubConfigSpec(config_class=Blip2QFormerConfig),
@@ -60,6 +63,7 @@ class AcoustEmoConfig(EmotionConfig):
     audio_layers: list[int] | None = None
     audio_layer_reduction: Literal["mean", "sum"] = "mean"
     audio_frame_rate: float | int | None = None
+    audio_frame_times: Literal["start", "middle"] = "start"
     num_audio_positions: int = 256
     acoustic_qformer_config: dict | PreTrainedConfig | None = None
     num_audio_query_tokens: int = 32

@@ -1,15 +1,25 @@
 """What the configurations of all papers share: language model, placeholder ids and missing-modality policy."""
 
 import math
-from typing import Literal
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .configuration_face_motion import FaceMotionConfig
 from .configuration_facexformer import FaceXFormerConfig
 from .configuration_imagebind_audio import ImageBindAudioConfig
 from .configuration_voice_prosody import VoiceProsodyConfig
+
+# What transformers reads or writes in a configuration beside the fields.
+FOREIGN_NAMES = {
+    *GenerationConfig._get_default_generation_params(),
+    *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "name_or_path", "num_labels"),
+    *("output_attentions", "per_layer_config", "quantization_config", "torch_dtype", "use_cache"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
+}
 
 # Encoders that this package brings.
 OWN_CONFIGS = {
@@ -55,6 +65,8 @@ class EmotionConfig(PreTrainedConfig):
     """
 
     model_type = "emotion"
+    # Fields that 0.1.0 did not have -> what a folder that it saved means by their absence.
+    defaults_of_0_1: ClassVar[dict[str, Any]] = {}
     keys_to_ignore_at_inference = ["past_key_values", "modalities"]
 
     text_config: dict | PreTrainedConfig | None = None
@@ -65,11 +77,32 @@ class EmotionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     parts: dict | None = None
 
+    def refuse_unknown(self, names):
+        """Raise a ValueError for a name that is neither a field nor known to transformers.
+
+        In a saved configuration, where other packages leave names of their own, only one that looks like a field.
+        """
+        fields = self.__dataclass_fields__
+        for name in names:
+            if name in fields or name in FOREIGN_NAMES or name.startswith("_"):
+                continue
+            near = get_close_matches(name, fields, 1, cutoff=0.8 if self.transformers_version else 0.6)
+            if near or not self.transformers_version:
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{type(self).__name__} has no field {name!r}{hint}")
+
     def token_choices(self, num_frames: int) -> dict[str, dict[str, int]]:
         """Media tokens of a clip under other settings than these, where a paper leaves them open; setting -> tokens."""
         return {}
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        if "transformers_version" in config_dict:  # it was saved
+            config_dict = {**cls.defaults_of_0_1, **config_dict}
+        return super().from_dict(config_dict, **kwargs)
+
     def __post_init__(self, **kwargs):
+        self.refuse_unknown(kwargs)
         if not __name__.startswith("transformers_modules."):
             # Where the package is installed it registers the pipeline itself, and transformers would ask for consent to
             # remote code for one that the configuration names.

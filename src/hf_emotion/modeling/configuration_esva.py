@@ -58,7 +58,8 @@ class ESVAConfig(EmotionConfig):
             leaves it out of Eq. 7, which is `0.0`, without its head.
         contrast_temperature, contrast_size: of the similarities of Eq. 2, and width in which they are taken. Paper
             silent.
-        contrast_queue_size: clips of earlier batches kept for Eq. 2. Paper silent; 0 takes the batch alone.
+        contrast_queue_size: clips of earlier batches kept for Eq. 2. Paper silent; 0, of 0.1.0, takes the batches of
+            all processes alone, which leaves nothing where each step trains on one clip.
         use_alignment: section 3.4. Needs the sound and one of MAE and VideoMAE: EVA sees one frame.
         alignment_size: width in which sound and picture are compared. Paper silent.
         alignment_rate: steps per second of their common grid, Hz. Paper silent.
@@ -68,13 +69,17 @@ class ESVAConfig(EmotionConfig):
         alignment_local_weight, alignment_global_weight: alpha and beta of Eq. 8. Paper silent on their values.
         alignment_search: `"combined"` is Eq. 9; `"global"` is Eq. 6, the greatest correlation.
         alignment_selection: `"argmin"` is Eq. 9; `"softmin"` takes the mean of the loss over all offsets by
-            softmax(-L / `alignment_temperature`), which has a gradient everywhere.
-        alignment_training: `"zero"`: in training sound and picture are taken to be in step, as "strictly aligned" data
-            are (4.1.1), and L_align is that of tau = 0; tau* is what the trained model searches for. `"search"` takes
-            L_align(tau*) also in training, which is Eq. 9 by the letter; nothing in it tells the true offset from any
-            other that all clips could share (`benchmarks/esva_demo.py` measures both).
+            softmax(-L / `alignment_temperature`), which has a gradient everywhere, in place of Eq. 9's minimum. It is
+            one over a search, and makes `"search"` the default of `alignment_training`.
+        alignment_training: `"zero"`, the default: in training sound and picture are taken to be in step, as "strictly
+            aligned" data are (4.1.1), and L_align is that of tau = 0; tau* is what the trained model searches for.
+            `"search"` takes L_align(tau*) also in training, which is Eq. 9 by the letter; nothing in it tells the true
+            offset from any other that all clips could share (`benchmarks/esva_demo.py` measures both).
         apply_offset: the sound is moved by tau* before it is pooled into tokens: "ensures precise alignment [...]
             laying the foundation for subsequent multimodal fusion" (3.4). What is moved out of the clip is left out.
+        fuse_aligned: each step of the sound joins the step of the picture at t + tau*, by two layers, and their means
+            over the parts of the clip are added to the sound's tokens. Without it, as in 0.1.0 and in Emotion-LLaMA,
+            tokens are means over time, in which tau* changes nothing but what is left out. Paper silent on the fusion.
         controller: 4.4, "dynamically adjusts ESVA's cross-modal alignment parameters based on the temporal drift":
             `"fuzzy"`, `"neural"` or `"backstepping"`, which set alpha and beta from window to window. The paper prints
             no equation: what they do is our reading (`alignment.py`).
@@ -85,6 +90,7 @@ class ESVAConfig(EmotionConfig):
     """
 
     model_type = "esva"
+    defaults_of_0_1 = {"fuse_aligned": False, "contrast_queue_size": 0, "alignment_training": "zero"}
     keys_to_ignore_at_inference = [*EmotionConfig.keys_to_ignore_at_inference, "loss_terms", "alignment"]
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_vision_model", optional=True),
@@ -110,7 +116,7 @@ class ESVAConfig(EmotionConfig):
     contrast_weight: float | int = 0.1
     contrast_temperature: float = 0.07
     contrast_size: int = 128
-    contrast_queue_size: int = 0
+    contrast_queue_size: int = 256
     use_alignment: bool = True
     alignment_size: int = 256
     alignment_rate: float | int = 25.0
@@ -122,14 +128,17 @@ class ESVAConfig(EmotionConfig):
     alignment_search: Literal["combined", "global"] = "combined"
     alignment_selection: Literal["argmin", "softmin"] = "argmin"
     alignment_temperature: float = 0.1
-    alignment_training: Literal["zero", "search"] = "zero"
+    alignment_training: Literal["zero", "search"] | None = None
     apply_offset: bool = True
+    fuse_aligned: bool = True
     controller: Literal["fuzzy", "neural", "backstepping"] | None = None
     emotion_weight: float | int = 1.0
     missing_modality: Literal["zero_feature", "drop"] = "zero_feature"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        if self.alignment_training is None:
+            self.alignment_training = "search" if self.alignment_selection == "softmin" else "zero"
         if getattr(self.face_config, "mask_ratio", None):
             # A masked autoencoder drops three quarters of a picture also when it only encodes.
             self.face_config.mask_ratio = 0.0

@@ -8,6 +8,8 @@ New here is only the acoustic branch: one pass of the tower over the clip, whate
 windows of Eq. 1 as masks over its frames (with `qformer.py`).
 """
 
+from math import ceil
+
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -81,7 +83,8 @@ class AcoustEmoModel(EmotionModel):
     def acoustic_frames(self, *sound, **kwargs):
         """The tower's output, F_A of 3.2 with positions (B, L, D), and its times (B, L) int64 ms, -1 without sound."""
         layers = {"layers": self.config.audio_layers, "layer_reduction": self.config.audio_layer_reduction}
-        output, states, times = sound_frames(self.audio_tower, self.config.audio_frame_rate, *sound, **layers, **kwargs)
+        rate, moment = self.config.audio_frame_rate, self.config.audio_frame_times
+        output, states, times = sound_frames(self.audio_tower, rate, *sound, moment=moment, **layers, **kwargs)
         states = states.to(self.audio_projector.weight.dtype)
         if self.config.num_audio_positions:
             states = states + self.audio_position_embedding(times >= 0)
@@ -96,7 +99,7 @@ class AcoustEmoModel(EmotionModel):
         if utterance_spans is None or self.config.rounding == "paper":
             return utterance_spans
         # floor(start * f_s) <= i holds just where frame i, which begins at i / f_s, ends after the start.
-        reach = round(1000 / self.config.audio_frame_rate) - 1
+        reach = ceil(1000 / self.config.audio_frame_rate) - 1
         start, end = utterance_spans.unbind(-1)
         return torch.stack([torch.where(start >= 0, (start - reach).clamp(min=0), start), end], dim=-1)
 

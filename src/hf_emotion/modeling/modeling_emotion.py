@@ -223,8 +223,7 @@ class EmotionModel(EmotionPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
-    # Names of the `get_<name>_features` whose parameters are media inputs; by default `media_names`.
-    encoders: tuple[str, ...] = ()
+    encoders: tuple[str, ...] = ()  # names of the `get_<name>_features`; by default `media_names`
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

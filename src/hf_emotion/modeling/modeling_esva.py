@@ -22,6 +22,7 @@ from transformers.utils import can_return_tuple
 
 from .alignment_esva import AlignmentOutput, AudioVideoAlignment
 from .configuration_esva import ESVAConfig
+from .contrast_esva import ContrastHead
 from .generation_emotion import MediaTokens
 from .modeling_emotion import (
     EmotionCausalLMOutputWithPast,
@@ -121,66 +122,6 @@ class MultiScaleFeatureExtraction(nn.Module):
         return found * mask.unsqueeze(-1)
 
 
-class ContrastHead(nn.Module):
-    """Supervised contrast of sounds (3.3, Eq. 2): those of one emotion come together, those of others part.
-
-    Eq. 2 has the same positive in its numerator and in every term of its denominator, which makes it a constant. Read
-    as InfoNCE, for each positive of a clip: -log exp(s+) / (exp(s+) + sum over the negatives of exp(s-)), with s the
-    cosine over a temperature, in two layers' projection of F_A''; then the mean over positives and clips. A clip
-    without a positive is skipped.
-
-    Args:
-        input_size, size: width of F_A'', and of what is compared.
-        temperature: see above.
-        queue_size: projections of earlier clips that are kept as further positives and negatives.
-    """
-
-    def __init__(self, input_size, size, temperature, queue_size):
-        super().__init__()
-        self.projection = nn.Sequential(nn.Linear(input_size, input_size), nn.ReLU(), nn.Linear(input_size, size))
-        self.temperature = temperature
-        self.queue_size = queue_size
-        self.register_buffer("queue", torch.zeros(queue_size, size), persistent=False)
-        self.register_buffer("queue_ids", torch.full((queue_size,), -1), persistent=False)
-
-    def embed(self, voice):
-        """voice (B, D) -> (B, size), of length 1: the space in which emotions part."""
-        return functional.normalize(self.projection(voice.to(self.projection[0].weight.dtype)).float(), dim=-1)
-
-    def forward(self, voice, emotion_ids):
-        """The loss, () or `None` if no clip has a positive.
-
-        Args:
-            voice: (B, D).
-            emotion_ids: (B,) int64; -1 for a clip of unknown emotion, or without sound.
-        """
-        own = self.embed(voice)
-        keys, ids = torch.cat([own, self.queue.to(own)]), torch.cat([emotion_ids, self.queue_ids])
-        known = (emotion_ids >= 0).unsqueeze(-1) & (ids >= 0)  # (B, B + queue)
-        same = emotion_ids.unsqueeze(-1) == ids
-        itself = torch.eye(len(own), len(keys), dtype=torch.bool, device=own.device)
-        positive, negative = known & same & ~itself, known & ~same
-        if self.training and self.queue_size:
-            self.push(own.detach(), emotion_ids)
-        if not positive.any():
-            return None
-        similar = own @ keys.T / self.temperature
-        # Not infinity, of which a clip without any negative would make a gradient that is no number.
-        nothing = torch.finfo(similar.dtype).min / 2
-        apart = similar.masked_fill(~negative, nothing).logsumexp(-1, keepdim=True)  # (B, 1)
-        each = torch.logaddexp(similar, apart) - similar
-        count = positive.sum(-1)
-        own_loss = (each * positive).sum(-1) / count.clamp(min=1)
-        return own_loss.sum() / (count > 0).sum()
-
-    @torch.no_grad()
-    def push(self, own, emotion_ids):
-        """Remember this batch's projections and forget the oldest."""
-        kept = emotion_ids >= 0
-        self.queue = torch.cat([own[kept].to(self.queue), self.queue])[: self.queue_size]
-        self.queue_ids = torch.cat([emotion_ids[kept], self.queue_ids])[: self.queue_size]
-
-
 class ESVAModel(EmotionModel):
     """ESVA without the language-model head."""
 
@@ -236,6 +177,9 @@ class ESVAModel(EmotionModel):
                 temperature=config.alignment_temperature,
                 training_offset=config.alignment_training,
                 controller=config.controller,
+                text_size=text_width if config.fuse_aligned else None,
+                tokens=config.audio_tokens,
+                apply_offset=config.apply_offset,
             )
         self.post_init()
 
@@ -249,6 +193,7 @@ class ESVAModel(EmotionModel):
         elif isinstance(module, ContrastHead):
             init.zeros_(module.queue)
             init.constant_(module.queue_ids, -1)
+            init.constant_(module.queue_clips, -1)
 
     def idle_branches(self, media):
         """A zero tied to the branches that this batch leaves without work (see `idle`)."""
@@ -461,6 +406,9 @@ class ESVAModel(EmotionModel):
                 ends = torch.maximum(ends, face_times.amax(-1))
                 offsets = alignment.offset if self.config.apply_offset else None
             audio = self.voice_tokens(states, times, ends, offsets)
+            if alignment is not None and alignment.fused is not None:
+                pairs = zip(audio, alignment.fused, strict=True)
+                audio = [tokens + fused.to(tokens) if len(tokens) else tokens for tokens, fused in pairs]
         modalities = self.stack_modalities(present)
         return ESVAMediaTokens(video=visual, audio=audio, modalities=modalities, alignment=alignment, voice=voice)
 
@@ -562,37 +510,55 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
     output_class = ESVACausalLMOutputWithPast
     assemble = staticmethod(assemble_esva)
 
-    def loss_parts(self, media, emotion_ids=None):
-        """L_align, L_contrast and the controller's loss of a batch: name -> (), those that it gives ground for.
+    def loss_parts(
+        self, media: ESVAMediaTokens, emotion_ids: Tensor | None = None, clip_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """L_align, L_contrast and the controller's loss of a batch: name -> (), those that the batch can give.
 
         Args:
             media: what `encode_media` returned.
             emotion_ids: (B,) int64, the emotion of each clip by number; -1 or `None` where it is not known.
+            clip_ids: (B,) int64, each clip by number; -1 or `None` where it is not known.
         """
         terms = {}
-        found = media.alignment
-        if found is not None and found.aligned.any():
-            count = found.aligned.sum()
-            terms["align"] = found.loss.sum() / count
-            terms["align_distance"] = (found.distance.sum() / count).detach()
-            terms["align_correlation"] = (found.correlation.sum() / count).detach()
-        if found is not None and found.controller_loss is not None:
-            terms["controller"] = found.controller_loss
+        alignment = media.alignment
+        if alignment is not None and alignment.aligned.any():
+            count = alignment.aligned.sum()
+            terms["align"] = alignment.loss.sum() / count
+            terms["align_distance"] = (alignment.distance.sum() / count).detach()
+            terms["align_correlation"] = (alignment.correlation.sum() / count).detach()
+        if alignment is not None and alignment.controller_loss is not None:
+            terms["controller"] = alignment.controller_loss
         head = getattr(self.model, "contrast_head", None)
-        if head is not None and media.voice is not None and emotion_ids is not None:
-            heard = media.modalities[:, self.modality_names.index("audio")]
-            contrast = head(media.voice, emotion_ids.masked_fill(~heard, -1))
+        if head is not None and (emotion_ids is not None or head.gathers):
+            voice = media.voice
+            if voice is None or emotion_ids is None:  # this process has nothing to give, and others wait for it
+                weight = self.get_input_embeddings().weight
+                voice = weight.new_zeros(0, self.config.audio_config.hidden_size)
+                emotion_ids = clip_ids = torch.zeros(0, dtype=torch.long, device=weight.device)
+            else:
+                with_sound = media.modalities[:, self.modality_names.index("audio")]
+                emotion_ids = emotion_ids.masked_fill(~with_sound, -1)
+            contrast = head(voice, emotion_ids, clip_ids)
             if contrast is not None:
                 terms["contrast"] = contrast
         return terms
 
-    def losses(self, outputs, logits, labels, emotion_ids: Tensor | None = None, **kwargs) -> dict:
-        """The combined loss of 3.5; `emotion_ids` (B,) int64 numbers each clip's emotion (Eq. 2), -1 where unknown."""
-        found = {"alignment": None if outputs.media is None else outputs.media.alignment}
+    def losses(
+        self,
+        outputs,
+        logits,
+        labels,
+        emotion_ids: Tensor | None = None,  # (B,) int64, each clip's emotion by number (Eq. 2), -1 where unknown
+        clip_ids: Tensor | None = None,  # (B,) int64, each clip by number: met again, it is no positive of itself
+        **kwargs,
+    ) -> dict:
+        """The combined loss of 3.5."""
+        fields = {"alignment": None if outputs.media is None else outputs.media.alignment}
         if labels is None:
-            return found
+            return fields
         emotion = super().losses(outputs, logits, labels, **kwargs)["loss"]
-        terms = {} if outputs.media is None else self.loss_parts(outputs.media, emotion_ids)
+        terms = {} if outputs.media is None else self.loss_parts(outputs.media, emotion_ids, clip_ids)
         loss = self.config.emotion_weight * emotion
         # Trainer sums the language model's loss over the batches of a step and divides by all their tokens; what is a
         # mean over clips is counted by the same share.
@@ -604,7 +570,7 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
             if name in terms:
                 loss = loss + (weight * terms[name]).to(loss)
         detached = {name: term.detach() for name, term in {"emotion": emotion, **terms}.items()}
-        return {**found, "loss": loss, "loss_terms": detached}
+        return {**fields, "loss": loss, "loss_terms": detached}
 
 
 # Its own files travel with whatever is saved, so that a folder loads without this package.

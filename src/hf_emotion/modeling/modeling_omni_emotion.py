@@ -320,14 +320,18 @@ class OmniEmotionModel(EmotionModel):
             return like.new_zeros(0, like.shape[-1])
         if config.missing_modality == "zero_feature":
             return like.new_zeros(counts.get(name) or config.audio_tokens_per_chunk, like.shape[-1])
+        # A tower may be kept in another dtype than what stands behind it.
+        if name == "audio":
+            shape = (1, config.audio_config.num_mel_bins, 2 * config.audio_config.max_source_positions)
+            states = self.audio_tower(like.new_zeros(shape, dtype=self.audio_tower.dtype)).last_hidden_state
+            return self.sound_tokens(states.to(self.image_newline.dtype))[0]
         if name == "video":
             size = config.vision_config.image_size
-            return self.frame_tokens(self.frame_states(like.new_zeros(1, 3, size, size))[1])[0]
-        if name == "face":
-            size = config.face_config.image_size
-            return self.face_tokens(self.face_tower(like.new_zeros(1, 3, size, size)).last_hidden_state)[0]
-        shape = (1, config.audio_config.num_mel_bins, 2 * config.audio_config.max_source_positions)
-        return self.sound_tokens(self.audio_tower(like.new_zeros(shape)).last_hidden_state)[0]
+            states = self.frame_states(like.new_zeros(1, 3, size, size))[1]
+            return self.frame_tokens(states.to(self.image_newline.dtype))[0]
+        size = config.face_config.image_size
+        pixels = like.new_zeros(1, 3, size, size, dtype=self.face_tower.dtype)
+        return self.face_tokens(self.face_tower(pixels).last_hidden_state.to(self.image_newline.dtype))[0]
 
     def repeat_zero(self, name, zero, count, video, row):
         """`count` tokens made of those of one zero input; none at all if no clip could have so many."""

@@ -81,25 +81,27 @@ def cached_mask(tower: nn.Module, states: Tensor, audio_attention_mask: Tensor) 
     return mask.repeat_interleave(states.shape[1] // mask.shape[1], dim=1)
 
 
-def sound_times(tower: nn.Module, mask: Tensor, frame_rate: float, audio_times: Tensor | None = None) -> Tensor:
+def sound_times(
+    tower: nn.Module, mask: Tensor, frame_rate: float, audio_times: Tensor | None = None, moment: str = "middle"
+) -> Tensor:
     """Times of the states that `encode_sound` gave as frames.
 
     Args:
-        tower: the audio tower; ImageBind knows the times of its steps, others have `frame_rate` steps a second.
-        mask: (B, L) bool, the states' mask.
+        tower, mask: the audio tower, and the states' mask (B, L) bool.
         frame_rate: steps per second (f_s of AcoustEmo's Eq. 1), Hz.
         audio_times: (B, C) int64 ms, start of each chunk, -1 where padded; `None` for a waveform.
+        moment: `"start"`: step i begins at i / frame_rate; `"middle"`: ImageBind's at the middle of its patches.
 
     Returns:
         (B, L) int64 ms, -1 where padded.
     """
     if audio_times is None:
         audio_times = torch.zeros_like(mask[:, :1], dtype=torch.long)
-    if isinstance(tower, ImageBindAudioModel):
+    if moment == "middle" and isinstance(tower, ImageBindAudioModel):
         times = tower.frame_times(audio_times)
     else:
         steps = torch.arange(mask.shape[1] // audio_times.shape[1], device=mask.device)
-        times = audio_times.unsqueeze(-1) + (steps * 1000 / frame_rate).round().long()
+        times = audio_times.unsqueeze(-1) + (steps * 1000 / frame_rate).floor().long()
     return torch.where(mask, times.flatten(1), -1)
 
 
@@ -112,13 +114,14 @@ def sound_frames(
     audio_times: Tensor | None = None,
     audio_ends: Tensor | None = None,
     audio_features: Tensor | None = None,
+    moment: str = "middle",
     **kwargs,
 ) -> tuple[ModelOutput, Tensor, Tensor]:
     """Every frame of a batch's sound with its time, from one pass of an audio tower or from its cached output.
 
     Args:
         tower: the audio encoder.
-        frame_rate: as for `sound_times`.
+        frame_rate, moment: as for `sound_times`.
         input_features, input_values, audio_attention_mask: as for `encode_sound`.
         audio_times: (B, C) int64 ms, start of each chunk, -1 where padded; not needed for a waveform.
         audio_ends: (B, C) int64 ms, where the sound in each chunk ends; `None` where the mask says it.
@@ -135,7 +138,7 @@ def sound_frames(
     else:
         output, states = BaseModelOutputWithPooling(), audio_features
         mask = cached_mask(tower, states, audio_attention_mask)
-    times = sound_times(tower, mask, frame_rate, audio_times)
+    times = sound_times(tower, mask, frame_rate, audio_times, moment)
     if audio_ends is not None:
         # A chunk may run past the end of its sound, into silence; its first frame always holds some of the sound.
         steps = mask.shape[1] // audio_ends.shape[1]

@@ -44,7 +44,9 @@ NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 # What fills a batch where one sample is shorter than another; 0 (False) for every other tensor.
 PADDING = {
     "labels": -100,
-    **dict.fromkeys(("emotion_ids", "video_times", "face_times", "audio_times", "audio_ends", "utterance_spans"), -1),
+    **dict.fromkeys(
+        ("emotion_ids", "clip_ids", "video_times", "face_times", "audio_times", "audio_ends", "utterance_spans"), -1
+    ),
 }
 # Padded on the left, for generation; everything else is padded on the right.
 TEXT_NAMES = frozenset({"input_ids", "attention_mask", "labels"})

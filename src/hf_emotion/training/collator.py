@@ -6,6 +6,7 @@ Letters: B batch, S text tokens.
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import torch
 
@@ -92,7 +93,7 @@ def encode(
         processor: the model's.
         rows: see `conversation`; a row's `video` may be the `ClipInputs` of its clip.
         emotions: classes; the batch then has `emotion_ids` (B,), the number of each row's `label` among them, -1 for
-            another.
+            another, and `clip_ids` (B,), a number for each row's `id`, -1 without one.
         prompts: leave the answers out, for `generate`; there are no labels then.
         options: for the processor (`num_frames`, `modalities`, ...).
     """
@@ -110,6 +111,7 @@ def encode(
     if emotions is not None:
         numbers = {emotion: i for i, emotion in enumerate(emotions)}
         batch["emotion_ids"] = torch.tensor([numbers.get(row.get("label"), -1) for row in rows])
+        batch["clip_ids"] = torch.tensor([crc32(str(row["id"]).encode()) if row.get("id") else -1 for row in rows])
     answer = torch.as_tensor(batch.pop("assistant_masks")).bool()
     return {**batch, "labels": batch["input_ids"].masked_fill(~answer, -100)}
 
