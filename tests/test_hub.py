@@ -299,8 +299,8 @@ def test_what_the_hub_would_refuse_is_refused_before_anything_is_sent(published)
     assert "pipeline_tag 'mind-reading' is not known" in refused["card"]
     assert ("model", "me/bad") not in store.branches
     assert "a/b/c" in refused["name"]
-    assert "a folder, which nobody else has" in refused["adapter of a folder"]
-    assert "me/nothing is no model that can be read" in refused["space of nothing"]
+    assert "a local folder that others cannot load" in refused["adapter of a folder"]
+    assert "me/nothing cannot be read as a model" in refused["space of nothing"]
 
 
 def test_the_example_publishes_and_writes_a_space(published):

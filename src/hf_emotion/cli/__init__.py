@@ -21,6 +21,7 @@ from .arguments import FAILED, INTERRUPTED, OK, TERMINATED, Parser
 VERBS = {
     "predict": "describe the emotions in clips",
     "quickstart": "describe a clip, fine-tune a little on a small corpus made here, compare, save and load",
+    "inspect": "show what a processor sees in clips or rows, without any model",
     "init": "write a model and its processor to a folder, with random weights or from published parts",
     "convert": "convert a published checkpoint to a folder of parts for `init --parts`",
     "info": "list a model's parts, parameters and tokens per clip",

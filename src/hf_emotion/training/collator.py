@@ -44,7 +44,7 @@ def with_columns(row: Mapping) -> list[dict]:
         columns[kind] = list(entries) if isinstance(entries, (list, tuple)) else [entries]
     left = {kind: list(entries) for kind, entries in columns.items()}
 
-    def take(kind):
+    def take(kind: str) -> Any:
         if not left[kind]:
             raise ValueError(
                 f"row {row.get('id')!r} has more {kind} places in its messages than its {len(columns[kind])} {kind} "
