@@ -37,7 +37,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_emotion.inference import pipeline_of
 from hf_emotion.starter import FOLDER, load
-from hf_emotion.starter.sentences import GRAMMAR, NAME_IT, NO_FACE, NO_SIGN, NO_VOICE
+from hf_emotion.starter.sentences import NAME_IT, NO_FACE, NO_SIGN, NO_VOICE, is_whole
 from hf_emotion.training.collator import EmotionCollator, encode
 
 RESULTS = Path(__file__).parent / "results" / "starter.json"
@@ -185,7 +185,7 @@ def real_clips(pipe, folder: Path) -> dict:
                 "clip": Path(result["clip"]).name,
                 "description": text,
                 "labels": [{**label, "score": round(label["score"], 3)} for label in result["labels"]],
-                "grammatical": GRAMMAR.fullmatch(text) is not None,
+                "grammatical": is_whole(text),
                 "face": has_face,
                 "face_told": NO_FACE not in text,
                 "voice_told": NO_VOICE not in text,

@@ -26,6 +26,7 @@ from hf_emotion.starter.sentences import (
     Speech,
     describe,
     expression,
+    is_whole,
     label,
 )
 from hf_emotion.starter.voices import CUES as PROSODY
@@ -136,6 +137,8 @@ def test_the_grammar_refuses_half_sentences_and_words_out_of_place():
     assert GRAMMAR.fullmatch(good)
     for bad in (good[:-1], "The face shows. No voice is heard. This looks happy.", good.replace("happy", "raised"), ""):
         assert not GRAMMAR.fullmatch(bad)
+    assert is_whole(good)
+    assert not is_whole(good.replace("No voice is heard.", "The voice is high and high."))
 
 
 def test_face_and_voice_are_told_apart_where_they_differ():

@@ -227,3 +227,14 @@ _END = (
 )
 # A whole answer: what is seen, what is heard, what it amounts to.
 GRAMMAR = re.compile(rf"{_FACE}(?: {_FACE})?(?: {_VOICE})+ {_END}")
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a whole answer: `GRAMMAR` accepts it, and no sentence lists the same thing twice."""
+    if not GRAMMAR.fullmatch(text):
+        return False
+    for sentence in text.split(". "):
+        listed_words = re.findall(rf"(?:shows |is |, | and )({_any(FACE_CLUES)}|{_any(VOICE_CLUES)})", sentence)
+        if len(set(listed_words)) < len(listed_words):
+            return False
+    return True
