@@ -170,8 +170,7 @@ def forget() -> None:
     shipped()._cache.clear()
     for remembered in (
         sets._labels_of_text,
-        sets._lexicon_groups,
-        sets._lexicon_side,
+        sets._cells,
         classes._code,
         words._clean,
     ):

@@ -121,6 +121,31 @@ def test_a_run_that_stopped_goes_on_and_failed_clips_are_asked_again(ravdess, tm
     assert (results["tasks"]["speech"]["n_failed"], results["tasks"]["speech"]["scores"]["war"]) == (0, 0.2)
 
 
+def test_shards_answer_every_clip_once_and_a_last_run_scores(ravdess, tmp_path, capsys):
+    command = ["benchmark", "ravdess", "--answer", "calm", "--data", str(ravdess), "--bootstrap", "0"]
+    command += ["--output", str(tmp_path / "out")]
+    assert main([*command, "--shard", "1/3"]) == 0
+    assert main([*command, "--shard", "3/3"]) == 0
+    assert "speech: 7 of 10 clips are answered" in capsys.readouterr().err
+    unfinished = tmp_path / "out" / "speech" / "predictions.3-of-3.jsonl"
+    unfinished.write_bytes(unfinished.read_bytes()[:-5])  # as if the process were still writing its last line
+    assert main([*command, "--shard", "2/3"]) == 0
+    assert main(command) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["tasks"]["speech"]["scores"]["n"] == 10
+    assert results["tasks"]["speech"]["n_failed"] == 0
+    names = [
+        json.loads(line)["id"]
+        for file in (tmp_path / "out" / "speech").glob("predictions*.jsonl")
+        for line in file.read_text().split("\n")
+        if line.endswith("}")
+    ]
+    assert sorted(names) == sorted(set(names))
+    assert len(names) == 10
+    with pytest.raises(SystemExit):
+        main([*command, "--shard", "4/3"])
+
+
 def test_the_command_takes_a_constant_answer_and_one_fold(ravdess, tmp_path, capsys):
     arguments = ["benchmark", "ravdess", "--answer", "sad", "--data", str(ravdess), "--bootstrap", "20"]
     assert main([*arguments, "--output", str(tmp_path / "a"), "--reader", 'speakers={"test": [2]}']) == 0

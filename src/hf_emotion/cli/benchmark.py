@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=positive_int, metavar="N", help="only the first N clips of a task (default: all)"
     )
     parser.add_argument(
+        "--shard", type=shard, metavar="I/N", help="answer every N-th clip from clip I, score nothing (default: all)"
+    )
+    parser.add_argument(
         "--lmms-eval",
         type=Path,
         metavar="FOLDER",
@@ -94,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
             draws=args.bootstrap,
             seed=args.seed,
             dataset_id=args.dataset_id,
+            shard=args.shard,
             record=chosen(args, "num_frames", "modalities", "max_new_tokens", "num_beams"),
             say=lambda text: print(text, file=sys.stderr),
         )
@@ -144,3 +148,11 @@ def _predictions(args, suite) -> dict[str, str] | None:
     if missing:
         raise EvaluationError(f"--predictions {missing[0]}: found no '='; TASK=FILE is accepted")
     return dict(text.split("=", 1) for text in args.predictions)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """`2/4` -> (2, 4)."""
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shard; I/N with 1 <= I <= N is accepted, such as 2/4")
+    return int(number), int(of)

@@ -419,6 +419,7 @@ def predict(
     batch_size: int = 4,
     question: str | None = None,
     progress: bool = False,
+    shard: tuple[int, int] | None = None,
 ) -> list[dict]:
     """Predictions of a model for data rows, written row by row as JSONL; a run that was interrupted goes on where it
     stopped.
@@ -432,19 +433,22 @@ def predict(
         batch_size: rows per call.
         question: asked of every clip; None = the question of each row, or the model's own.
         progress: show a bar.
+        shard: (i, n), 1 <= i <= n: answer every n-th row only, beginning with row i, into a file of its own beside
+            `path`. Processes with different i need not know of each other; a later call without `shard` reads all files
+            and answers what is left.
 
     Returns:
-        one dict per row, in order: `id`, `description`, `labels` ... or `id` and `error`, and `seconds`, its share of
-        the time of its batch. Rows that failed in an
-        earlier run are tried again.
+        one dict per row that is answered, in order: `id`, `description`, `labels` ... or `id` and `error`, and
+        `seconds`, its share of the time of its batch. Rows that failed in an earlier run are tried again.
 
     Raises:
         EvaluationError: the file belongs to a run with other settings; the message names the first difference.
     """
     path = Path(path)
     record = path.with_suffix(".run.json")
+    files = sorted({path, *path.parent.glob(f"{path.stem}.*-of-*{path.suffix}")})
     done = {}
-    if path.exists():
+    if any(file.exists() for file in files):
         before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
         wanted = json.loads(json.dumps(settings))
         if before != wanted:
@@ -457,10 +461,19 @@ def predict(
             raise EvaluationError(
                 f"{path} holds predictions of another run: {what}; give another --output or remove it"
             )
-        done = {row["id"]: row for row in _whole_lines(path) if "error" not in row}
     else:
         write_json(record, settings)
-    waiting = [row for row in rows if row["id"] not in done]
+    if shard is not None:
+        number, of = shard
+        if not 1 <= number <= of:
+            raise EvaluationError(f"shard {number}/{of}; the first number goes from 1 to the second")
+        path = path.with_name(f"{path.stem}.{number}-of-{of}{path.suffix}")
+    for file in files:
+        if file.exists():
+            # Another process may be writing its file: only its whole lines are read.
+            done |= {row["id"]: row for row in _whole_lines(file, mend=file == path) if "error" not in row}
+    mine = rows if shard is None else rows[shard[0] - 1 :: shard[1]]
+    waiting = [row for row in mine if row["id"] not in done]
     with path.open("a", encoding="utf-8") as file:
         bar = _bar(waiting, len(rows) - len(waiting), progress)
         for batch in _batches(waiting, batch_size, question):
@@ -475,14 +488,14 @@ def predict(
             file.flush()
             bar.update(len(batch))
         bar.close()
-    return [done[row["id"]] for row in rows]
+    return [done[row["id"]] for row in rows if row["id"] in done]
 
 
-def _whole_lines(path: Path) -> list[dict]:
-    """Rows of a JSONL file; a last line that was cut off in the middle is removed from the file."""
+def _whole_lines(path: Path, mend: bool = True) -> list[dict]:
+    """Rows of a JSONL file; a last line that was cut off in the middle is left out and, with `mend`, removed."""
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
-    if end < len(data):
+    if mend and end < len(data):
         with path.open("r+b") as file:
             file.truncate(end)
     return [json.loads(line) for line in data[:end].decode("utf-8").split("\n") if line.strip()]

@@ -194,7 +194,11 @@ def lexicon_clips(predictions: Sequence, references: Sequence, lexicon: Lexicon 
     """
     check_lengths(predictions=predictions, references=references)
     lexicon = lexicon or shipped()
-    predicted, labels = (_lexicon_side(tuple(map(_key, cells)), lexicon) for cells in (predictions, references))
+    known = _cells(lexicon)
+    predicted = known.side(_keys(predictions))
+    references = _keys(references)
+    labels = known.side(references)
+    known.last = references, labels
     columns = np.full((len(predictions), 7), np.nan)
     # Unknown words are groups of their own; few clips have one on both sides.
     shared = np.zeros(len(predictions))
@@ -217,24 +221,52 @@ class _Side(NamedTuple):
     """Cells at the two levels of the lexicon: a bit for each group, the words that are unknown, and three counts."""
 
     bits: tuple[np.ndarray, np.ndarray]  # (N,) each
-    unknown: list[frozenset[str]]
+    unknown: dict[int, frozenset[str]]
     counts: np.ndarray  # (N, 3): words, known words, unknown words
 
 
-# Baselines score other predictions against the same references.
+class _Cells:
+    """Every cell that was seen, in the order it came: baselines score the same cells in other orders."""
+
+    def __init__(self, lexicon: Lexicon):
+        self.lexicon = lexicon
+        self.place: dict = {}
+        self.read: list[tuple] = []
+        self.last: tuple[list, _Side] | None = None
+
+    def side(self, cells: list) -> _Side:
+        # The references stay the same from one baseline to the next.
+        if self.last is not None and self.last[0] == cells:
+            return self.last[1]
+        try:
+            places = np.fromiter(map(self.place.__getitem__, cells), int, len(cells))
+        except KeyError:
+            self._read(cells)
+            places = np.fromiter(map(self.place.__getitem__, cells), int, len(cells))
+        if not len(places):
+            return _Side((np.zeros(0, np.uint64), np.zeros(0, np.uint64)), {}, np.zeros((0, 3)))
+        counts = self.counts[places]
+        unknown = {i: self.read[places[i]][2] for i in np.flatnonzero(counts[:, 2])}
+        return _Side((self.bits[0][places], self.bits[1][places]), unknown, counts)
+
+    def _read(self, cells: list) -> None:
+        new = [cell for cell in dict.fromkeys(cells) if cell not in self.place]
+        if len(self.place) + len(new) > CELLS:
+            self.place, self.read, self.last, new = {}, [], None, list(dict.fromkeys(cells))
+        for cell in new:
+            self.place[cell] = len(self.read)
+            self.read.append(_lexicon_groups(cell, self.lexicon))
+        # Python's own integers where 64 bits do not hold the groups.
+        kind = object if len(_group_numbers(self.lexicon)[1]) > 64 else np.uint64
+        self.bits = [np.array([cell[level] for cell in self.read], kind) for level in (0, 1)]
+        self.counts = np.array([(cell[3], cell[3] - cell[4], cell[4]) for cell in self.read], float).reshape(-1, 3)
+
+
 @lru_cache(maxsize=4)
-def _lexicon_side(cells: tuple, lexicon: Lexicon) -> _Side:
-    # Python's own integers where 64 bits do not hold the groups.
-    kind = object if len(_group_numbers(lexicon)[1]) > 64 else np.uint64
-    first, second, unknown, words, unknown_words = (
-        zip(*(_lexicon_groups(cell, lexicon) for cell in cells), strict=True) if cells else ((),) * 5
-    )
-    words, unknown_words = np.array(words, float), np.array(unknown_words, float)
-    counts = np.stack([words, words - unknown_words, unknown_words], axis=1)
-    return _Side((np.array(first, kind), np.array(second, kind)), list(unknown), counts)
+def _cells(lexicon: Lexicon) -> _Cells:
+    return _Cells(lexicon)
 
 
-@lru_cache(maxsize=CELLS)
 def _lexicon_groups(cell: str | tuple | None, lexicon: Lexicon) -> tuple[int, int, frozenset[str], int, int]:
     """Bits of the groups at both levels, the unknown words, the number of words and of unknown ones."""
     words = labels_of(cell)
@@ -257,15 +289,20 @@ def _group_numbers(lexicon: Lexicon) -> tuple[dict, dict]:
     return first, second
 
 
+_BITS_OF_16 = np.array([number.bit_count() for number in range(2**16)], float)
+
+
 def _bit_count(values: np.ndarray) -> np.ndarray:
     if values.dtype == object:
         return np.array([value.bit_count() for value in values], float)
-    return np.unpackbits(values.view(np.uint8)).reshape(-1, 64).sum(1).astype(float)
+    return _BITS_OF_16.take(values.view(np.uint16).reshape(-1, 4)).sum(1)
 
 
-def _key(cell):
-    """A cell that can be looked up; a list as a tuple."""
-    return tuple(cell) if isinstance(cell, (list, np.ndarray)) else None if _missing(cell) else cell
+def _keys(cells: Sequence) -> list:
+    """Cells that can be looked up; a list as a tuple."""
+    if set(map(type, cells)) <= {str}:
+        return list(cells)
+    return [tuple(cell) if isinstance(cell, (list, np.ndarray)) else None if _missing(cell) else cell for cell in cells]
 
 
 def _lexicon_scores(columns: np.ndarray, counts: np.ndarray | None) -> dict:

@@ -214,10 +214,19 @@ class Answers:
     seconds: float = 0.0
 
 
-def ask(task: Task, rows: Sequence[dict], describe: Callable, output: Path, record: Mapping, batch_size=4) -> Answers:
-    """The answers of a model for a task's rows; see `evaluate.predict`, which resumes."""
+def ask(
+    task: Task,
+    rows: Sequence[dict],
+    describe: Callable,
+    output: Path,
+    record: Mapping,
+    batch_size: int = 4,
+    shard: tuple[int, int] | None = None,
+) -> Answers:
+    """The answers of a model for a task's rows; see `evaluate.predict`, which resumes and takes a shard."""
     usable = [row for row in rows if row["video"] or row["audio"]]
-    answers = predict(usable, describe, output / "predictions.jsonl", {**record, "task": task.name}, batch_size)
+    path, record = output / "predictions.jsonl", {**record, "task": task.name}
+    answers = predict(usable, describe, path, record, batch_size, shard=shard)
     failed = {answer["id"]: answer["error"] for answer in answers if "error" in answer}
     failed |= {row["id"]: "no media file" for row in rows if not (row["video"] or row["audio"])}
     return Answers(
@@ -298,6 +307,7 @@ def run_suite(
     limit: int | None = None,
     draws: int = 1000,
     seed: int = 0,
+    shard: tuple[int, int] | None = None,
     dataset_id: str | None = None,
     record: Mapping | None = None,
     say: Callable[[str], None] = print,
@@ -318,6 +328,8 @@ def run_suite(
         question: asked in place of the suite's.
         batch_size, limit: clips generated together; only the first clips of each task.
         draws, seed: bootstrap draws.
+        shard: (i, n): answer every n-th clip only and score nothing; see `evaluate.predict`. A later run without it
+            scores.
         record: what else the answers depend on; a run with other settings is not continued.
         dataset_id: Hub id for `.eval_results`, where the suite has none. No id is made up.
 
@@ -372,7 +384,13 @@ def run_suite(
                 }
         else:
             say(f"{task.name}: {len(rows)} clips")
-            answers = ask(task, rows, describe, output / task.name, record, batch_size)
+            answers = ask(task, rows, describe, output / task.name, record, batch_size, shard)
+        if shard is not None:
+            unscored[task.name] = (
+                f"{len(answers.texts)} of {len(rows)} clips are answered; run without a shard to score"
+            )
+            say(f"{task.name}: {unscored[task.name]}")
+            continue
         if task.submission and rows:
             path = output / task.submission["file"]
             unusable = write_submission(path, [row["id"] for row in rows], answers.texts, task)
