@@ -577,7 +577,7 @@ def _scan(
     while True:
         try:
             packet = next(packets, None)
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):  # PyAV knows no stream that begins in the middle of a file
             broken = True
             break
         if packet is None:
