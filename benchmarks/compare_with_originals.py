@@ -4,11 +4,12 @@
         --facexformer CHECKOUT --torchvision FOLDER
 
 Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA,
-RenShuhuai-Andy/TimeChat, Kartik-3004/facexformer, ZebangCheng/Emotion-LLaMA (`--emotion-llama`) or HumanMLLM/R1-Omni
-(`--humanomni`, with `--timm FOLDER`); whole released models are compared in `released_models.py`, beside this file.
-Nothing is fetched, and none of their code is part of this package. Their modules are imported one file at a time, with
-small stand-ins for packages that this package does not need (timm, einops, iopath, ftfy) and for what transformers has
-since moved or dropped. FaceXFormer's network needs torchvision's own Swin, for
+RenShuhuai-Andy/TimeChat, Kartik-3004/facexformer, ZebangCheng/Emotion-LLaMA (`--emotion-llama`), HumanMLLM/R1-Omni
+(`--humanomni`) or zeroQiaoba/MERTools (`--affectgpt CHECKOUT/MER2025/MER2025_Track23`), the last two with `--timm
+FOLDER`; whole released models are compared in `released_models.py`, beside this file. Nothing is fetched, and none of
+their code is part of this package. Their modules are imported one file at a time, with small stand-ins for packages
+that this package does not need (timm, einops, iopath, ftfy) and for what transformers has since moved or dropped.
+FaceXFormer's network needs torchvision's own Swin, for
 which there is no stand-in: FOLDER is where you unpacked a wheel of the torchvision that fits the installed torch
 (`pip download torchvision==0.28.0 --no-deps`, unzip); its compiled operators are not called and need not load. Random
 weights are filled into the original, its state dict goes through our converter into our module, and the same input
@@ -371,6 +372,7 @@ def main(arguments=None):
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--emotion-llama", type=Path, metavar="CHECKOUT")
     parser.add_argument("--humanomni", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--affectgpt", type=Path, metavar="FOLDER", help="MER2025/MER2025_Track23 of MERTools")
     parser.add_argument("--timm", type=Path, metavar="FOLDER", help="where timm and einops were unpacked")
     args = parser.parse_args(arguments)
     if args.timm is not None:
@@ -389,6 +391,8 @@ def main(arguments=None):
         ("Emotion-LLaMA", args.emotion_llama, released.manifest_emotion_llama),
         ("HumanOmni", args.humanomni, released.compare_humanomni),
         ("HumanOmni", args.humanomni, released.manifest_humanomni),
+        ("AffectGPT", args.affectgpt, released.compare_affectgpt),
+        ("AffectGPT", args.affectgpt, released.manifest_affectgpt),
     ]
     if all(path is None for _, path, _ in runs):
         parser.error("give at least one checkout; see --help")

@@ -23,9 +23,15 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
+    HubertConfig,
+    HubertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     SiglipVisionConfig,
     SiglipVisionModel,
     WhisperConfig,
@@ -33,14 +39,18 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from hf_emotion.convert import convert_affectgpt_to_hf as affectgpt
 from hf_emotion.convert import convert_emotion_llama_to_hf as emotion_llama
 from hf_emotion.convert import convert_eva_vit_to_hf as eva
 from hf_emotion.convert import convert_humanomni_to_hf as humanomni
+from hf_emotion.modeling.configuration_affectgpt import AffectGPTConfig
 from hf_emotion.modeling.configuration_esva import ESVAConfig
 from hf_emotion.modeling.configuration_humanomni import HumanOmniConfig
+from hf_emotion.modeling.modeling_affectgpt import AffectGPTForConditionalGeneration
 from hf_emotion.modeling.modeling_esva import ESVAForConditionalGeneration
 from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from hf_emotion.modeling.parts import LORA, Assembly
+from hf_emotion.processing.processing_affectgpt import CHAT_TEMPLATE as AFFECTGPT_TEMPLATE
 from hf_emotion.processing.processing_esva import CHAT_TEMPLATE
 
 NEW_TOKENS = 8
@@ -438,3 +448,195 @@ def manifest_humanomni(checkout):
         assembly = Assembly(HumanOmniForConditionalGeneration, config)
         assembly.tensors.update(tensors)
         yield from manifest_rows(name, assembly, ("model.vision_tower.", "model.audio_tower."))
+
+
+# AffectGPT, whose code is the same for MER2025 and MER2026.
+
+
+def import_affectgpt(checkout):
+    """`AffectGPT` of MERTools. Stand-ins: its paths, registry, base class (mixed precision alone), tokenizer table and
+    Q-Former, and its encoders' file, whose preprocessing goes through PIL: the encoders are given below."""
+    package = checkout / "my_affectgpt"
+    base = type("Blip2Base", (nn.Module,), {"maybe_autocast": lambda self, **kwargs: contextlib.nullcontext()})
+    tokens = {f"DEFAULT_{kind}_PATCH_TOKEN": f"<{kind.title()}Here>" for kind in AFFECTGPT_TOKENS}
+    register = types.SimpleNamespace(register_model=lambda name: lambda cls: cls)
+    own = {
+        "config": module("config", PATH_TO_LLM={"Qwen25": None}, **tokens),
+        "my_affectgpt": module("my_affectgpt", package),
+        "my_affectgpt.common": module("my_affectgpt.common"),
+        "my_affectgpt.common.registry": module("my_affectgpt.common.registry", registry=register),
+        "my_affectgpt.models": module("my_affectgpt.models", package / "models"),
+        "my_affectgpt.models.blip2": module("my_affectgpt.models.blip2", Blip2Base=base, disabled_train=None),
+        "my_affectgpt.models.Qformer": module("my_affectgpt.models.Qformer", BertConfig=None, BertLMHeadModel=None),
+        "my_affectgpt.models.tokenizer": module("my_affectgpt.models.tokenizer", load_tokenizer_from_LLM=None),
+        "my_affectgpt.models.encoder": module("my_affectgpt.models.encoder"),
+    }
+    if importlib.util.find_spec("einops") is None:
+        raise ImportError("einops is not installed; AffectGPT reorders dimensions by it")
+    with originals(own, {}):
+        return importlib.import_module("my_affectgpt.models.affectgpt")
+
+
+AFFECTGPT_TOKENS = ("IMAGE", "AUDIO", "FRAME", "FACE", "MULTI")
+
+
+class PictureEncoder(nn.Module):
+    """`CLIP_VIT_LARGE` of their encoder.py behind its preprocessing: (B, 3, T, h, w) -> (B, T, D)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.model = CLIPModel(config).requires_grad_(False)
+        self.hidden_size = config.projection_dim
+
+    def forward(self, pixels, _):
+        batch, frames = pixels.shape[0], pixels.shape[2]
+        features = self.model.get_image_features(pixels.transpose(1, 2).flatten(0, 1))
+        features = getattr(features, "pooler_output", features)
+        return features.unflatten(0, (batch, frames))
+
+
+class SoundEncoder(nn.Module):
+    """`HUBERT_LARGE` of their encoder.py behind its preprocessing: (B, C, samples) -> (B, C, D)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.model = HubertModel(config).requires_grad_(False)
+        self.hidden_size = config.hidden_size
+
+    def forward(self, sound, _):
+        states = self.model(sound.flatten(0, 1), output_hidden_states=True).hidden_states
+        states = torch.stack(states)[[-4, -3, -2, -1]].mean(0)
+        return states.mean(1).unflatten(0, sound.shape[:2])
+
+
+def make_affectgpt(checkout, clip, hubert, text):
+    code = import_affectgpt(checkout)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f"<{kind.title()}Here>" for kind in AFFECTGPT_TOKENS], special_tokens=True)
+    code.load_tokenizer_from_LLM = lambda name: tokenizer
+    code.AutoModelForCausalLM = types.SimpleNamespace(from_pretrained=lambda *args, **kwargs: Qwen2ForCausalLM(text))
+    code.registry = types.SimpleNamespace(
+        get_visual_encoder_class=lambda name: lambda: PictureEncoder(clip),
+        get_acoustic_encoder_class=lambda name: lambda: SoundEncoder(hubert),
+    )
+    frozen = ("video_proj", "video_Qformer", "audio_Qformer", "audio_proj", "llm", "multi_Qformer", "multi_llama_proj")
+    return code.AffectGPT(
+        "CLIP_VIT_LARGE", "HUBERT_LARGE", "Qwen25", lora_r=16, multi_fusion_type="attention",
+        video_fusion_type="attention", audio_fusion_type="attention", image_fusion_type="mean",
+        **{f"frozen_{part}": False for part in frozen},
+        **{f"num_{kind}_query_token": 1 for kind in ("video", "audio", "multi", "image")},
+    ), tokenizer  # fmt: skip
+
+
+def ours_from_affectgpt(peer, clip, hubert, text):
+    """Our model in assembly, with the peer's weights through the converter."""
+    tensors, _, fields = affectgpt.convert_state_dict(saved_by_lavis(peer))
+    config = AffectGPTConfig(
+        vision_config=clip.vision_config.to_dict(), audio_config=hubert.to_dict(), text_config=text.to_dict(),
+        video_token_id=text.vocab_size, audio_token_id=text.vocab_size + 1, **fields,
+    )  # fmt: skip
+    assembly = Assembly(AffectGPTForConditionalGeneration, config)
+    assembly.tensors.update({name: tensor for name, tensor in tensors.items() if not name.startswith(LORA)})
+    towers = {"vision_tower": peer.visual_encoder.model.vision_model, "audio_tower": peer.acoustic_encoder.model}
+    for place, tower in towers.items():
+        own = {name.removeprefix(f"model.{place}.") for name in assembly.expected if name.startswith(f"model.{place}.")}
+        inside = "vision_model." if any(name.startswith("vision_model.") for name in own) else ""
+        assembly.tensors.update({f"model.{place}.{inside}{name}": t for name, t in tower.state_dict().items()})
+    assembly.tensors["model.visual_projection.weight"] = peer.visual_encoder.model.visual_projection.weight.detach()
+    for name, tensor in peer.llama_model.get_base_model().state_dict().items():
+        if "lora_" not in name:
+            plain = name.replace(".base_layer.", ".")
+            ours = plain if plain.startswith("lm_head") else "model.language_model." + plain.removeprefix("model.")
+            assembly.tensors[ours] = tensor
+    assembly.merge({name: tensor for name, tensor in tensors.items() if name.startswith(LORA)}, 32)
+    return assembly
+
+
+def compare_affectgpt(checkout):
+    """Faces, sound and prompt to logits: CLIP, HuBERT and Qwen2 of two to five layers."""
+    clip = CLIPConfig(
+        vision_config={"image_size": 28, "patch_size": 14, "hidden_size": 32, "intermediate_size": 64,
+                       "num_hidden_layers": 2, "num_attention_heads": 4},
+        text_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
+        projection_dim=24,
+    )  # fmt: skip
+    hubert = HubertConfig(
+        hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=64, conv_dim=(32,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, feat_extract_norm="layer", conv_bias=True,
+        do_stable_layer_norm=True, apply_spec_augment=False,
+    )  # fmt: skip
+    text = Qwen2Config(**{**SMALL_QWEN, "vocab_size": 2064})
+    peer, tokenizer = make_affectgpt(checkout, clip, hubert, text)
+    randomise(peer, 17)
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5 / max(parameter[0].numel(), 9) ** 0.5)
+    assembly = ours_from_affectgpt(peer.double(), clip, hubert, text)
+    model = AffectGPTForConditionalGeneration(assembly.config).double().eval()
+    model.load_state_dict(assembly.tensors, strict=True)
+    content = [{"type": "video", "faces": True}, {"type": "audio"}, {"type": "utterances", "line": "Well, well."}]
+    question = "Please recognize all possible emotional states of the character."
+    message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
+    written = tokenizer.apply_chat_template(
+        [message], chat_template=AFFECTGPT_TEMPLATE, tokenize=False, add_generation_prompt=True
+    )
+    # The authors' `get_prompt_for_multimodal`, "multiface_audio_face_text".
+    prompt = (
+        "###Human: The audio and video merged info is: <Multi><MultiHere></Multi>. "
+        "The audio content is as follows: <Audio><AudioHere></Audio>. Meanwhile, we uniformly sample raw frames from "
+        "the video and extract faces from these frames: <Video><FaceHere></Video>. The subtitle of this video is: "
+        "<Subtitle>Well, well.</Subtitle>. Now, please answer my question based on all the provided information. "
+        f"{question} ###Assistant: "
+    )
+    plain = written.removeprefix("<|im_start|>").replace("<video>", "<FaceHere>").replace("<audio>", "<AudioHere>")
+    assert plain.replace("<FaceHere>", "<MultiHere>", 1) == prompt
+    theirs = torch.tensor([[1, *tokenizer(prompt, add_special_tokens=False).input_ids]] * 2)
+    ours = theirs.clone()
+    for kind, token in (("Multi", 2064), ("Face", 2064), ("Audio", 2065)):
+        ours[theirs == tokenizer.convert_tokens_to_ids(f"<{kind}Here>")] = token
+    for name, dtype in reversed(DTYPES.items()):
+        set_dtype(dtype, peer, model)
+        pixels, sound = noise(2, 4, 3, 28, 28, dtype=dtype), noise(2, 8, 4000, seed=1, dtype=dtype)
+        faces = pixels.transpose(1, 2)
+        samples = {
+            "face_or_frame": "multiface_audio_face_text", "faces": faces, "raw_faces": faces, "audios": sound,
+            "raw_audios": sound, "input_ids": theirs, "labels": theirs, "attention_masks": torch.ones_like(theirs),
+        }  # fmt: skip
+        inputs = {
+            "input_ids": ours,
+            "attention_mask": torch.ones_like(ours),
+            "pixel_values_videos": pixels,
+            "video_times": torch.arange(4).repeat(2, 1) * 500,
+            "input_values": sound,
+            "audio_attention_mask": torch.ones(2, 8, dtype=torch.bool),
+        }
+        base = peer.llama_model.get_base_model()
+        for attention in ("eager", "sdpa"):
+            for part in (model, base, peer.visual_encoder.model, peer.acoustic_encoder.model):
+                part.set_attn_implementation(attention)
+            seen = []
+            hook = base.register_forward_hook(
+                lambda _, args, kwargs, output, seen=seen: seen.append((kwargs["inputs_embeds"], output.logits)),
+                with_kwargs=True,
+            )
+            with torch.no_grad():
+                peer(samples)
+                hook.remove()
+                [(embeds, logits)] = seen
+                own = model.model.embed(ours, model.encode_media(**inputs))
+                yield "prompt with media, embeddings", name, attention, largest(own, embeds)
+                yield "logits", name, attention, largest(model(**inputs).logits, logits)
+                written_ids = generated(peer.llama_model, inputs_embeds=embeds)
+                differing = (generated(model, **inputs) != written_ids).sum().item()
+                yield f"greedy tokens of {written_ids.numel()} that differ", name, attention, differing
+
+
+def manifest_affectgpt(checkout):
+    """The published size: CLIP ViT-L/14, HuBERT-large, Qwen2.5-7B, LoRA of rank 16 on seven projections."""
+    default = AffectGPTConfig()
+    clip = CLIPConfig(vision_config=default.vision_config.to_dict(), projection_dim=768)
+    with without_memory():
+        peer, _ = make_affectgpt(checkout, clip, default.audio_config, default.text_config)
+    assembly = ours_from_affectgpt(peer, clip, default.audio_config, default.text_config)
+    yield from manifest_rows("AffectGPT", assembly, ())

@@ -12,6 +12,8 @@ from transformers import (
     AutoConfig,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    CLIPConfig,
+    CLIPModel,
     InstructBlipVisionConfig,
     SiglipImageProcessor,
 )
@@ -138,7 +140,53 @@ def humanomni_folder(folder):
     return folder / "model"
 
 
-FOLDERS = {"emotion-llama": emotion_llama_folder, "humanomni": humanomni_folder}
+PROJECTIONS = {"q": (32, WIDTH), "k": (16, WIDTH), "v": (16, WIDTH), "o": (WIDTH, 32)}
+PROJECTIONS = [(f"self_attn.{name}_proj", *sizes) for name, sizes in PROJECTIONS.items()]
+PROJECTIONS += [("mlp.gate_proj", 64, WIDTH), ("mlp.up_proj", 64, WIDTH), ("mlp.down_proj", WIDTH, 64)]
+
+
+def affectgpt_checkpoint():
+    """What AffectGPT's runner saves, in its best setup."""
+    return {
+        **linear("affectgpt_proj", WIDTH, 24, 1),
+        **linear("audio_llama_proj", WIDTH, WIDTH, 2),
+        **linear("image_llama_proj", WIDTH, 24, 3),
+        **linear("multi_video_embs", WIDTH, 24, 4),
+        **linear("multi_audio_embs", WIDTH, WIDTH, 5),
+        **linear("multi_llama_proj", WIDTH, WIDTH, 6),
+        **linear("video_attention_mlp", 1, 24, 7),
+        **linear("audio_attention_mlp", 1, WIDTH, 8),
+        **linear("attention_mlp", WIDTH, 2 * WIDTH, 9),
+        **linear("fc_att", 2, WIDTH, 10),
+        **lora("llama_model.base_model.model.model", 2, PROJECTIONS, rank=4),
+    }
+
+
+def affectgpt_folder(folder):
+    torch.save({"model": affectgpt_checkpoint()}, folder / "affectgpt.pth")
+    parts = str(folder / "parts")
+    assert main(["convert", "affectgpt", str(folder / "affectgpt.pth"), "--allow-pickle", "--output", parts]) == 0
+    torch.manual_seed(0)
+    pictures = CLIPConfig(
+        vision_config={**LAYERS, "image_size": 56, "patch_size": 14}, text_config=LAYERS, projection_dim=24
+    )
+    CLIPModel(pictures).save_pretrained(folder / "clip")
+    given = [
+        f"affectgpt={parts}",
+        f"text={text_part(folder / 'text', 'qwen2')}",
+        f"vision={folder / 'clip'}",
+        f"audio={audio_part(folder / 'audio', 'hubert')}",
+    ]
+    layers = ["--set", "audio_layers=[-2,-1]"]
+    assert main(["init", "affectgpt", "--parts", *given, *layers, "--output", str(folder / "model")]) == 0
+    return folder / "model"
+
+
+FOLDERS = {
+    "emotion-llama": emotion_llama_folder,
+    "humanomni": humanomni_folder,
+    "affectgpt": affectgpt_folder,
+}
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -248,7 +296,10 @@ def test_weights_that_are_not_for_everyone_are_not_published_for_everyone(conver
     parts = json.loads((converted[0] / "config.json").read_text())["parts"]
     origins = {(part["source"], part["license"]) for module in parts.values() for part in module}
     emotion_llama = ("ZebangCheng/Emotion-LLaMA", "research-only")
-    assert origins & {emotion_llama, ("HumanMLLM/R1-Omni", "no-licence-stated")}
+    affectgpt = ("zeroQiaoba/AffectGPT", "non-commercial")
+    assert origins & {emotion_llama, affectgpt, ("HumanMLLM/R1-Omni", "no-licence-stated")}
+    if origins & {affectgpt}:
+        return  # may be passed on, under its terms; private unless the user says otherwise
     with pytest.raises(hub.HubError, match=r"may not be published for everyone: (ZebangCheng/Emotion-LLaMA|HumanMLLM)"):
         hub.push(converted[0], "me/brain", private=False)
 
@@ -286,6 +337,34 @@ def test_emotion_llamas_lora_is_added_to_the_language_model(tmp_path):
     torch.testing.assert_close(after[f"model.language_model.{name}.weight"], expected)
     untouched = "layers.1.self_attn.k_proj.weight"
     assert torch.equal(after[f"model.language_model.{untouched}"], before[f"model.{untouched}"])
+
+
+def test_affectgpt_fuses_picture_and_sound_as_its_equations_say(tmp_path, clips):
+    model, processor = load(affectgpt_folder(tmp_path))
+    batch = processor(videos=clips[:1], text="What?", utterances=[[(0, 1, "I see.")]], return_tensors="pt")
+    prompt = processor.decode(batch["input_ids"][0])
+    assert prompt.startswith("<|im_start|>###Human: The audio and video merged info is: <Multi><video></Multi>. ")
+    assert prompt.endswith(
+        "The subtitle of this video is: <Subtitle>I see.</Subtitle>. Now, please answer my question based on all the "
+        "provided information. What? ###Assistant: "
+    )
+    given = affectgpt_checkpoint()
+
+    def apply(name, states):
+        return states @ given[f"{name}.weight"].T + given[f"{name}.bias"]
+
+    with torch.no_grad():
+        frames = model.model.frame_features(batch["pixel_values_videos"][0])  # (T, 24)
+        sound = model.model.sound_features(batch["audio_attention_mask"], batch["input_values"])[0][0]
+        video, audio = apply("multi_video_embs", frames.mean(0)), apply("multi_audio_embs", sound.mean(0))
+        weights = apply("fc_att", apply("attention_mlp", torch.cat([video, audio])))
+        fused = apply("multi_llama_proj", weights[0] * video + weights[1] * audio)
+        picture = apply("affectgpt_proj", (frames * apply("video_attention_mlp", frames)).sum(0))
+        media = model.encode_media(**batch)
+    torch.testing.assert_close(media.video[0], torch.stack([fused, picture]))
+    assert media.video[0].abs().min() > 0
+    heard = apply("audio_llama_proj", (sound * apply("audio_attention_mlp", sound)).sum(0))
+    torch.testing.assert_close(media.audio[0][0], heard)
 
 
 def test_humanomni_asks_bert_what_it_asks_the_language_model(tmp_path, clips):

@@ -13,11 +13,19 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer, TrainingArguments
 
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
+from hf_emotion.modeling.modeling_affectgpt import AffectGPTForConditionalGeneration
 from hf_emotion.modeling.modeling_esva import ESVAForConditionalGeneration
 from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForConditionalGeneration
-from hf_emotion.papers import acoustemo_config, esva_config, humanomni_config, microemo_config, omni_emotion_config
+from hf_emotion.papers import (
+    acoustemo_config,
+    affectgpt_config,
+    esva_config,
+    humanomni_config,
+    microemo_config,
+    omni_emotion_config,
+)
 
 VOCAB = 300
 
@@ -394,6 +402,50 @@ class HumanOmniCase(Case):
         )
 
 
+class AffectGPTCase(Case):
+    """Two unlike clips: 4 faces, 3 segments of sound; 2 faces, one segment."""
+
+    model_class = AffectGPTForConditionalGeneration
+    build = staticmethod(affectgpt_config)
+    towers = {"vision_tower": 6, "audio_tower": 4}
+    attends = ("vision_tower", "audio_tower", "language_model")
+    ablations = ({"audio_layers": [-1]},)
+    # A mask that HuBERT does not apply to what it reads here.
+    unused_parameters = r"masked_spec_embed|audio_tower\.encoder\.layer_norm"
+    lora_modules = ["video_projector", "audio_projector", "fusion_projector", "fusion_attention"]
+
+    def batch(self, config, video=(True, True), audio=(True, True), seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        times = torch.tensor([[0, 500, 1000, 1500], [0, 400, -1, -1]])
+        times[~torch.tensor(video)] = -1
+        segments = torch.tensor([[True, True, True], [True, False, False]])
+        segments[~torch.tensor(audio)] = False
+        rows = []
+        for clip in range(2):
+            ids = [config.video_token_id] * (video[clip] and audio[clip]) + [9]
+            ids += [config.audio_token_id] * audio[clip] + [8] + [config.video_token_id] * video[clip]
+            rows.append([5, 6, 7, *ids, *range(10, 14 + clip)])
+        return {
+            **prompts(rows),
+            "pixel_values_videos": torch.randn(2, 4, 3, 56, 56, generator=generator)
+            * (times >= 0)[..., None, None, None],
+            "video_times": times,
+            "input_values": torch.randn(2, 3, 3200, generator=generator) * segments[..., None],
+            "audio_attention_mask": segments,
+        }
+
+    def counts(self, config, clip):
+        return 2, 1
+
+    def single(self, batch, clip):
+        return cut(
+            batch,
+            clip,
+            video__pixel=batch["video_times"][clip] >= 0,
+            input_values__audio=batch["audio_attention_mask"][clip],
+        )
+
+
 CASES = {
     "microemo": MicroEmoCase(),
     "acoustemo": AcoustEmoCase(),
@@ -402,6 +454,7 @@ CASES = {
     "omni_emotion_frame_cross_attention": OmniEmotionCase("frame_cross_attention"),
     "esva": ESVACase(),
     "humanomni": HumanOmniCase(),
+    "affectgpt": AffectGPTCase(),
 }
 
 

@@ -3,6 +3,7 @@ from . import starter as starter
 from .inference import describe as describe
 from .inference import load as load
 from .modeling.configuration_acoustemo import AcoustEmoConfig as AcoustEmoConfig
+from .modeling.configuration_affectgpt import AffectGPTConfig as AffectGPTConfig
 from .modeling.configuration_esva import ESVAConfig as ESVAConfig
 from .modeling.configuration_facexformer import FaceXFormerConfig as FaceXFormerConfig
 from .modeling.configuration_humanomni import HumanOmniConfig as HumanOmniConfig
@@ -11,6 +12,8 @@ from .modeling.configuration_microemo import MicroEmoConfig as MicroEmoConfig
 from .modeling.configuration_omni_emotion import OmniEmotionConfig as OmniEmotionConfig
 from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration as AcoustEmoForConditionalGeneration
 from .modeling.modeling_acoustemo import AcoustEmoModel as AcoustEmoModel
+from .modeling.modeling_affectgpt import AffectGPTForConditionalGeneration as AffectGPTForConditionalGeneration
+from .modeling.modeling_affectgpt import AffectGPTModel as AffectGPTModel
 from .modeling.modeling_esva import ESVAForConditionalGeneration as ESVAForConditionalGeneration
 from .modeling.modeling_esva import ESVAModel as ESVAModel
 from .modeling.modeling_facexformer import FaceXFormerModel as FaceXFormerModel
@@ -24,6 +27,7 @@ from .modeling.modeling_omni_emotion import OmniEmotionModel as OmniEmotionModel
 from .processing.feature_extraction_imagebind import ImageBindFeatureExtractor as ImageBindFeatureExtractor
 from .processing.image_processing_emotion import EmotionImageProcessor as EmotionImageProcessor
 from .processing.processing_acoustemo import AcoustEmoProcessor as AcoustEmoProcessor
+from .processing.processing_affectgpt import AffectGPTProcessor as AffectGPTProcessor
 from .processing.processing_emotion import EmotionProcessor as EmotionProcessor
 from .processing.processing_esva import ESVAProcessor as ESVAProcessor
 from .processing.processing_humanomni import HumanOmniProcessor as HumanOmniProcessor

@@ -23,6 +23,7 @@ MODELS = {
     "omni_emotion": "OmniEmotion",
     "esva": "ESVA",
     "humanomni": "HumanOmni",
+    "affectgpt": "AffectGPT",
 }
 # Encoders that transformers lacks, likewise: configuration and model.
 ENCODERS = {

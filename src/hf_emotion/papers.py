@@ -28,6 +28,7 @@ from transformers import (
 
 from .data.files import did_you_mean
 from .modeling.configuration_acoustemo import AcoustEmoConfig
+from .modeling.configuration_affectgpt import AffectGPTConfig
 from .modeling.configuration_emotion import EmotionConfig
 from .modeling.configuration_esva import ESVAConfig
 from .modeling.configuration_humanomni import HumanOmniConfig
@@ -35,12 +36,14 @@ from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
 from .modeling.configuration_microemo import MicroEmoConfig
 from .modeling.configuration_omni_emotion import OmniEmotionConfig
 from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
+from .modeling.modeling_affectgpt import AffectGPTForConditionalGeneration
 from .modeling.modeling_emotion import EmotionPreTrainedModel
 from .modeling.modeling_esva import ESVAForConditionalGeneration
 from .modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
 from .modeling.modeling_omni_emotion import OmniEmotionForConditionalGeneration
 from .processing.processing_acoustemo import AcoustEmoProcessor
+from .processing.processing_affectgpt import AffectGPTProcessor
 from .processing.processing_emotion import EmotionProcessor
 from .processing.processing_esva import ESVAProcessor
 from .processing.processing_humanomni import HumanOmniProcessor
@@ -291,6 +294,26 @@ def esva_config(size: str, vocab_size: int | None = None, **fields) -> ESVAConfi
     )
 
 
+def affectgpt_config(size: str, vocab_size: int | None = None, **fields) -> AffectGPTConfig:
+    """Configuration of AffectGPT at `"tiny"` or `"paper"` size; arguments as for `microemo_config`."""
+    check_size(size)
+    if size == "paper":
+        return AffectGPTConfig(**fields)
+    layers = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = omni_emotion_config("tiny", vocab_size).text_config
+    return AffectGPTConfig(
+        **{
+            "vision_config": {"model_type": "clip_vision_model", "image_size": 56, "patch_size": 14, **layers},
+            "projection_dim": 48,
+            "audio_config": esva_config("tiny", vocab_size).audio_config,
+            "audio_layers": [-2, -1],
+            "text_config": text,
+            "initializer_range": TINY_RANGE,
+            **fields,
+        }
+    )
+
+
 def humanomni_config(size: str, vocab_size: int | None = None, **fields) -> HumanOmniConfig:
     """Configuration of HumanOmni at `"tiny"` or `"paper"` size (the 0.5B model); arguments as for `microemo_config`."""
     check_size(size)
@@ -362,6 +385,7 @@ PAPERS = {
         HumanOmniForConditionalGeneration,
         ("tokenizer", "instruction_tokenizer"),
     ),
+    "affectgpt": Paper(affectgpt_config, AffectGPTProcessor, AffectGPTForConditionalGeneration),
 }
 
 

@@ -9,6 +9,7 @@ from .arguments import OK, parse_fields
 
 # Name of a published checkpoint -> its module in `hf_emotion.convert`, and the command that its folder is for.
 CHECKPOINTS = {
+    "affectgpt": ("convert_affectgpt_to_hf", "init affectgpt --parts affectgpt="),
     "emotion-llama": ("convert_emotion_llama_to_hf", "init esva --parts emotion_llama="),
     "eva-vit": ("convert_eva_vit_to_hf", "init microemo --parts vision="),
     "facexformer": ("convert_facexformer_to_hf", "init omni_emotion --parts face="),

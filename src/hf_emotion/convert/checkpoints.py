@@ -37,6 +37,7 @@ SIGNATURES = {
 
 # Where the released models come from, and under which terms their weights stand; for the card of what is made of them.
 ORIGINS = {
+    "AffectGPT": {"source": "zeroQiaoba/AffectGPT", "license": "non-commercial"},
     "Emotion-LLaMA": {"source": "ZebangCheng/Emotion-LLaMA", "license": "research-only"},
     "HumanOmni": {"source": "HumanMLLM/R1-Omni", "license": "no-licence-stated"},
 }
