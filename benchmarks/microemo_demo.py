@@ -17,7 +17,7 @@ from pathlib import Path
 import matplotlib
 import torch
 
-from hf_emotion.quickstart import (
+from hf_emotion.training.quickstart import (
     CUES,
     DISTRACTORS,
     EPOCHS,

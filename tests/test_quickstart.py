@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_emotion import quickstart
 from hf_emotion.data import demo
+from hf_emotion.training import quickstart
 
 pytest.importorskip("skimage", reason="the demo corpus needs scikit-image: pip install 'hf_emotion[demo]'")
 
@@ -101,3 +101,22 @@ def test_the_score_counts_clips_whose_emotion_alone_is_named():
     assert found["face"]["model"] == 0.5
     assert found["prosody"]["model"] == 0.0
     assert found["all"]["constant"] == pytest.approx(2 / 3)
+
+
+def test_the_page_shows_right_and_wrong_answers_and_the_clips_of_the_user(small, tmp_path):
+    _, processor, _ = small
+    rows = demo.make_demo(tmp_path / "corpus", 3, cues=("face",), size=64, fps=4, num_workers=0, progress=False)
+    texts = [f"The person seems {row['label']}." for row in rows]
+    texts[1] = "The person seems <nothing>."
+    numbers = {"clips": 3, "model": 2 / 3, "constant": 1 / 3, "shuffled": 0.0}
+    report = {
+        "seconds": 7,
+        "constant": "happy",
+        "scores": {"all": numbers},
+        "described": [{"clip": "mine.mp4", "description": "A <smile>."}, {"clip": "b.mp4", "error": "b.mp4: no file"}],
+    }
+    quickstart.write_report(tmp_path / "report.html", processor, rows, texts, report)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (page.count(": correct</h2>"), page.count(": wrong</h2>")) == (2, 1)
+    assert "mine.mp4: A &lt;smile&gt;." in page
+    assert "&lt;nothing&gt;" in page

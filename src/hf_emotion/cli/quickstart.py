@@ -7,7 +7,7 @@ from .arguments import OK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("clips", nargs="*", metavar="CLIP", help="clips of yours to describe (default: none)")
+    parser.add_argument("clips", nargs="*", metavar="CLIP", help="clips of yours to describe (default: one made here)")
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart_output"), metavar="FOLDER", help="folder to write"
     )
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the quickstart; returns 0."""
-    from ..quickstart import quickstart
+    from ..training.quickstart import quickstart
 
     quickstart(args.output, clips=args.clips, seed=args.seed)
     return OK

@@ -1,10 +1,11 @@
-"""The main job, small: a corpus made here, a tiny MicroEmo trained on it, scored, saved, loaded afresh, and asked.
+"""The quickstart: the model in the box describes a clip; then a tiny MicroEmo is trained on a small corpus made here,
+scored, saved, loaded in a process without this package, and asked.
 
-It shows the machinery. The faces are one photograph, warped; the voices are synthetic; the model is tiny. It is no
-emotion expert, and what it says of other clips means nothing.
+The training shows the machinery. Its faces are one photograph, warped; its voices are synthetic; its model is tiny, and
+what it says of real people means nothing. Clips of yours are described by the model in the box.
 
-The paper starts from published encoders and trains in two stages (3.4). Here, too: first the ways of the frames and of
-the sound learn to see facial movements and to tell voices apart, in clips rendered in memory, which stands in for the
+The paper starts from published encoders and trains in two stages (3.4). So does the quickstart: first the paths of
+frames and sound learn to see facial movements and to tell voices apart, in clips rendered in memory, in place of
 published weights; then the towers are frozen, their outputs are computed once, and the rest learns to answer questions,
 from the same rendered clips and from real video and sound files.
 """
@@ -19,23 +20,23 @@ import sys
 import time
 from base64 import b64encode
 from concurrent.futures import ProcessPoolExecutor
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 from transformers import Trainer, TrainingArguments
 
-from .answers.words import emotion_words
-from .data.demo import VOICES, make_demo, movement_sizes, render_clips
-from .data.files import write_whole
-from .inference import describe
-from .papers import build
-from .processing.faces import draw_regions
-from .training.collator import EmotionCollator, encode
+from ..answers.words import emotion_words
+from ..data.demo import VOICES, make_demo, movement_sizes, render_clips
+from ..data.files import write_whole
+from ..inference import describe
+from ..papers import build
+from ..starter import load as load_starter
+from .collator import EmotionCollator, encode
+from .inspect_clips import STYLE as VIEW_STYLE
+from .inspect_clips import View, data_url, look, timeline
 
 NUM_CLIPS = 240
 CUES = ("face", "prosody")
@@ -53,6 +54,11 @@ EPOCHS, BATCH, LEARNING_RATE = 4, 16, 2e-3
 # The paper's towers are published ones and its global path works from the start; here all start from nothing, so the
 # local path is open from the start, too.
 GATE = 1.0
+STYLE = f"""{VIEW_STYLE}
+table {{ border-collapse: collapse }} td, th {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left }}
+blockquote {{ background: #f2f6fa; padding: .6rem 1rem; margin: 0; overflow: hidden }}
+video {{ float: right; width: 14.5rem; margin: 0 0 1rem 1rem }} h2 {{ clear: both }}
+"""
 
 
 def prepare(output: Path, seed: int, num_clips: int = NUM_CLIPS) -> list[dict]:
@@ -191,8 +197,8 @@ def learn_to_look(model, processor, samples, seed: int, epochs: int = LOOK_EPOCH
         batch = collate([samples[i] for i in which])
         real = batch["video_times"] >= 0
         states = visual.vision_tower(batch["pixel_values_videos"][real]).last_hidden_state
-        told = (batch[f"video_timestamp_{name}"][real] for name in ("ids", "mask"))
-        frames = visual.frame_results(states, *told, batch["video_region_masks"][real], real)
+        stamps = (batch[f"video_timestamp_{name}"][real] for name in ("ids", "mask"))
+        frames = visual.frame_results(states, *stamps, batch["video_region_masks"][real], real)
         tokens = visual.window_tokens(frames, batch["video_times"], batch.get("utterance_spans"))
         windows = torch.cat(tokens).unflatten(0, (-1, config.num_video_query_tokens))
         return (
@@ -201,7 +207,7 @@ def learn_to_look(model, processor, samples, seed: int, epochs: int = LOOK_EPOCH
         )
 
     def loss_of(which):
-        return sum((found - true).pow(2).mean() for found, true in see(which))
+        return sum((guess - true).pow(2).mean() for guess, true in see(which))
 
     parts = [frame_head, window_head, *(part for name, part in visual.named_children() if name in FRAME_PATH)]
     learnt = int(0.9 * len(samples))
@@ -209,15 +215,15 @@ def learn_to_look(model, processor, samples, seed: int, epochs: int = LOOK_EPOCH
     fit(parts, loss_of, learnt, epochs, LOOK_BATCH, seed, "learning to look")
     model.eval()
     with torch.no_grad():
-        _, (found, true) = see(range(learnt, len(samples)))
-    return float((1 - (found - true).pow(2).mean(0) / true.var(0)).mean())
+        _, (guess, true) = see(range(learnt, len(samples)))
+    return float((1 - (guess - true).pow(2).mean(0) / true.var(0)).mean())
 
 
 def learn_to_listen(model, processor, samples, seed: int, epochs: int = LISTEN_EPOCHS) -> float:
     """Stage 1, hearing: the audio tower, its Q-Former and projector learn which voice speaks, through a linear head.
 
     Returns:
-        the share of the voices named rightly in the last tenth of the samples, which is not trained on.
+        the share of the voices named correctly in the last tenth of the samples, which is not trained on.
     """
     torch.manual_seed(seed)
     heard, config = model.model, model.config
@@ -240,8 +246,8 @@ def learn_to_listen(model, processor, samples, seed: int, epochs: int = LISTEN_E
     fit(parts, loss_of, learnt, epochs, LISTEN_BATCH, seed, "learning to listen")
     model.eval()
     with torch.no_grad():
-        found, true = hear(range(learnt, len(samples)))
-    return float((found.argmax(1) == true).float().mean())
+        guess, true = hear(range(learnt, len(samples)))
+    return float((guess.argmax(1) == true).float().mean())
 
 
 @torch.no_grad()
@@ -312,7 +318,7 @@ def train(model, processor, samples, output: Path, seed: int, epochs: int = EPOC
 
 @torch.no_grad()
 def answers(model, processor, samples) -> list[str]:
-    """Greedy answers to the questions of samples that hold their own answers."""
+    """Greedy answers to the questions of samples that hold the right answers."""
     texts = []
     collate = EmotionCollator(processor)
     for first in range(0, len(samples), BATCH):
@@ -333,7 +339,7 @@ def named(text: str, row: dict) -> bool:
 
 
 def score(rows, texts, constant: str) -> dict:
-    """Share of clips whose emotion is named, by cue, beside the constant answer and the answers in shuffled order."""
+    """Share of clips whose emotion is named, by cue, with the constant answer and the answers in shuffled order."""
     shuffled = texts.copy()
     random.Random(0).shuffle(shuffled)
     result = {}
@@ -387,7 +393,7 @@ def quickstart(output: Path, clips=(), seed: int = 0) -> dict:
 
     Args:
         output: folder; a corpus that is already there is kept.
-        clips: the user's own clips, described at the end.
+        clips: clips of the user, described by the model in the box.
         seed: of corpus, weights and training.
 
     Returns:
@@ -400,139 +406,108 @@ def quickstart(output: Path, clips=(), seed: int = 0) -> dict:
     def say(step: str) -> None:
         print(f"[{time.time() - started:5.0f} s] {step}", flush=True)
 
-    say(f"1/6 making {NUM_CLIPS} talking-face clips (mp4 with sound) in {output / 'corpus'}")
+    starter = load_starter()
+    described = describe(clips, *starter) if clips else []
+    for result in described:
+        say(f"1/7 the model in the box: {result['clip']}: {result.get('description', result.get('error'))}")
+    say(f"2/7 making {NUM_CLIPS} talking-face clips (mp4 with sound) in {output / 'corpus'}")
     rows = prepare(output / "corpus", seed)
+    if not clips:
+        [result] = describe([rows[0]["video"]], *starter, utterances=[rows[0]["utterances"]])
+        say(f"1/7 the model in the box: {Path(result['clip']).name}: {result['description']}")
     model, processor = new_model(seed)
-    say(f"2/6 stage 1: learning to look at {NUM_FACES} rendered faces and to listen to {NUM_VOICES} rendered voices")
+    say(f"3/7 stage 1: learning to look at {NUM_FACES} rendered faces and to listen to {NUM_VOICES} rendered voices")
     drawn = rendered(processor, seed)
     explained = learn_to_look(model, processor, drawn["face"], seed)
     say(f"    movements in unseen faces: {explained:.0%} of the variance explained")
     recognised = learn_to_listen(model, processor, drawn["prosody"], seed)
     say(f"    unseen voices: {recognised:.0%} recognised, of {len(VOICES)} kinds")
-    say("3/6 encoding the clips: frames, face regions, sound, utterances, text")
+    say("4/7 encoding the clips: frames, face regions, sound, utterances, text")
     samples = with_features(model, encode_rows(processor, rows))
     pretrained = with_features(model, drawn["face"] + drawn["prosody"])
     held_out = [i for i, row in enumerate(rows) if row["split"] == "test"]
     learnt = [i for i, row in enumerate(rows) if row["split"] != "test"]
-    say(f"4/6 stage 2: learning to answer with Trainer, from {len(learnt)} clips and the {len(pretrained)} of stage 1")
+    say(f"5/7 stage 2: learning to answer with Trainer, from {len(learnt)} clips and the {len(pretrained)} of stage 1")
     losses = train(model, processor, [samples[i] for i in learnt] + pretrained, output / "training", seed)
     say(f"    loss {losses[0]['loss']:.3f} -> {losses[-1]['loss']:.3f}")
-    say(f"5/6 answering about {len(held_out)} held-out clips")
+    say(f"6/7 answering about {len(held_out)} held-out clips")
     test_rows = [rows[i] for i in held_out]
     texts = answers(model, processor, [samples[i] for i in held_out])
     labels = [rows[i]["label"] for i in learnt]
     constant = max(sorted(set(labels)), key=labels.count)
     scores = score(test_rows, texts, constant)
-    for name, found in scores.items():
+    for name, numbers in scores.items():
         say(
-            f"    {name:<8} {found['model']:.0%} of {found['clips']} clips named rightly; "
-            f"always '{constant}' {found['constant']:.0%}, shuffled answers {found['shuffled']:.0%}"
+            f"    {name:<8} {numbers['model']:.0%} of {numbers['clips']} clips named correctly; "
+            f"always '{constant}' {numbers['constant']:.0%}, shuffled answers {numbers['shuffled']:.0%}"
         )
-    say("6/6 saving, loading in a fresh process without hf_emotion, describing")
+    say("7/7 saving, loading in a fresh process without hf_emotion, describing")
     model.save_pretrained(output / "model")
     processor.save_pretrained(output / "model")
     shown = next((i for i, row in enumerate(test_rows) if row["cue"] == "face" and not row["control"]), 0)
     fresh = ask_afresh(output / "model", test_rows[shown])
     say(f"    {Path(test_rows[shown]['video']).name}: {fresh}")
     if fresh.strip() != texts[shown].strip():
-        say(f"    the model in this process, in a batch, had answered otherwise: {texts[shown]}")
-    own = describe(clips, model, processor) if clips else []
-    for result in own:
-        say(f"    {result['clip']}: {result.get('description', result.get('error'))}")
-    result = {
+        say(f"    the model in this process, in a batch, answered differently: {texts[shown]}")
+    report = {
         "seed": seed,
         "stage_1": {"explained_variance": explained, "voices_recognised": recognised},
         "losses": losses,
         "scores": scores,
         "constant": constant,
         "seconds": round(time.time() - started),
-        "own_clips": own,
+        "described": described,
     }
-    write_whole(output / "scores.json", json.dumps(result, indent=2))
-    write_report(output / "report.html", processor, test_rows[shown], fresh, result)
+    write_whole(output / "scores.json", json.dumps(report, indent=2))
+    write_report(output / "report.html", processor, test_rows, texts, report)
     say(f"done: {output / 'report.html'}, {output / 'scores.json'}, {output / 'model'}")
-    print("This small model shows the machinery and is no emotion expert.")
-    return result
+    print(
+        "The model trained here shows the machinery; it never saw a real face. For clips: hf-emotion predict clip.mp4"
+    )
+    return report
 
 
-def picture(array: np.ndarray) -> str:
-    """(H, W, 3) uint8 as a data URL."""
-    buffer = BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
-
-
-def write_report(path: Path, processor, row: dict, text: str, result: dict) -> None:
-    """One clip as the model sees it, and the scores, as a page without outside files."""
-    [clip] = processor.load_clips([row["video"]], utterances=[row["utterances"]])
-    track = processor.find_face(clip)
-    drawn = [draw_regions(clip.frames[t], track, t, processor.face_finder) for t in range(len(clip.frames))]
-    # The names of the regions stand beneath each picture; small as they are here, once and large is enough.
-    height = drawn[0].shape[1] * clip.frames.shape[1] // clip.frames.shape[2]
-    frames = "".join(
-        f'<figure><img src="{picture(shown[:height])}" alt="frame at {time / 1000:.2f} s with facial regions">'
-        f"<figcaption>{time / 1000:.2f} s</figcaption></figure>"
-        for shown, time in zip(drawn, clip.frame_times.tolist(), strict=True)
-    )
-    legend = f'<img class="legend" src="{picture(drawn[0][height:])}" alt="colours of the facial regions">'
-    film = f"data:video/mp4;base64,{b64encode(Path(row['video']).read_bytes()).decode()}"
-    wave = np.abs(clip.waveform).reshape(-1)
-    bars = [float(part.max()) for part in np.array_split(wave, 300)]
-    top = max(max(bars), 1e-6)
-    sound = "".join(
-        f'<rect x="{2 * i}" y="{40 - 38 * bar / top:.1f}" width="1.5" height="{76 * bar / top:.1f}"/>'
-        for i, bar in enumerate(bars)
-    )
-    seconds = clip.duration / 1000
-    places = [(600 * u["start"] / seconds, 600 * u["end"] / seconds) for u in clip.utterances]
-    spoken = "".join(
-        f'<rect class="spoken" x="{start:.1f}" y="84" height="22" width="{end - start:.1f}"/>'
-        f'<text x="{start + 4:.1f}" y="100">{i}</text>'
-        for i, (start, end) in enumerate(places, 1)
-    )
-    marks = "".join(
-        f'<line x1="{0.6 * t / seconds:.1f}" x2="{0.6 * t / seconds:.1f}" y1="0" y2="82"/>'
-        for t in clip.frame_times.tolist()
-    )
-    lines = "".join(
-        f"<li>{u['start']:.2f}&ndash;{u['end']:.2f} s: {html.escape(u['text'] or '')}</li>" for u in clip.utterances
-    )
+def write_report(path: Path, processor, rows: list[dict], texts: list[str], report: dict) -> None:
+    """The scores, and held-out clips as the model sees them, right and wrong answers, as a page without other files."""
+    right = [i for i, row in enumerate(rows) if named(texts[i], row)]
+    wrong = [i for i in range(len(rows)) if i not in right]
+    views = [(i, look(processor, rows[i]["video"], rows[i]["utterances"])) for i in (*right[:2], *wrong[:2])]
+    clips = "".join(clip_section(view, rows[i], texts[i], i in right) for i, view in views)
     scores = "".join(
-        f"<tr><td>{name}</td><td>{found['clips']}</td><td>{found['model']:.0%}</td><td>{found['constant']:.0%}</td>"
-        f"<td>{found['shuffled']:.0%}</td></tr>"
-        for name, found in result["scores"].items()
+        f"<tr><td>{name}</td><td>{numbers['clips']}</td><td>{numbers['model']:.0%}</td>"
+        f"<td>{numbers['constant']:.0%}</td><td>{numbers['shuffled']:.0%}</td></tr>"
+        for name, numbers in report["scores"].items()
     )
     # An error names its clip itself.
-    told = [found.get("error") or f"{found['clip']}: {found['description']}" for found in result["own_clips"]]
-    own = "".join(f"<li>{html.escape(line)}</li>" for line in told)
+    lines = [result.get("error") or f"{result['clip']}: {result['description']}" for result in report["described"]]
+    described = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     page = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>hf_emotion quickstart</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-figure {{ display: inline-block; margin: 0 .5rem .5rem 0; width: calc(25% - .8rem); min-width: 9.5rem }}
-figure img {{ width: 100% }}
-figcaption {{ color: #666; font-size: .85rem }} table {{ border-collapse: collapse }}
-td, th {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left }}
-svg {{ width: 100%; background: #fafafa }} svg rect {{ fill: #56718a }} svg .spoken {{ fill: #e69f00 }}
-svg line {{ stroke: #c33; stroke-width: 1 }}
-blockquote {{ background: #f2f6fa; padding: .6rem 1rem; margin: 0; overflow: hidden }}
-.note {{ color: #666 }} .legend {{ width: 100%; max-width: 40rem; display: block }}
-video {{ float: right; width: 14.5rem; margin: 0 0 1rem 1rem }} h2 {{ clear: both }}
-</style>
-<h1>A clip the model never saw</h1>
-<p class="note">This small model shows the machinery and is no emotion expert. One photograph, warped, and a synthetic
-voice; random weights {result["seconds"]} seconds before this page was written.</p>
-<video controls src="{film}"></video>
-<p><b>Question.</b> {html.escape(row["question"])}</p><blockquote>{html.escape(text)}</blockquote>
-<p>Planted in the clip: {html.escape(row["answer"])}</p>
-<h2>Frames and facial regions</h2>{frames}{legend}
-<h2>Sound, frames (red) and utterances (orange)</h2>
-<svg viewBox="0 0 600 110">{sound}{marks}{spoken}</svg><ol>{lines}</ol>
-<h2>Held-out clips whose emotion was named</h2>
-<table><tr><th>label carried by</th><th>clips</th><th>model</th><th>always '{html.escape(result["constant"])}'</th>
-<th>shuffled answers</th></tr>{scores}</table>
-{f"<h2>Your clips</h2><ul>{own}</ul>" if own else ""}
+<style>{STYLE}</style>
+<h1>Quickstart</h1>
+{f"<h2>Your clips, described by the model in the box</h2><ul>{described}</ul>" if described else ""}
+<h2>A model trained in {report["seconds"]} seconds</h2>
+<p class="legend">It shows the machinery and was never trained on real faces: one photograph, warped, and a synthetic
+voice; random weights {report["seconds"]} seconds before this page was written.</p>
+<table><tr><th>label carried by</th><th>held-out clips</th><th>named correctly</th>
+<th>always '{html.escape(report["constant"])}'</th><th>shuffled answers</th></tr>{scores}</table>
+{clips}
 </html>
 """
     write_whole(path, page)
+
+
+def clip_section(view: View, row: dict, text: str, right: bool) -> str:
+    """A held-out clip: the question, the answer, the planted emotion, frames with facial regions, and the sound."""
+    film = f"data:video/mp4;base64,{b64encode(Path(row['video']).read_bytes()).decode()}"
+    figures = "".join(
+        f'<figure><img src="{data_url(picture)}" alt="frame at {frame["time"]:.2f} s with facial regions">'
+        f"<figcaption>{frame['time']:.2f} s</figcaption></figure>"
+        for picture, frame in zip(view.pictures, view.inputs.report["frames"], strict=True)
+    )
+    return f"""<h2>{html.escape(Path(row["video"]).name)}: {"correct" if right else "wrong"}</h2>
+<video controls src="{film}"></video>
+<p><b>Question.</b> {html.escape(row["question"])}</p><blockquote>{html.escape(text)}</blockquote>
+<p>Planted in the clip: {html.escape(row["answer"])}</p>
+<div class="frames">{figures}</div>{timeline(view)}"""
