@@ -1,8 +1,8 @@
 """The demo corpus: talking-face clips with an emotion planted in one known place, made from one photograph.
 
-The papers are trained on collections nobody may redistribute. This generator gives each of their modules a test that
-only it can pass: real mp4 files (H.264 and AAC) in which the label is carried by exactly one cue, beside a matched
-control in which that cue is absent and everything else is drawn the same.
+The papers are trained on collections that may not be redistributed. This generator gives each of their modules a test
+that only it can pass: real mp4 files (H.264 and AAC) in which exactly one cue carries the label, each with a matched
+control in which that cue is absent and everything else is the same.
 
     cue          carried by                                             needed to read it
     face         a local facial movement during one utterance           MicroEmo's region attention
@@ -10,7 +10,7 @@ control in which that cue is absent and everything else is drawn the same.
     words        the text of one utterance                              the language model
     agreement    whether sound and picture are in step (`offset_ms`)    ESVA's alignment
 
-What no cue carries is drawn at random for every clip: head motion, lighting, colour, a moving and changing background,
+Everything else is drawn at random for every clip: head motion, lighting, colour, a moving and changing background,
 blinks, the resting shape of the face, its mirror image, the speaker's pitch and vocal tract, noise. A face clip and its
 control have the same sound, a prosody clip and its control the same picture, a words clip and its control both.
 
@@ -19,7 +19,7 @@ splines through its face landmarks. The voice is a sum of harmonics under moving
 timbre, and no intelligible words. Syllables are drawn apart from the text, or the text would leak into the sound; and
 no planted voice changes their timing, or the voice would leak into the lips.
 
-This shows machinery. Nobody's feelings are in it.
+It demonstrates the machinery; no real emotion is in it.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ CUES = ("face", "prosody", "words", "agreement")
 EMOTIONS = ("happy", "sad", "angry", "surprised", "disgusted")
 AGREEMENT_LABELS = ("confident", "nervous")
 SAMPLING_RATE = 16_000
-# Part of every fingerprint: raise it whenever the same draws would give another file.
+# Part of every fingerprint: increase it whenever the same draws would give another file.
 FORMAT = 2
 
 
@@ -83,9 +83,9 @@ _NOSE_WINGS = [64, 48, 115, 131, 49, 129, 209, 198, 294, 278, 344, 360, 279, 358
 _NOSE_TIP = [1, 4, 5, 44, 45, 274, 275]
 _PHILTRUM = [164, 167, 393, 165, 391]
 
-# Where each movement goes: (landmarks, outward, downward, how it fades over the landmarks), the two lengths in
-# distances between the outer eye corners. "corner" is whole at the corners of the mouth and nothing at its middle,
-# "middle" the reverse.
+# Displacement of each movement: (landmarks, outward, downward, how it fades over the landmarks), lengths in distances
+# between the outer eye corners. "corner" is full at the mouth corners and zero at the middle of the mouth, "middle" the
+# reverse.
 MOVEMENTS: dict[str, list[tuple[list[int], float, float, str]]] = {
     "lip_corners_up": [
         (_UPPER_LIPS + _LOWER_LIPS, 0.07, -0.07, "corner"),
@@ -124,17 +124,17 @@ FACES: dict[str, tuple[str, list[str], str]] = {
 
 @dataclass(frozen=True)
 class Voice:
-    """How an utterance is spoken, as a difference from the speaker's neutral voice.
+    """How an utterance is spoken, relative to the speaker's neutral voice.
 
     Args:
         pitch: semitones above the speaker's own pitch.
         slope: semitones gained from the first to the last syllable.
         swing: semitones by which neighbouring syllables differ.
         loudness: decibels.
-        tilt: decibels an octave, added to the neutral -12 of the glottal source; positive is a harder voice.
-        jitter: share of the pitch by which single periods stray.
+        tilt: dB per octave, added to the -12 of the neutral glottal source; positive is a harder voice.
+        jitter: deviation of single periods, as a share of the pitch.
         breath: noise, as a share of the voice.
-        held: share of a syllable's time that sounds: short is clipped, long is drawn out.
+        held: sounding share of a syllable: small is clipped, large is drawn out.
         clue: what a listener hears.
     """
 
@@ -157,7 +157,7 @@ VOICES: dict[str, Voice] = {
     "surprised": Voice(3.0, 9.0, 0.8, 3.0, 1.0, 0.004, 0.03, 0.80, "The voice climbs to the end"),
     "disgusted": Voice(-4.0, -1.0, 0.5, 0.0, 4.0, 0.050, 0.02, 0.98, "The voice is low and creaks"),
 }
-# Emotion -> (openings, events, what the words tell of); a line is an opening and an event.
+# Emotion -> (openings, events, topic of the words); a line is an opening and an event.
 WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "happy": (
         ("At last", "This is lovely", "What a day", "Just think"),
@@ -224,34 +224,34 @@ def make_demo(
     num_workers: int | None = None,
     progress: bool = True,
 ) -> list[dict]:
-    """Make the corpus, or finish one that was interrupted: `clips/<id>.mp4` and `metadata.jsonl` under `output_dir`.
+    """Make the corpus, or finish an interrupted one: `clips/<id>.mp4` and `metadata.jsonl` in `output_dir`.
 
     A clip depends on `seed`, its own number and the arguments below, never on `num_workers` or `num_clips`: a larger
-    corpus contains the smaller one, and two runs give the same bytes. A clip already there with the same fingerprint
-    (kept in the file's own `comment` tag) is left as it is. Clips and labels are balanced; `split` is drawn per pair,
-    70 % train, 10 % validation, 20 % test, so that a clip and its control never part.
+    corpus contains the smaller one, and two runs give the same bytes. An existing clip with the same fingerprint (in
+    the file's `comment` tag) is kept. Clips and labels are balanced; `split` is drawn per pair (70 % train, 10 %
+    validation, 20 % test), so that a clip and its control are in the same split.
 
     Args:
-        output_dir: made if it is not there; the files in it that do not belong to this corpus are left alone.
-        num_clips: clips, controls included.
+        output_dir: made if needed; other files in it are left alone.
+        num_clips: number of clips, controls included.
         seed: any non-negative integer.
-        cues: some of `CUES`, in turn.
-        emotions: some of `EMOTIONS`, in turn; "agreement" has its own two, `AGREEMENT_LABELS`.
-        controls: share of the clips that are controls, 0 to 0.5 (every clip has one). With E emotions, 1 / (E + 1)
-            makes "neutral", the label of all controls, as frequent as each of them.
+        cues: of `CUES`, in turn.
+        emotions: of `EMOTIONS`, in turn; "agreement" has its own two, `AGREEMENT_LABELS`.
+        controls: share of controls among the clips, 0 to 0.5 (every clip has one). With E emotions, 1 / (E + 1)
+            makes "neutral", the label of all controls, as frequent as each emotion.
         size: width and height of the picture in pixels, an even number of at least 64.
         fps: frames per second.
-        strength: size of the planted movement and of the planted voice; 1 is plain to see, 0.5 is slight.
-        distractors: size of everything else that changes in the picture; 0 leaves a still head before plain colours.
-        num_workers: processes, started by spawn; None is one a core, 0 is this process. MediaPipe then runs in this
-            process, which must not fork afterwards.
+        strength: of the planted movement and voice; 1 is clearly visible, 0.5 is slight.
+        distractors: strength of everything else that changes in the picture; 0 is a still head before plain colours.
+        num_workers: spawned processes; None is one per core, 0 is this process, in which MediaPipe then runs and which
+            must not fork afterwards.
         progress: show a progress bar.
 
     Returns:
-        The rows of `metadata.jsonl`, as `read_demo` gives them.
+        the rows of `metadata.jsonl`, see `read_demo`.
 
     Raises:
-        DemoError: an argument out of its range, or scikit-image missing.
+        DemoError: an argument out of range, or scikit-image is missing.
     """
     _check(num_clips, seed, cues, emotions, controls, size, fps, strength, distractors)
     folder = Path(output_dir)
@@ -272,7 +272,7 @@ def make_demo(
                 _make_clip(*job)
                 bar.update()
         else:
-            # Spawned, because a FaceMesh graph of the parent would crash forked children.
+            # Spawned, because a FaceMesh graph in the parent would crash forked children.
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 futures = [pool.submit(_make_clip, *job) for job in jobs]
@@ -290,9 +290,9 @@ def make_demo(
 
 
 def _check(num_clips, seed, cues, emotions, controls, size, fps, strength, distractors):
-    for name, given, known in (("cues", cues, CUES), ("emotions", emotions, EMOTIONS)):
-        if isinstance(given, str) or not given or len(set(given)) != len(given) or not set(given) <= set(known):
-            raise DemoError(f"{name}={given!r}: a sequence of some of {', '.join(known)}, each at most once, is needed")
+    for name, values, known in (("cues", cues, CUES), ("emotions", emotions, EMOTIONS)):
+        if isinstance(values, str) or not values or len(set(values)) != len(values) or not set(values) <= set(known):
+            raise DemoError(f"{name}={values!r}: some of {', '.join(known)}, each at most once, are needed")
     for name, value, accepted, good in (
         ("num_clips", num_clips, "a whole number of at least 1", int(num_clips) == num_clips and num_clips >= 1),
         ("seed", seed, "a whole number of at least 0", int(seed) == seed and seed >= 0),
@@ -307,7 +307,7 @@ def _check(num_clips, seed, cues, emotions, controls, size, fps, strength, distr
 
 
 def _plan(num_clips, seed, cues, emotions, controls, strength, distractors) -> list[tuple[dict, dict]]:
-    """(row, draws) of every clip. Clip p of the plan is the same for every longer plan."""
+    """(row, draws) of every clip. A longer plan begins with the same clips."""
     rate = controls / (1 - controls)
     plan = []
     pair = 0
@@ -335,7 +335,7 @@ def _plan(num_clips, seed, cues, emotions, controls, strength, distractors) -> l
 
 
 def _draw(seed, pair, cue, label, control, strength, distractors) -> dict:
-    """All numbers of one clip, JSON-able. The order of the draws never depends on cue, label or control."""
+    """All random numbers of one clip, as JSON values. Their order never depends on cue, label or control."""
     rng = np.random.default_rng([seed, 0, pair])
 
     def uniform(low, high, *shape):
@@ -347,7 +347,7 @@ def _draw(seed, pair, cue, label, control, strength, distractors) -> dict:
     lead, tail, shift, pace = uniform(0.12, 0.25), uniform(0.25, 0.40), uniform(0.24, 0.48), uniform(0.17, 0.22)
     late_sound, late_picture = (bool(bit) for bit in rng.integers(0, 2, 2))
     if cue == "agreement":
-        # Both times are equally likely for sound and for picture under either label: only the two together tell.
+        # Under either label, both times are equally likely for sound and for picture: only the two together are a cue.
         late_picture = late_sound if label == "confident" else not late_sound
     else:
         late_picture = late_sound
@@ -466,9 +466,9 @@ def _row(seed, pair, cue, label, control, draws) -> dict:
     elif cue == "prosody":
         clue = f"{VOICES[label].clue} during utterance {number}"
     elif cue == "words":
-        clue = f"The words of utterance {number} tell of {WORDS[label][2]}"
+        clue = f"The words of utterance {number} are about {WORDS[label][2]}"
     elif offset == 0:
-        clue = "The lips and the voice keep in step"
+        clue = "The lips and the voice are in step"
     else:
         clue = f"The voice comes {'after' if offset > 0 else 'before'} the lips"
     shown = NEUTRAL if control else label
@@ -497,7 +497,7 @@ def _row(seed, pair, cue, label, control, draws) -> dict:
 
 
 def _fingerprint(draws, size, fps) -> str:
-    # The text is not in the file: a words clip and its control would otherwise differ by their tag alone.
+    # The text is not in the file; otherwise a words clip and its control would differ in their tag alone.
     draws = draws | {"text": None, "question": None, "cue": None}
     return hashlib.sha256(json.dumps([draws, size, fps], sort_keys=True).encode()).hexdigest()
 
@@ -519,10 +519,10 @@ def _make_clip(draws, size, fps, path, fingerprint):
 
 @dataclass(frozen=True)
 class _Portrait:
-    """The photograph, made ready: lengths in pixels of the photograph.
+    """The prepared photograph; lengths in its pixels.
 
     texture: (1, 4, h, w) float32, RGB in 0..255 and opacity; covers `centre` +- `reach`.
-    fields: (M, 2, G, G) float32, where to look for a pixel (x, y) when movement m is whole; covers `centre` +- `reach`.
+    fields: (M, 2, G, G) float32, where to look for pixel (x, y) when movement m is done; covers `centre` +- `reach`.
     mouths: (V, 2, G, G) float32, the same for the mouth from closed (0) to wide open (V - 1).
     lids: (V, 2, G, G) float32, the same for the eyes from open (0) to shut (V - 1).
     """
@@ -554,7 +554,7 @@ def _portrait(size: int) -> _Portrait:
         raise DemoError(
             f"no face was found in the portrait (backend {track.backend!r}); a working FaceFinder backend is needed"
         )
-    # Rounded, so that the last bits of another build of MediaPipe make no other corpus.
+    # Rounded, so that another build of MediaPipe gives the same corpus.
     points = np.round(track.landmarks[0].astype(np.float64) * photograph.shape[1::-1], 2)
     low, high = points[:468].min(0), points[:468].max(0)
     height = high[1] - low[1]
@@ -582,7 +582,7 @@ def _portrait(size: int) -> _Portrait:
     speech = [_mouth_targets(points, level / (_LEVELS - 1)) for level in range(_LEVELS)]
     mouths = np.stack([_field(points, moved, grid) for moved in speech])
     lids = np.stack([_lid_field(points, level / (_LEVELS - 1), grid) for level in range(_LEVELS)])
-    # Movements start from the face at rest, not from the smile of the photograph.
+    # Movements start from the face at rest, not from the smile in the photograph.
     rested = points.copy()
     for landmark, shift in speech[1].items():
         rested[landmark] += shift
@@ -599,7 +599,7 @@ def _portrait(size: int) -> _Portrait:
 
 
 def _opacity(photograph: np.ndarray) -> np.ndarray:
-    """(H, W) uint8, 0 where the pale backdrop around the head is: light, grey, smooth, joined to the picture's top."""
+    """(H, W) uint8, 0 for the pale backdrop around the head: light, grey, smooth, connected to the top edge."""
     from scipy import ndimage
 
     colour = photograph.astype(np.float64)
@@ -614,7 +614,7 @@ def _opacity(photograph: np.ndarray) -> np.ndarray:
 
 
 def _paint_mouth(photograph: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The photograph smiles with closed teeth; darkened under the upper teeth, it can open its mouth to speak."""
+    """The photograph with a mouth that can open: dark below the upper teeth, which are closed in the smile."""
     fine = 4
     canvas = Image.new("L", (photograph.shape[1] * fine, photograph.shape[0] * fine))
     upper, lower = np.array(_MOUTH_OPENING[:11]), np.array([78, *_MOUTH_OPENING[:10:-1], 308])
@@ -637,7 +637,7 @@ def _from_mouth_middle(points: np.ndarray, landmarks: list[int]) -> np.ndarray:
 
 
 def _targets(points: np.ndarray, name: str) -> dict[int, np.ndarray]:
-    """Landmark -> its displacement (x, y) when the movement is whole."""
+    """Landmark -> its displacement (x, y) when the movement is complete."""
     unit = _unit(points)
     middle = (points[33, 0] + points[263, 0]) / 2
     moved = {}
@@ -745,7 +745,7 @@ def _hump(times: np.ndarray, start: float, end: float, rise: float) -> np.ndarra
 
 
 def lip_opening(draws: dict, times: np.ndarray) -> np.ndarray:
-    """(T,) how far the mouth is open, 0 to 1, at `times` (T,) seconds. The planted voice has no part in it."""
+    """(T,) how far the mouth is open, 0 to 1, at `times` (T,) s; independent of the planted voice."""
     opening = np.zeros_like(times)
     if draws["lips_move"]:
         for spoken in draws["utterances"]:
@@ -763,7 +763,7 @@ def eye_closing(draws: dict, times: np.ndarray) -> np.ndarray:
 
 
 def movement_sizes(draws: dict, times: np.ndarray) -> np.ndarray:
-    """(T, M) how far each movement of `MOVEMENTS` has gone at `times` (T,) seconds; 1 is whole."""
+    """(T, M) how far each movement of `MOVEMENTS` has gone at `times` (T,) seconds; 1 is complete."""
     sizes = np.tile(np.array(draws["shape"]), (len(times), 1))
     if draws["movement"]:
         spoken = draws["utterances"][draws["emotional"]]
@@ -788,7 +788,7 @@ def render_picture(draws: dict, size: int, fps: float) -> np.ndarray:
     times = np.arange(count) / fps
     paths = {name: _path(path, times) for name, path in draws["paths"].items()}
 
-    # Sums in a fixed order, not matrix products: a product's last bits change with the number of threads.
+    # Sums in a fixed order instead of matrix products, whose last bits change with the number of threads.
     sizes = torch.from_numpy(movement_sizes(draws, times).astype(np.float32))[:, :, None, None, None]
     moved = sum(sizes[:, m] * portrait.fields[m] for m in range(len(MOVEMENTS)))
     moved = moved + _between_levels(portrait.lids, eye_closing(draws, times))
@@ -817,7 +817,7 @@ def render_picture(draws: dict, size: int, fps: float) -> np.ndarray:
 
 
 def _background(draws: dict, times: np.ndarray, places: torch.Tensor) -> torch.Tensor:
-    """(T, 3, H, W): coarse and fine colour patches that drift, and give way to others at some moment of the clip."""
+    """(T, 3, H, W): coarse and fine colour patches that drift and are replaced by others at some moment."""
     rng = np.random.default_rng(draws["background"]["seed"])
     cloths = []
     for _ in range(2):
@@ -844,7 +844,7 @@ def render_sound(draws: dict) -> np.ndarray:
     count = int(draws["duration"] * SAMPLING_RATE) // step * step
     frames = count // step + 1
     times = np.arange(frames) * step / SAMPLING_RATE
-    # Drawn before anything that depends on the planted voice, so that a control hears the same noise.
+    # Drawn before anything that depends on the planted voice, so that a control has the same noise.
     flutter = rng.standard_normal(count)
     breath = rng.standard_normal(count)
     hiss = rng.standard_normal(count)
@@ -892,7 +892,7 @@ def render_sound(draws: dict) -> np.ndarray:
     def stretched(track):
         return np.interp(fine, np.arange(frames), track)
 
-    # One value a period or so: held over 1/8 of a frame of the pitch track at most, smoothed by the running phase.
+    # About one value per period, smoothed by the running phase.
     stray = np.repeat(flutter[::80], 80)[:count] * stretched(jitter)
     phase = 2 * np.pi * np.cumsum(2 ** stretched(pitch) * (1 + stray)) / SAMPLING_RATE
     low = 2 ** float(pitch.min())
@@ -902,9 +902,9 @@ def render_sound(draws: dict) -> np.ndarray:
         weight / np.sqrt(1 + ((frequency - place) / width) ** 2)
         for weight, place, width in zip((1.0, 0.6, 0.35), places, (70, 90, 130), strict=True)
     )
-    # `harmonics`: the sound leaves the lips with 6 dB an octave more than it had in the mouth.
+    # `harmonics`: radiation at the lips adds 6 dB per octave.
     tracks = harmonics * response * harmonics ** (tilt / 6.02) * np.clip((5000 - frequency) / 500, 0, 1)
-    # Vowel and tilt change the timbre alone: loudness is planted by itself.
+    # Vowel and tilt change the timbre alone; loudness is planted separately.
     tracks *= gain / np.sqrt((tracks**2).sum(0) / 2)
     wave = np.zeros(count)
     for harmonic, track in enumerate(tracks, 1):
@@ -917,7 +917,7 @@ def render_sound(draws: dict) -> np.ndarray:
 def _write_mp4(path: str, frames: np.ndarray, rate: Fraction, sound: np.ndarray, fingerprint: str) -> None:
     with replacing(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         container.metadata["comment"] = fingerprint
-        # With more threads x264's rate control depends on their timing, with macroblock trees on where memory lies.
+        # With more threads, x264's rate control depends on timing; with macroblock trees, on memory addresses.
         options = {"preset": "veryfast", "crf": "18", "threads": "1", "x264-params": "mbtree=0"}
         picture = container.add_stream("libx264", rate=rate, options=options)
         picture.width, picture.height, picture.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
@@ -944,18 +944,18 @@ def render_clips(
     strength: float = 1.0,
     distractors: float = 1.0,
 ):
-    """Clips of the corpus's kind that never become files: a silent face, or a voice without a picture, to pretrain on.
+    """Clips like those of the corpus, in memory: silent faces, or voices without a picture, for pretraining.
 
     Args:
         cue: "face" or "prosody".
-        numbers: of the clips. Emotions take turns; one clip in `len(EMOTIONS) + 1` is a control, so that "neutral" is
+        numbers: of the clips. Emotions take turns; every `len(EMOTIONS) + 1`-th clip is a control, so that "neutral" is
             as frequent as each emotion.
-        seed: take another than the corpus's, or its clips will have been seen.
+        seed: another than the corpus's, whose clips would otherwise be seen in pretraining.
         size, fps, strength, distractors: as in `make_demo`.
 
     Yields:
         (row, draws): a data row whose `video` holds `frames` and `fps`, or `waveform` and `sampling_rate`, and what
-        `movement_sizes` needs to tell how far the face has moved at any time.
+        `movement_sizes` needs.
 
     Raises:
         DemoError: another cue.
