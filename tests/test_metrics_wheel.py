@@ -86,7 +86,7 @@ def test_tables_that_are_not_the_official_ones_are_refused_and_reported(folder, 
 def test_without_a_folder_the_message_says_where_the_tables_come_from(monkeypatch):
     monkeypatch.delenv("HF_EMOTION_WHEEL_DIR", raising=False)
     with pytest.raises(wheel.WheelError, match="zeroQiaoba/MERTools"):
-        wheel.given(None)
+        wheel.folder_of(None)
 
 
 def test_a_word_goes_to_its_base_its_wheel_word_and_its_group(tables):

@@ -40,7 +40,7 @@ PREPOSITIONS = word_set(
 _JOINTS = re.compile(r"\s*(?:,|/|&|;|\band\b|\bor\b|\bbut\b|\byet\b|\bmixed with\b|\bas well as\b)\s*")
 
 # (suffix, replacements tried in turn); the longest suffix that leads to a listed word wins. "-less" is absent on
-# purpose: fearless is no form of fear.
+# purpose: fearless is not a form of fear.
 SUFFIXES = (
     ("fulness", ("ful", "")),
     ("iveness", ("ive", "")),
@@ -225,8 +225,8 @@ class Lexicon:
             return joined
         pieces = [piece for piece in _JOINTS.split(phrase) if piece]
         if len(pieces) > 1:
-            found = (self.lemma(piece) for piece in pieces)
-            return next((lemma for lemma in found if lemma is not None), None)
+            lemmas = (self.lemma(piece) for piece in pieces)
+            return next((lemma for lemma in lemmas if lemma is not None), None)
         parts = phrase.split(" ")
         if any(part in NEGATORS for part in parts):
             return None  # "not happy" names no emotion unless it is listed as a whole
@@ -241,7 +241,7 @@ class Lexicon:
             return next((lemma for lemma in map(self._word, reversed(parts)) if lemma is not None), None)
         if len(stripped) < len(parts):
             return self.lemma(" ".join(stripped))
-        # The head of an English phrase stands before a preposition, otherwise last.
+        # The head of an English phrase comes before a preposition, otherwise last.
         cut = next((i for i, part in enumerate(parts) if part in PREPOSITIONS and i > 0), len(parts))
         for part in [*reversed(parts[:cut]), *parts[cut:]]:
             lemma = self._word(part)

@@ -62,7 +62,7 @@ def final_answer(text: str) -> str:
             answers = [answer.strip() for answer in _ANSWER.findall(part)]
             if any(answers):
                 return [answer for answer in answers if answer][-1]
-        # Reasoning that was cut off answers nothing, unless the answer stands before it.
+        # Reasoning that was cut off answers nothing, unless the answer comes before it.
         started = _THINKING_STARTS.search(rest if rest.strip() else text)
         text = rest if rest.strip() else text
         text = text[: started.start()] if started else text
@@ -71,7 +71,7 @@ def final_answer(text: str) -> str:
 
 
 def stated_answer(text: str) -> str | None:
-    """What stands behind the last "answer:" of a text; None where there is no such mark."""
+    """What follows the last "answer:" of a text; None where there is no such mark."""
     places = list(_STATED.finditer(text))
     rest = text[places[-1].end() :].strip() if places else ""
     return rest or None
@@ -80,7 +80,7 @@ def stated_answer(text: str) -> str | None:
 def options_in(question: str | None) -> dict[str, str]:
     """Options that a question lists by letter: `A. happy B. sad`, `(A) happy`, one a line. Letter -> text.
 
-    The letters must begin with A and follow each other; else, and with one letter alone, there are no options: {}.
+    The letters must begin with A and follow each other; otherwise, and with one letter alone, there are no options: {}.
     """
     options: dict[str, str] = {}
     for letter, text in _OPTION.findall(question or ""):

@@ -22,7 +22,7 @@ from functools import lru_cache, partial
 from .lexicon import Lexicon, normalise, shipped, word_set
 from .replies import chosen_options, final_answer, without_refusals
 
-# A label longer than this is a sentence that happens to stand in a list.
+# A label longer than this is a sentence that happens to be in a list.
 MAX_LABEL_WORDS = 5
 # Without brackets, bullets or a heading to mark the list, an unknown piece must be shorter to pass for a label.
 MAX_BARE_WORDS = 3
@@ -180,9 +180,9 @@ def _listed(text: str, lexicon: Lexicon) -> list[str] | None:
         return _ITEM.findall(text)
     if text.isalpha():
         return [text]
-    found = _from_json(text) if '"' in text or "'" in text else None
-    if found is not None:
-        return found
+    listed = _from_json(text) if '"' in text or "'" in text else None
+    if listed is not None:
+        return listed
     brackets = list(_BRACKETS.finditer(text))
     if not brackets and text.startswith("["):  # a reply cut off at the token limit
         pieces = _split(text[1:])

@@ -51,7 +51,7 @@ def class_scores(
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int, counts: np.ndarray | None = None) -> np.ndarray:
-    """(C, C + 1) float: how often class `row` was answered as `column`; the last column is no class of the set."""
+    """(C, C + 1) float: how often class `row` was answered as `column`; the last column: outside the set."""
     cells = np.asarray(truth, int) * (classes + 1) + np.asarray(predicted, int)
     return np.bincount(cells, counts, classes * (classes + 1)).astype(float).reshape(classes, classes + 1)
 
@@ -129,7 +129,7 @@ def recognition_clips(
     if labels is None:
         classes = sorted(set(written.values()))
         if strict:
-            # An empty answer is no class of its own.
+            # An empty answer does not become a class.
             classes = sorted({*classes, *(str(prediction) for prediction in set(predictions) if prediction)})
     else:
         classes = list(labels)
@@ -215,7 +215,7 @@ def challenge_clips(
         a1) and `threeclass_weighted_f1`, `threeclass_accuracy`. No clip: 0.0.
 
     Raises:
-        ValueError: an unknown track, a reference that is no label, or valences missing for a track that needs them.
+        ValueError: an unknown track, a reference that is not a label, or valences missing for a track that needs them.
     """
     if track not in TRACKS:
         raise ValueError(f"track is {track!r}; accepted are {', '.join(TRACKS)}")
@@ -278,15 +278,17 @@ def _preference_clips(predictions: Sequence, references: Sequence, track: str, s
     def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
         truth, chosen = rows.astype(int).T
         three = class_scores(truth, chosen, 3, counts=counts)
-        kept = truth != number["same"]
+        decided_truth = truth != number["same"]
         decided = np.where(chosen == number["same"], number["a1"], chosen)
-        two = class_scores(truth[kept], decided[kept], 2, counts=None if counts is None else counts[kept])
+        two = class_scores(
+            truth[decided_truth], decided[decided_truth], 2, counts=None if counts is None else counts[decided_truth]
+        )
         return {
             "weighted_f1": two["weighted_f1"],
             "accuracy": two["war"],
             "threeclass_weighted_f1": three["weighted_f1"],
             "threeclass_accuracy": three["war"],
-            "n": size(kept, counts),
+            "n": size(decided_truth, counts),
         }
 
     return Clips(columns, score, {"track": track})
@@ -343,8 +345,8 @@ def sentiment_clips(predictions: Sequence, references: Sequence, strict: bool = 
 
     def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
         scored = (rows[:, 0] != 0) & ~np.isnan(rows[:, 0])
-        kept = rows[scored]
-        scores = class_scores(kept[:, 0] > 0, kept[:, 1] > 0, 2, counts=None if counts is None else counts[scored])
+        used = rows[scored]
+        scores = class_scores(used[:, 0] > 0, used[:, 1] > 0, 2, counts=None if counts is None else counts[scored])
         return {
             "weighted_f1": scores["weighted_f1"],
             "accuracy": scores["war"],

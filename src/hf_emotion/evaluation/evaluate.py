@@ -52,7 +52,7 @@ class Metric:
 
 @dataclass
 class Settings:
-    """What the scores depend on besides the clips; see the options of `hf-emotion score`."""
+    """What the scores depend on apart from the clips; see the options of `hf-emotion score`."""
 
     strict: bool = False
     wheel_dir: str | None = None
@@ -94,7 +94,7 @@ def _hit_rate(predictions, references, settings: Settings, names) -> Clips:
 
 
 def _tables(settings: Settings) -> wheel.WheelTables:
-    return wheel.tables(wheel.given(settings.wheel_dir), settings.version, settings.check_tables)
+    return wheel.tables(wheel.folder_of(settings.wheel_dir), settings.version, settings.check_tables)
 
 
 def _lexicon(predictions, references, settings: Settings, names) -> Clips:
@@ -295,7 +295,7 @@ def score(
     if name not in METRICS:
         raise EvaluationError(f"metric {name!r} is not one of {', '.join(METRICS)}")
     if not references:
-        raise EvaluationError(f"there is no reference to score {name} against")
+        raise EvaluationError(f"no references are given to score {name} against")
     metric, settings = METRICS[name], settings or Settings()
     cells, truths, missing = wheel.by_name(predictions, references, strict=settings.strict)
     cells, names = _read(metric, cells, settings), list(references)
@@ -348,8 +348,8 @@ def _baselines(metric: Metric, cells, truths, settings: Settings, names, seed: i
         if valence:
             moved = {"predicted_valence": {names[i]: settings.predicted_valence[names[j]] for i, j in enumerate(order)}}
         reordered = list(map(cells.__getitem__, order.tolist()))
-        found = metric.clips(reordered, truths, _changed(settings, **moved), names).scores()
-        shuffled.append(_numbers(found))
+        scores = metric.clips(reordered, truths, _changed(settings, **moved), names).scores()
+        shuffled.append(_numbers(scores))
     yield "shuffled predictions", {key: float(np.mean([one[key] for one in shuffled])) for key in shuffled[0]}
 
 
@@ -392,10 +392,16 @@ def table(report: dict) -> str:
         rows = [["score", "second", "difference", "95 % interval", "p"]]
         for key in shown:
             if key in report["comparison"]:
-                found = report["comparison"][key]
-                interval = f"{found['low']:+.4f} .. {found['high']:+.4f}"
+                difference = report["comparison"][key]
+                interval = f"{difference['low']:+.4f} .. {difference['high']:+.4f}"
                 rows.append(
-                    [key, f"{report['against'][key]:.4f}", f"{found['difference']:+.4f}", interval, f"{found['p']:.3f}"]
+                    [
+                        key,
+                        f"{report['against'][key]:.4f}",
+                        f"{difference['difference']:+.4f}",
+                        interval,
+                        f"{difference['p']:.3f}",
+                    ]
                 )
         lines += _columns(rows)
     return "\n".join(lines)
@@ -421,7 +427,7 @@ def predict(
     progress: bool = False,
     shard: tuple[int, int] | None = None,
 ) -> list[dict]:
-    """Predictions of a model for data rows, written row by row as JSONL; a run that was interrupted goes on where it
+    """Predictions of a model for data rows, written row by row as JSONL; an interrupted run continues where it
     stopped.
 
     Args:
@@ -533,14 +539,14 @@ def references_of(name: str, rows: Iterable[dict]) -> dict[str, object]:
     fields = {"emotion_overlap": ("description", "answer"), "emotion_sentiment": ("valence",)}
     fields |= dict.fromkeys(("emotion_recognition", "mer_challenge"), ("label",))
     wanted = fields.get(name, ("label", "labels") if name == "emotion_hit_rate" else ("labels", "label"))
-    found = {}
+    references = {}
     for row in rows:
         value = next((row[key] for key in wanted if row.get(key) is not None), None)
         if value is not None:
-            found[row["id"]] = value
-    if not found:
+            references[row["id"]] = value
+    if not references:
         raise EvaluationError(f"no row of the data has {' or '.join(wanted)}, which {name} needs as its reference")
-    return found
+    return references
 
 
 def storable(value):

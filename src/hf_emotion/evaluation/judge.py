@@ -28,7 +28,7 @@ from .statistics import Clips, mean, size
 
 Chat = Callable[[str], str]
 
-# The official EMER prompts (MERTools, Apache-2.0 part), kept word for word because the protocol is its prompts.
+# The official EMER prompts (MERTools, Apache-2.0 part), word for word because the protocol is its prompts.
 CLUE_PROMPT_ZH = (
     "下面给出人物的《真实描述》以及《预测描述》。请按照以下步骤计算《预测描述》的得分，得分范围为1-10。"
     "最终仅输出预测分数的数值大小，并给出原因。 "
@@ -149,7 +149,7 @@ class ServerChat:
 
 
 class TransformersChat:
-    """A language model run here through transformers, greedy unless told otherwise.
+    """A language model run here through transformers, greedy by default.
 
     Args:
         model: Hub id or folder of a causal language model; loaded at the first call.
@@ -242,15 +242,15 @@ class JudgeCache:
             for full, reply in self.replies.items():
                 question = tuple(json.loads(full)[1:])
                 self._by_question.setdefault(question, set()).add(reply)
-        found = self._by_question.get(tuple(wanted), set())
-        if not found:
+        replies = self._by_question.get(tuple(wanted), set())
+        if not replies:
             raise JudgeError(f"no stored reply for {wanted[0]} of {wanted[1:]} and no judge named to ask")
-        if len(found) > 1:
+        if len(replies) > 1:
             raise JudgeError(
                 f"the stored replies for {wanted[0]} of {wanted[1:]} differ between the judges "
                 f"{', '.join(self.judges)}; name one"
             )
-        return next(iter(found))
+        return next(iter(replies))
 
     @property
     def judges(self) -> list[str]:
@@ -323,7 +323,7 @@ def overlap_clips(
     Args:
         predictions, references: one description per clip.
         chat: the judge. None = answers come from `cache` only.
-        cache: stored replies; by default none are kept.
+        cache: stored replies (default: none).
         kind: "clue", "label" or "both".
         language: "zh", the official prompts (they expect Chinese text), or "en", our translation.
         tries: questions per score; the next is asked when a reply holds no number from 0 to 10.

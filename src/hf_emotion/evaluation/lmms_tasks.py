@@ -119,7 +119,7 @@ def doc_to_visual(doc: Mapping) -> list:
 
 
 def answers_of(keys: Sequence[str]) -> Callable:
-    """`process_results` of a task: every score gets the whole answer, since UAR and F1 are no means over clips."""
+    """`process_results` of a task: every score gets the whole answer, since UAR and F1 are not means over clips."""
 
     def process_results(doc: Mapping, results: Sequence[str]) -> dict:
         answer = {"id": doc["id"], "truth": doc["truth"], "fold": doc["fold"], "question": doc["question"]}

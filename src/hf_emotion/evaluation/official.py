@@ -25,7 +25,7 @@ ER_WILD_NAMES = {
 
 
 def _compared(
-    replies: Sequence[str], truths: Sequence[str], keys: tuple[str, ...], kept: Sequence[bool] | None = None
+    replies: Sequence[str], truths: Sequence[str], keys: tuple[str, ...], scored: Sequence[bool] | None = None
 ) -> Clips:
     """Clips of replies that are right where they equal the truth; the classes are those of truths and replies."""
     check_lengths(replies=replies, truths=truths)
@@ -35,9 +35,9 @@ def _compared(
         [(number[truth], number[reply]) for truth, reply in zip(truths, replies, strict=True)], float
     ).reshape(-1, 2)
     dropped = 0
-    if kept is not None:
-        dropped = len(columns) - sum(kept)
-        columns = columns[np.asarray(kept, bool)]
+    if scored is not None:
+        dropped = len(columns) - sum(scored)
+        columns = columns[np.asarray(scored, bool)]
 
     def score(rows: np.ndarray, counts: np.ndarray | None) -> dict:
         table = confusion(rows[:, 0], rows[:, 1], len(classes), counts)
@@ -66,9 +66,9 @@ def emobench_clips(replies: Sequence, truths: Sequence) -> Clips:
     the joint task a truth and a reply are pairs (emotion, intent); both must be right.
     """
     pairs = [[_lowered(value) for value in pair] for pair in zip(truths, replies, strict=True)]
-    kept = [all(truth) and all(reply) for truth, reply in pairs]
+    scored = [all(truth) and all(reply) for truth, reply in pairs]
     truths, replies = (["_".join(pair[side]) for pair in pairs] for side in (0, 1))
-    return _compared(replies, truths, ("accuracy", "weighted_f1", "weighted_precision"), kept)
+    return _compared(replies, truths, ("accuracy", "weighted_f1", "weighted_precision"), scored)
 
 
 def _lowered(value: str | Sequence[str]) -> list[str]:
@@ -83,8 +83,8 @@ def mmeverse_clips(replies: Sequence[str], truths: Sequence[str]) -> Clips:
 def mmeverse_sentiment_clips(replies: Sequence[str], truths: Sequence[str]) -> Clips:
     """MMEVerse, sentiment: as `mmeverse_clips`, without the clips whose truth is neutral."""
     truths = [truth.strip().lower() for truth in truths]
-    kept = [truth != "neutral" for truth in truths]
-    return _compared([reply.strip().lower() for reply in replies], truths, ("accuracy", "weighted_f1"), kept)
+    scored = [truth != "neutral" for truth in truths]
+    return _compared([reply.strip().lower() for reply in replies], truths, ("accuracy", "weighted_f1"), scored)
 
 
 def label_list_clips(replies: Sequence[str], truths: Sequence[str]) -> Clips:

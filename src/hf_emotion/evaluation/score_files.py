@@ -10,7 +10,7 @@
 | .json | {name: value}, or a list of such objects | any |
 
 Names stay text: `00012` and `None` are names, not a number and a gap. In value columns of a csv the empty cell and
-None, nan, NA, null are no value, because the official scripts read them so (they use pandas, whose default it is).
+None, nan, NA, null are missing values, as the official scripts read them (they use pandas, whose default it is).
 """
 
 import io

@@ -5,8 +5,8 @@ Words of a clip that mean the same are first merged into one by a grouping; then
 reference and predicted words of a clip, A = |G & P| / |P| and R = |G & P| / |G|; Accuracy_S and Recall_S are their
 means over clips and Avg = (Accuracy_S + Recall_S) / 2. The official grouping is a reply of gpt-3.5-turbo for each clip;
 here it is stored replies, or any grouper of `grouping.py`. With `strict=True` everything, exceptions included, is what
-the official code does (MERTools, MER2024 and MER2025); by default odd cells are read by `words.emotion_words` and a
-clip that cannot be scored is left out and counted.
+the official code does (MERTools, MER2024 and MER2025); by default cells in other forms are read by
+`words.emotion_words`, and a clip that cannot be scored is left out and counted.
 """
 
 import math
@@ -149,7 +149,7 @@ def set_clips(
             columns[i, :2] = overlap({merged.get(w, w) for w in labels}, {merged.get(w, w) for w in predicted}, strict)
             columns[i, 2] = len(predicted)
     finally:
-        # A grouper that asks a language model keeps what it was told, even if it breaks down half-way.
+        # A grouper that asks a language model saves the replies that it has, even if it fails half-way.
         getattr(grouper, "finish", lambda: None)()
     grouping = (
         "given" if grouper is None else getattr(grouper, "name", getattr(grouper, "__name__", type(grouper).__name__))

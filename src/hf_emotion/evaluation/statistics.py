@@ -35,13 +35,13 @@ class Clips:
 def mean(values: np.ndarray, counts: np.ndarray | None = None, strict: bool = False) -> float:
     """Mean of the values that exist, each as often as `counts` says (None = once). Of none: 0.0, or NaN where `strict`
     keeps what the official code answers."""
-    kept = ~np.isnan(values)
+    present = ~np.isnan(values)
     if counts is None:
-        return float(np.mean(values[kept])) if kept.any() else float("nan") if strict else 0.0
-    total = counts[kept].sum()
+        return float(np.mean(values[present])) if present.any() else float("nan") if strict else 0.0
+    total = counts[present].sum()
     if total == 0:
         return float("nan") if strict else 0.0
-    return float(values[kept] @ counts[kept] / total)
+    return float(values[present] @ counts[present] / total)
 
 
 def size(rows: np.ndarray, counts: np.ndarray | None = None) -> int:

@@ -174,7 +174,7 @@ def task_rows(
 
 def references(task: Task, rows: Sequence[Mapping]) -> dict[str, object]:
     """The reference of each row that has one, in the form its metric takes."""
-    found = {}
+    truths = {}
     for row in rows:
         if task.metric == "emotion_sentiment":
             value = row["valence"]
@@ -183,8 +183,8 @@ def references(task: Task, rows: Sequence[Mapping]) -> dict[str, object]:
         else:
             value = row["label"] if row["label"] is not None else row["answer"]
         if value is not None:
-            found[row["id"]] = read_pair(value, *task.pair) if task.pair else value
-    return found
+            truths[row["id"]] = read_pair(value, *task.pair) if task.pair else value
+    return truths
 
 
 def read_pair(reply, first: Sequence[str], second: Sequence[str]) -> str | None:
@@ -317,7 +317,7 @@ def run_suite(
     Args:
         suite: see `load_suite`.
         data: its data folder; None where `predictions` bring the references.
-        output: folder of the results. A run that stopped goes on.
+        output: folder of the results. An interrupted run continues.
         describe: the model, (clips, utterances=..., question=...) -> one dict per clip with `description`, as
             `hf_emotion.inference.describe`; or `constant(text)`.
         predictions: in place of a model, task -> file with answers (`score_files.read_cells`).
@@ -499,9 +499,9 @@ def markdown(suite: Suite, results: Mapping) -> str:
         )
     lines += _table([*header, "trivial answers (always the same; these predictions shuffled)"], rows)
     if results["summary"]:
-        found = results["summary"]
-        lines += ["", f"Mean of the ranking scores of {found['tasks']} of {found['tasks_of_suite']} tasks: "
-                  f"**{found['value']:.4f}**"]  # fmt: skip
+        summary = results["summary"]
+        lines += ["", f"Mean of the ranking scores of {summary['tasks']} of {summary['tasks_of_suite']} tasks: "
+                  f"**{summary['value']:.4f}**"]  # fmt: skip
     for name, report in results["tasks"].items():
         recall = {label: value for label, value in report["scores"].get("recall", {}).items() if value is not None}
         if recall:

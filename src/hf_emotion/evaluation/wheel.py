@@ -86,12 +86,12 @@ class WheelTables:
             "synonyms": {base: sorted(words) for base, words in synonyms.items()},
             **maps,
         }
-        found = {name: _sha256(table) for name, table in tables.items()}
-        self.fingerprint = _sha256(found)
-        self.official = found == fingerprints()[version]
+        digests = {name: _sha256(table) for name, table in tables.items()}
+        self.fingerprint = _sha256(digests)
+        self.official = digests == fingerprints()[version]
         if check and not self.official:
-            other = next((name for name in VERSIONS if found == fingerprints()[name]), None)
-            wrong = [name for name, value in fingerprints()[version].items() if found.get(name) != value]
+            other = next((name for name in VERSIONS if digests == fingerprints()[name]), None)
+            wrong = [name for name, value in fingerprints()[version].items() if digests.get(name) != value]
             raise WheelError(
                 f"the tables in {self.folder} are not the official ones of {version}: "
                 + (f"they are those of {other}" if other else f"{', '.join(wrong)} differ")
@@ -152,7 +152,7 @@ class WheelTables:
         return group
 
 
-def given(wheel_dir: str | Path | None) -> str | Path:
+def folder_of(wheel_dir: str | Path | None) -> str | Path:
     """`wheel_dir`, or the folder named by the environment variable HF_EMOTION_WHEEL_DIR. Raises WheelError where there
     is neither."""
     folder = wheel_dir or os.environ.get("HF_EMOTION_WHEEL_DIR")

@@ -59,6 +59,6 @@ class EmotionHitRate(module.ClipMetric):
         seed=0,
     ):
         version = version or (self.config_name if self.config_name != "default" else None)
-        tables = wheel.tables(wheel.given(wheel_dir), version, check_tables)
+        tables = wheel.tables(wheel.folder_of(wheel_dir), version, check_tables)
         clips = wheel.hit_rate_clips(predictions, references, tables, candidates, strict)
         return result(clips, bootstrap, seed)

@@ -62,5 +62,5 @@ class EmotionWheel(module.ClipMetric):
         seed=0,
     ):
         version = version or (self.config_name if self.config_name != "default" else None)
-        tables = wheel.tables(wheel.given(wheel_dir), version, check_tables)
+        tables = wheel.tables(wheel.folder_of(wheel_dir), version, check_tables)
         return result(wheel.wheel_clips(predictions, references, tables, strict), bootstrap, seed)
