@@ -1,19 +1,26 @@
-"""Describe the emotions in a clip, with nothing but transformers: the model folder brings its own code.
+"""Describe the emotions in a clip.
 
-hf-emotion init microemo --output my_model        # or make quickstart, and quickstart_output/model
-python examples/01_describe_a_clip.py my_model clip.mp4 [clip.srt]
+python examples/01_describe_a_clip.py clip.mp4                        # with the small model in the box
+python examples/01_describe_a_clip.py clip.mp4 my_model [clip.srt]    # with nothing but transformers: the folder (of
+                                                                      # init, train or the Hub) brings its own code
 """
 
 import sys
 
-from transformers import AutoModelForMultimodalLM, AutoProcessor
-
-if len(sys.argv) < 3:
+if len(sys.argv) < 2:
     sys.exit(__doc__)
-folder, clip, *utterances = sys.argv[1:]
-model = AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=True).eval()
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+clip, *rest = sys.argv[1:]
 
-batch = processor(videos=[clip], utterances=[utterances[0] if utterances else None], return_tensors="pt")
-generated = model.generate(**batch, max_new_tokens=64, do_sample=False)
-print(processor.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)[0])
+if not rest:
+    import hf_emotion
+
+    pipe = hf_emotion.starter()
+else:
+    from transformers import pipeline
+
+    pipe = pipeline("emotion-recognition", model=rest[0], trust_remote_code=True)
+
+result = pipe(clip, utterances=rest[1] if len(rest) > 1 else None)
+print(result["description"])
+for label in result["labels"]:
+    print(f"{label['label']} {label['score']:.2f}")

@@ -3,10 +3,10 @@
     python examples/02_fine_tune.py --model MODEL --data rows.jsonl --output_dir out --num_train_epochs 3 --bf16
 
 MODEL is a folder or a Hub id (`hf-emotion init microemo --output MODEL` writes a tiny one with random weights). Each
-row of the table names a clip and the answer that the model should give: {"id": "a", "video": "a.mp4", "question": "How does she
-feel?", "answer": "Relieved: she smiles and her voice is soft.", "utterances": [{"start": 0.2, "end": 1.1, "text":
-"There you are."}]}. Everything that `TrainingArguments` knows is an option. Many GPUs: `torchrun --nproc_per_node N` in
-place of `python`. The adapter and the processor are written to --output_dir.
+row of the table names a clip and the answer that the model should give: {"id": "a", "video": "a.mp4", "question": "How
+does she feel?", "answer": "Relieved: she smiles and her voice is soft.", "utterances": [{"start": 0.2, "end": 1.1,
+"text": "There you are."}]}. Everything that `TrainingArguments` knows is an option. Many GPUs: `torchrun
+--nproc_per_node N` in place of `python`. The adapter and the processor are written to --output_dir.
 """
 
 import sys
