@@ -375,8 +375,6 @@ def main(arguments=None):
     parser.add_argument("--affectgpt", type=Path, metavar="FOLDER", help="MER2025/MER2025_Track23 of MERTools")
     parser.add_argument("--timm", type=Path, metavar="FOLDER", help="where timm and einops were unpacked")
     args = parser.parse_args(arguments)
-    if args.timm is not None:
-        sys.path.append(str(args.timm))
     # Here, since it takes the helpers of this file.
     import released_models as released
 
@@ -389,10 +387,10 @@ def main(arguments=None):
         ("FaceXFormer", args.facexformer, lambda path: compare_facexformer(path, args.torchvision)),
         ("Emotion-LLaMA", args.emotion_llama, released.compare_emotion_llama),
         ("Emotion-LLaMA", args.emotion_llama, released.manifest_emotion_llama),
-        ("HumanOmni", args.humanomni, released.compare_humanomni),
-        ("HumanOmni", args.humanomni, released.manifest_humanomni),
-        ("AffectGPT", args.affectgpt, released.compare_affectgpt),
-        ("AffectGPT", args.affectgpt, released.manifest_affectgpt),
+        ("HumanOmni", args.humanomni, released.with_folder(args.timm, released.compare_humanomni)),
+        ("HumanOmni", args.humanomni, released.with_folder(args.timm, released.manifest_humanomni)),
+        ("AffectGPT", args.affectgpt, released.with_folder(args.timm, released.compare_affectgpt)),
+        ("AffectGPT", args.affectgpt, released.with_folder(args.timm, released.manifest_affectgpt)),
     ]
     if all(path is None for _, path, _ in runs):
         parser.error("give at least one checkout; see --help")

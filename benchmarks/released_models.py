@@ -78,6 +78,21 @@ def generated(model, **inputs):
     return model.generate(**inputs, **options)[:, length:]
 
 
+def with_folder(folder, compare):
+    """`compare` with a folder of unpacked packages on the path, for its run alone."""
+
+    def run(checkout):
+        if folder is not None:
+            sys.path.append(str(folder))
+        try:
+            yield from compare(checkout)
+        finally:
+            if folder is not None:
+                sys.path.remove(str(folder))
+
+    return run
+
+
 @contextlib.contextmanager
 def without_memory():
     """Modules made inside lie on the meta device; the originals read numbers off `torch.linspace`, which stays real."""

@@ -681,7 +681,7 @@ def test_bad_parts_are_refused_in_one_sentence(folders, tmp_path):
         (lambda: assemble_parts(MicroEmoForConditionalGeneration), "no part is given"),
         (lambda: assemble(folders, vision=tmp_path / "pickled"), "pickle form.*hf-emotion convert"),
         (lambda: assemble(folders, audio="imagebind_huge.pth"), "pickle form.*hf-emotion convert"),
-        (lambda: assemble(folders, vision=tmp_path / "broken"), "config.json of .* is no JSON"),
+        (lambda: assemble(folders, vision=tmp_path / "broken"), "config.json of .* is not JSON"),
         (lambda: assemble(folders, text="someone/never-cached"), "has no config.json.*offline"),
         (lambda: assemble(folders, text="no/such/name/at all"), "neither a folder nor the name"),
         (lambda: assemble(folders, qformer=folders / "llama"), "must read each frame's timestamp"),

@@ -60,7 +60,7 @@ def read_checkpoint(path, allow_pickle: bool = False) -> dict[str, torch.Tensor]
     """
     path = Path(path)
     if not path.is_file():
-        raise ConversionError(f"{path} is no file")
+        raise ConversionError(f"{path} is not a file")
     if path.suffix == ".safetensors":
         return load_file(path)
     if not allow_pickle:
@@ -69,7 +69,7 @@ def read_checkpoint(path, allow_pickle: bool = False) -> dict[str, torch.Tensor]
             f"from, pass --allow-pickle (it is then read with weights_only=True)"
         )
     try:
-        # Files older than torch 1.6 are no zip archives and cannot be mapped into memory.
+        # Files older than torch 1.6 are not zip archives and cannot be mapped into memory.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (UnpicklingError, EOFError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -84,7 +84,7 @@ def read_checkpoint(path, allow_pickle: bool = False) -> dict[str, torch.Tensor]
 
 
 def read_checkpoints(paths, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
-    """Several files as one: where two hold the same name, the later one counts (a later training stage)."""
+    """Several files as one: where two hold the same name, the later one is taken (a later training stage)."""
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         tensors.update(read_checkpoint(path, allow_pickle))

@@ -48,7 +48,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, t
 
 
 def convert(files, output, allow_pickle: bool = False) -> PartsReport:
-    """Write the folder of parts; of several files the later counts."""
+    """Write the folder of parts; of several files the later one is taken."""
     files, _ = convert_files(files)
     tensors, report, fields = convert_state_dict(read_checkpoints(files, allow_pickle))
     config = {"model_type": "affectgpt_parts", "lora_alpha": LORA_ALPHA, "origin": ORIGINS["AffectGPT"]}

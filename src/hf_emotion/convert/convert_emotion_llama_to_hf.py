@@ -61,7 +61,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, t
 
 
 def convert(files, output, allow_pickle: bool = False) -> PartsReport:
-    """Write the folder of parts; of several files the later counts (a later stage)."""
+    """Write the folder of parts; of several files the later one is taken (a later stage)."""
     files, _ = convert_files(files)
     tensors, report, fields = convert_state_dict(read_checkpoints(files, allow_pickle))
     config = {"model_type": "emotion_llama_parts", "lora_alpha": LORA_ALPHA, "processor": {"keyframe": "first"}}

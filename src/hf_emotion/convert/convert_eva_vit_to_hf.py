@@ -72,7 +72,7 @@ def config_for(tensors: dict[str, torch.Tensor], num_attention_heads: int) -> In
         "encoder.layers.0.mlp.fc1.weight",
     ):
         if name not in tensors:
-            raise ConversionError(f"the checkpoint lacks {name}, so it is no EVA vision tower")
+            raise ConversionError(f"the checkpoint lacks {name}, so it is not an EVA vision tower")
     hidden_size, _, patch_size, _ = tensors["embeddings.patch_embedding.weight"].shape
     side = math.isqrt(tensors["embeddings.position_embedding"].shape[1] - 1)
     return InstructBlipVisionConfig(

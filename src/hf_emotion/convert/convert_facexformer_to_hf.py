@@ -75,7 +75,7 @@ def config_for(tensors: dict[str, torch.Tensor], image_size: int, head_size: int
     """The configuration that renamed tensors fit; picture size and width of a head are not written in them."""
     for name in ("backbone.embeddings.patch_embeddings.projection.weight", "fusion.fuse.weight"):
         if name not in tensors:
-            raise ConversionError(f"the checkpoint lacks {name}, so it is no FaceXFormer encoder")
+            raise ConversionError(f"the checkpoint lacks {name}, so it is not a FaceXFormer encoder")
     embed_dim, _, patch_size, _ = tensors["backbone.embeddings.patch_embeddings.projection.weight"].shape
     depths: dict[int, int] = {}
     for name in tensors:

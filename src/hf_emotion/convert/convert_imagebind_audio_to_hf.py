@@ -63,7 +63,7 @@ def config_for(tensors: dict[str, torch.Tensor], num_attention_heads: int, logit
     """The configuration that renamed tensors fit; the number of heads is not written in them."""
     for name in ("embeddings.patch_embedding.weight", "layers.0.fc1.weight", "projection.weight"):
         if name not in tensors:
-            raise ConversionError(f"the checkpoint lacks {name}, so it is no ImageBind audio tower")
+            raise ConversionError(f"the checkpoint lacks {name}, so it is not an ImageBind audio tower")
     hidden_size, _, patch_size, _ = tensors["embeddings.patch_embedding.weight"].shape
     return ImageBindAudioConfig(
         hidden_size=hidden_size,

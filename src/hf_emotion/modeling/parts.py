@@ -101,7 +101,7 @@ class PartsReport:
         self.parameters.update(other.parameters)
 
     def origins(self, **hub) -> dict[str, list[dict]]:
-        """Module of the model -> where its weights came from, as `origin_of` tells it (`EmotionConfig.parts`)."""
+        """Module of the model -> where its weights came from, as `origin_of` gives it (`EmotionConfig.parts`)."""
         found: dict[str, list[dict]] = {}
         for module, source in sorted({(module_of(name), source) for name, source in self.loaded.items()}):
             found.setdefault(module, []).append(origin_of(source, **hub))
@@ -137,7 +137,7 @@ def find_file(source: str, name: str, **hub) -> str | None:
     """Local path of a file of a folder or Hub repository; `None` if there is no such file.
 
     Raises:
-        PartsError: `source` is no folder and no reachable repository.
+        PartsError: `source` is neither a folder nor a reachable repository.
     """
     if os.path.isdir(source):
         path = os.path.join(source, name)
@@ -184,7 +184,7 @@ def read_config(source: str, **hub) -> dict:
     """`config.json` of a part.
 
     Raises:
-        PartsError: there is none (or, offline, none in the cache), or it is no JSON object.
+        PartsError: there is none (or, offline, none in the cache), or it is not a JSON object.
     """
     source = checked(source)
     path = find_file(source, "config.json", **hub)
@@ -197,7 +197,7 @@ def read_config(source: str, **hub) -> dict:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
     except json.JSONDecodeError as error:
-        raise PartsError(f"config.json of {source!r} is no JSON: {error}") from error
+        raise PartsError(f"config.json of {source!r} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise PartsError(f"config.json of {source!r} holds a {type(config).__name__}; accepted is an object")
     return config
