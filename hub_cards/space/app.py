@@ -139,7 +139,7 @@ with gr.Blocks(title=TITLE) as page:
     chart = gr.HTML(label="Timeline", elem_id="timeline")
     gr.Markdown(
         "An expression is not a feeling. The model guesses from appearance, voice and words, and it makes things up. "
-        "Do not use it to judge anybody. In the workplace and in education the European Union's AI Act prohibits such systems."
+        "Do not use it to judge anybody. The European Union's AI Act prohibits such systems at work and in education."
     )
     run.click(describe, [clip, spoken, asked, closed, count, limit], [description, labels, chart, notes])
 

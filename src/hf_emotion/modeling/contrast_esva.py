@@ -23,6 +23,10 @@ class ContrastHead(nn.Module):
         queue_size: projections of earlier clips that are kept as further positives and negatives.
     """
 
+    queue: Tensor  # (queue_size, size)
+    queue_ids: Tensor  # (queue_size,), as `emotion_ids`
+    queue_clips: Tensor  # (queue_size,), as `clip_ids`
+
     def __init__(self, input_size: int, size: int, temperature: float, queue_size: int):
         super().__init__()
         self.projection = nn.Sequential(nn.Linear(input_size, input_size), nn.ReLU(), nn.Linear(input_size, size))
