@@ -292,7 +292,7 @@ def make_demo(
 def _check(num_clips, seed, cues, emotions, controls, size, fps, strength, distractors):
     for name, values, known in (("cues", cues, CUES), ("emotions", emotions, EMOTIONS)):
         if isinstance(values, str) or not values or len(set(values)) != len(values) or not set(values) <= set(known):
-            raise DemoError(f"{name}={values!r}: some of {', '.join(known)}, each at most once, are needed")
+            raise DemoError(f"{name}={values!r}: a sequence of {', '.join(known)}, each at most once, is needed")
     for name, value, accepted, good in (
         ("num_clips", num_clips, "a whole number of at least 1", int(num_clips) == num_clips and num_clips >= 1),
         ("seed", seed, "a whole number of at least 0", int(seed) == seed and seed >= 0),

@@ -64,17 +64,17 @@ def answer(row: Mapping, task: str, utterance_labels: Sequence[str | None] | Non
         return row["description"]
     spans = row["utterances"] or []
     if utterance_labels is not None and len(utterance_labels) != len(spans):
-        found = f"{len(utterance_labels)} utterance labels for {len(spans)} utterances"
-        raise ValueError(f"row {row['id']!r}: {found}; one each is needed")
+        counts = f"{len(utterance_labels)} utterance labels for {len(spans)} utterances"
+        raise ValueError(f"row {row['id']!r}: {counts}; one each is needed")
     if not spans or not (words or utterance_labels):
         return None
-    felt = utterance_labels or ([", ".join(words)] if len(spans) == 1 else [None] * len(spans))
+    emotions = utterance_labels or ([", ".join(words)] if len(spans) == 1 else [None] * len(spans))
     lines = []
-    for number, (span, emotion) in enumerate(zip(spans, felt, strict=True), 1):
+    for number, (span, emotion) in enumerate(zip(spans, emotions, strict=True), 1):
         speaker = f", {span['speaker']}" if span["speaker"] else ""
-        said = f' "{span["text"]}"' if span["text"] else ""
+        text = f' "{span["text"]}"' if span["text"] else ""
         when = f"Utterance {number} ({span['start']:.1f}s - {span['end']:.1f}s{speaker})"
-        lines.append(f"{when}:{said} {emotion}." if emotion else f"{when}:{said}" if said else f"{when}.")
+        lines.append(f"{when}:{text} {emotion}." if emotion else f"{when}:{text}" if text else f"{when}.")
     if words and len(spans) > 1:
         lines.append(f"Over the whole clip: {', '.join(words)}.")
     return "\n".join(lines)

@@ -15,9 +15,9 @@ PREFERENCE_QUESTION = (
 def read_openset(annotations, media: MediaFolder, subtitles=None, language: str = "english") -> Reading:
     """Rows of a table `name, openset` (OV-MERD+ `ovlabel.csv`, MER2026 track 2), as the split test."""
     path = find_file(annotations, "ovlabel.csv") if Path(annotations).is_dir() else Path(annotations)
-    said = subtitles_of(subtitles, language)
+    texts = subtitles_of(subtitles, language)
     rows = [
-        make_row(id=name, **media.take(name), subtitle=said.get(name), labels=words)
+        make_row(id=name, **media.take(name), subtitle=texts.get(name), labels=words)
         for name, words in openset_of(path).items()
     ]
     return Reading({"test": rows})
@@ -30,11 +30,11 @@ def read_candidates(annotations, media: MediaFolder, subtitles=None, language: s
     `name/pair number`.
     """
     path = Path(annotations)
-    said = subtitles_of(subtitles, language)
+    texts = subtitles_of(subtitles, language)
     rows, ids, pairs = [], Ids(path), {}
     for line, cells in read_csv(path, ("name",)):
         name = cells["name"].strip()
-        fields = {"subtitle": said.get(name)}
+        fields = {"subtitle": texts.get(name)}
         if "a1" in cells and "a2" in cells:
             pairs[name] = pairs.get(name, 0) + 1
             fields["question"] = PREFERENCE_QUESTION.format(

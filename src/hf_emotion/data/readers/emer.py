@@ -45,7 +45,7 @@ def read_emer_v2(annotations, media: MediaFolder, language: str = "english", sub
     Args: `subtitles` = transcript table (`subtitles_of`); `labels` = table `name, openset`.
     """
     path = find_file(annotations, "final-EMER-reason.csv")
-    said, words = subtitles_of(subtitles, language), openset_of(labels)
+    texts, words = subtitles_of(subtitles, language), openset_of(labels)
     ids, rows = Ids(path), []
     for line, cells in read_csv(path, ("name", "chinese", "english")):
         name = ids.add(line, cells["name"])
@@ -55,13 +55,13 @@ def read_emer_v2(annotations, media: MediaFolder, language: str = "english", sub
             make_row(
                 id=name,
                 **media.take(name),
-                subtitle=said.get(name),
+                subtitle=texts.get(name),
                 labels=words.get(name),
                 description=cells[language].strip(),
             )
         )
     notes = [LEAK]
-    for what, table in (("subtitle", said if subtitles else None), ("words", words if labels else None)):
+    for what, table in (("subtitle", texts if subtitles else None), ("words", words if labels else None)):
         absent = [row["id"] for row in rows if table is not None and row["id"] not in table]
         if absent:
             notes.append(f"{len(absent)} of {len(rows)} clips have no {what} in the table given: {', '.join(absent)}")

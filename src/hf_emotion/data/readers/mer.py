@@ -50,8 +50,8 @@ POOL = (
 )
 
 
-def _subtitle_note(rows: list[dict], said: dict, subtitles) -> list[str]:
-    absent = [row["id"] for row in rows if row["id"] not in said]
+def _subtitle_note(rows: list[dict], texts: dict, subtitles) -> list[str]:
+    absent = [row["id"] for row in rows if row["id"] not in texts]
     if subtitles is None or not absent:
         return []
     return [f"{len(absent)} of {len(rows)} clips are not in {Path(subtitles).name}: their subtitle is not known"]
@@ -66,20 +66,22 @@ def read_merr(
     are the ones Emotion-LLaMA trains on, so they decide; a name without an entry in the JSON is an error.
     """
     path = find_file(annotations, f"MERR_{grain}_grained.json")
-    entries, said, notes = read_json(path), subtitles_of(subtitles, language), [POOL]
+    entries, texts, notes = read_json(path), subtitles_of(subtitles, language), [POOL]
     if not isinstance(entries, dict):
         raise DataError(path, 1, "a dict of name -> entry is needed")
-    listed, where = dict.fromkeys(entries), path
+    listing_of, where = dict.fromkeys(entries), path
     if path.with_suffix(".txt").is_file():
         where = path.with_suffix(".txt")
-        listed = _merr_list(where)
-        different = [name for name, (_, label) in listed.items() if entries.get(name, {}).get("pseu_emotion") != label]
+        listing_of = _merr_list(where)
+        different = [
+            name for name, (_, label) in listing_of.items() if entries.get(name, {}).get("pseu_emotion") != label
+        ]
         if different:
             notes.append(
                 f"{where.name} and {path.name} name another class for {len(different)} clips; the former is used"
             )
     caption, rows = {"coarse": "caption", "fine": "smp_reason_caption"}[grain], []
-    for name, listing in listed.items():
+    for name, listing in listing_of.items():
         if name not in entries:
             raise DataError(where, listing[0], f"the name {name!r} has no entry in {path.name}")
         entry = entries[name]
@@ -96,7 +98,7 @@ def read_merr(
             make_row(
                 id=name,
                 **media.take(name),
-                subtitle=said.get(name) or (entry.get("text") or None),
+                subtitle=texts.get(name) or (entry.get("text") or None),
                 label=choice(where, line, "pseu_emotion", label, MERR_CLASSES),
                 labels=[label],
                 description=entry[caption].strip(),
@@ -106,18 +108,18 @@ def read_merr(
 
 
 def _merr_list(path: Path) -> dict[str, tuple[int, str]]:
-    ids, listed = Ids(path), {}
+    ids, listing_of = Ids(path), {}
     for line, text in read_lines(path):
         if not text.strip():
             continue
         words = text.split()
         if len(words) != 3 or not words[1].isdigit():
             raise DataError(path, line, f"{text!r} is not `name number-of-frames class`")
-        listed[ids.add(line, words[0])] = (line, choice(path, line, "class", words[2], MERR_CLASSES))
-    return listed
+        listing_of[ids.add(line, words[0])] = (line, choice(path, line, "class", words[2], MERR_CLASSES))
+    return listing_of
 
 
-def _classified(path, media, said, classes=MER_CLASSES) -> list[dict]:
+def _classified(path, media, texts, classes=MER_CLASSES) -> list[dict]:
     """Rows of a table `name, discrete` with, where there is one, `valence`."""
     ids, rows = Ids(path), []
     for line, cells in read_csv(path, ("name", "discrete")):
@@ -128,7 +130,7 @@ def _classified(path, media, said, classes=MER_CLASSES) -> list[dict]:
             make_row(
                 id=name,
                 **media.take(name),
-                subtitle=said.get(name),
+                subtitle=texts.get(name),
                 label=label,
                 labels=[label],
                 valence=None if valence == NO_VALENCE else valence,
@@ -137,14 +139,14 @@ def _classified(path, media, said, classes=MER_CLASSES) -> list[dict]:
     return rows
 
 
-def _archive(path, media, said) -> dict[str, list[dict]]:
+def _archive(path, media, texts) -> dict[str, list[dict]]:
     """Rows of a MERBench label archive whose `emo` is a class name."""
     return {
         split: [
             make_row(
                 id=name,
                 **media.take(name),
-                subtitle=said.get(name),
+                subtitle=texts.get(name),
                 label=choice(path, None, f"emo of {name!r}", item["emo"], MER_CLASSES),
                 labels=[item["emo"]],
                 valence=None if item.get("val", NO_VALENCE) == NO_VALENCE else number(path, None, "val", item["val"]),
@@ -158,9 +160,9 @@ def _archive(path, media, said) -> dict[str, list[dict]]:
 
 def _challenge(annotations, media, tables: dict[str, str], subtitles, language, notes) -> Reading:
     """A challenge set: split -> table name; an archive, one table, or a folder that holds some of them."""
-    path, said = Path(annotations), subtitles_of(subtitles, language)
+    path, texts = Path(annotations), subtitles_of(subtitles, language)
     if path.suffix == ".npz":
-        splits = _archive(path, media, said)
+        splits = _archive(path, media, texts)
     else:
         splits = {}
         for split, name in tables.items():
@@ -168,11 +170,11 @@ def _challenge(annotations, media, tables: dict[str, str], subtitles, language, 
                 continue
             table = path if path.is_file() else path / name
             if table.is_file():
-                splits[split] = _classified(table, media, said)
+                splits[split] = _classified(table, media, texts)
         if not splits:
             raise DataError(path, None, f"none of {', '.join(tables.values())} is here")
     rows = [row for split in splits.values() for row in split]
-    return Reading(splits, [*notes, *_subtitle_note(rows, said, subtitles)])
+    return Reading(splits, [*notes, *_subtitle_note(rows, texts, subtitles)])
 
 
 def read_mer2023(annotations, media: MediaFolder, subtitles=None, language: str = "english") -> Reading:
@@ -185,9 +187,9 @@ def read_mer2024(annotations, media: MediaFolder, subtitles=None, language: str 
     """Rows of MER2024: train (`label-disdim.csv`) and, from the table `labels` (`name, openset`), the split test_ov."""
     reading = _challenge(annotations, media, {"train": "label-disdim.csv"}, subtitles, language, [EMER_LEAK])
     if labels is not None:
-        said = subtitles_of(subtitles, language)
+        texts = subtitles_of(subtitles, language)
         reading.splits["test_ov"] = [
-            make_row(id=name, **media.take(name), subtitle=said.get(name), labels=words)
+            make_row(id=name, **media.take(name), subtitle=texts.get(name), labels=words)
             for name, words in openset_of(labels).items()
         ]
     return reading
@@ -227,7 +229,7 @@ def read_captions(
     """
     path = find_file(annotations, words)
     subtitles = _beside(path.parent, subtitles)
-    said, described, notes = subtitles_of(subtitles, language), None, [leak]
+    texts, described, notes = subtitles_of(subtitles, language), None, [leak]
     if reasons and (path.parent / reasons).is_file():
         table, ids = path.parent / reasons, Ids(path.parent / reasons)
         described = {
@@ -245,16 +247,16 @@ def read_captions(
         make_row(
             id=name,
             **media.take(name),
-            subtitle=said.get(name),
-            labels=listed,
+            subtitle=texts.get(name),
+            labels=words,
             description=described[name] if described else None,
         )
-        for name, listed in labels.items()
+        for name, words in labels.items()
     ]
     empty = sum(not row["labels"] for row in rows)
     if empty:
         notes.append(f"{empty} clips have an empty list of words; it is kept empty (MER2025 trains on 'neutral' there)")
-    return Reading({"train": rows}, [*notes, *_subtitle_note(rows, said, subtitles)])
+    return Reading({"train": rows}, [*notes, *_subtitle_note(rows, texts, subtitles)])
 
 
 def read_mer2026_prefer(annotations, media: MediaFolder, subtitles=None, language: str = "english") -> Reading:
@@ -267,7 +269,7 @@ def read_mer2026_prefer(annotations, media: MediaFolder, subtitles=None, languag
     tables = [path] if path.is_file() else sorted(path.glob("track3_emoprefer*.csv"))
     if not tables:
         raise DataError(path, None, "no track3_emoprefer*.csv is here")
-    said = subtitles_of(_beside(path if path.is_dir() else path.parent, subtitles), language)
+    texts = subtitles_of(_beside(path if path.is_dir() else path.parent, subtitles), language)
     splits = {}
     for table in tables:
         lines, count, rows = {}, {}, []
@@ -284,7 +286,7 @@ def read_mer2026_prefer(annotations, media: MediaFolder, subtitles=None, languag
                 make_row(
                     id=f"{name}/{count[name]}",
                     **media.take(name),
-                    subtitle=said.get(name),
+                    subtitle=texts.get(name),
                     question=f'Two descriptions of the person in this clip: a1: "{first}" a2: "{second}" '
                     "Which one fits better what is seen and heard? Answer a1, a2, or same if they fit equally well.",
                     answer=answer,

@@ -239,8 +239,8 @@ def read_ravdess(
             f"subject-wise fold {fold} of 5 (Luna-Jimenez et al., 2022): test = actors {', '.join(map(str, test))}"
         ]
     else:
-        given = "; ".join(f"{name} {', '.join(map(str, actors))}" for name, actors in speakers.items())
-        notes = [f"speaker-independent splits by actor: {given}"]
+        chosen = "; ".join(f"{name} {', '.join(map(str, actors))}" for name, actors in speakers.items())
+        notes = [f"speaker-independent splits by actor: {chosen}"]
     split_of = {}
     for split, actors in speakers.items():
         for actor in actors:
@@ -325,11 +325,11 @@ def read_meld(annotations, media: MediaFolder) -> Reading:
                     raise DataError(path, line, f"column {column} is {cells[column]!r}; a number is needed")
             name = ids.add(line, f"{split}_dia{cells['Dialogue_ID']}_utt{cells['Utterance_ID']}")
             start, end = (clock(path, line, column, cells[column]) for column in ("StartTime", "EndTime"))
-            said = cells["Utterance"].strip() or None
+            texts = cells["Utterance"].strip() or None
             span = {
                 "start": 0.0,
                 "end": round(end - start, 3),
-                "text": said,
+                "text": texts,
                 "speaker": cells["Speaker"].strip() or None,
             }
             if end <= start:
@@ -340,7 +340,7 @@ def read_meld(annotations, media: MediaFolder) -> Reading:
                     id=name,
                     **take(name),
                     utterances=[span] if end > start else None,
-                    subtitle=said,
+                    subtitle=texts,
                     label=label,
                     labels=[label],
                 )
@@ -385,7 +385,7 @@ def read_iemocap(annotations, media: MediaFolder, test_session: int = 5) -> Read
         raise DataError(root, None, "no Session*/dialog/EmoEvaluation/*.txt is here")
     for table in tables:
         session = int(table.parts[-4][-1])
-        said, ids = _iemocap_transcript(table.parents[1] / "transcriptions" / table.name), Ids(table)
+        texts, ids = _iemocap_transcript(table.parents[1] / "transcriptions" / table.name), Ids(table)
         for line, text in read_lines(table):
             if not text.startswith("["):
                 continue
@@ -409,7 +409,7 @@ def read_iemocap(annotations, media: MediaFolder, test_session: int = 5) -> Read
             span = {
                 "start": 0.0,
                 "end": round(end - start, 4),
-                "text": said.get(name),
+                "text": texts.get(name),
                 "speaker": name.rsplit("_", 1)[1][0],
             }
             splits["test" if session == test_session else "train"].append(
@@ -417,7 +417,7 @@ def read_iemocap(annotations, media: MediaFolder, test_session: int = 5) -> Read
                     id=name,
                     **media.take(name),
                     utterances=[span],
-                    subtitle=said.get(name),
+                    subtitle=texts.get(name),
                     label=label,
                     labels=[label],
                     valence=number(table, line, "V", valence, 1, 5),
@@ -430,7 +430,7 @@ def read_iemocap(annotations, media: MediaFolder, test_session: int = 5) -> Read
 
 
 def _iemocap_transcript(path: Path) -> dict[str, str]:
-    said, ids = {}, Ids(path)
+    texts, ids = {}, Ids(path)
     for line, text in read_lines(path):
         # Remarks without a time ("M: [LAUGHTER]") belong to no turn.
         if not text.startswith("Ses"):
@@ -438,8 +438,8 @@ def _iemocap_transcript(path: Path) -> dict[str, str]:
         match = re.fullmatch(r"(\S+) \[[\d.]+\s*-\s*[\d.]+\]:\s*(.*)", text.rstrip())
         if not match:
             raise DataError(path, line, f"{text!r} is not `name [start-end]: words`")
-        said[ids.add(line, match[1])] = match[2]
-    return said
+        texts[ids.add(line, match[1])] = match[2]
+    return texts
 
 
 def read_mosi(annotations, media: MediaFolder) -> Reading:
@@ -450,9 +450,9 @@ def read_mosi(annotations, media: MediaFolder) -> Reading:
     """
     root, splits = Path(annotations), {}
 
-    def row(name, paths, valence, said):
+    def row(name, paths, valence, texts):
         label = MOSI_CLASSES[(valence > 0) - (valence < 0) + 1]
-        return make_row(id=name, **paths, subtitle=said, label=label, labels=[label], valence=valence)
+        return make_row(id=name, **paths, subtitle=texts, label=label, labels=[label], valence=valence)
 
     if root.suffix == ".npz":
         for split, corpus in read_corpus(root).items():
