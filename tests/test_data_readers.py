@@ -410,7 +410,8 @@ def test_a_wrong_label_table_of_mafw_gives_one_error(name, content, message, tmp
 
 
 def test_every_source_of_the_field_has_a_sample():
-    assert set(SOURCES) - set(SAMPLES) == {"ravdess", "demo", "folder", "table", "openset", "candidates", "conversations"}
+    others = {"ravdess", "demo", "folder", "table", "openset", "candidates", "conversations"}  # tested elsewhere
+    assert set(SOURCES) - set(SAMPLES) == others
 
 
 # source, file to break, text to replace, by what, line of the error, words of its sentence
