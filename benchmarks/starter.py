@@ -336,7 +336,7 @@ def main():
     if args.emodb:
         keep("emodb", emodb(pipe, args.emodb))
     if args.fine_tune:
-        keep("fine_tuning", fine_tuning(args.ravdess, args.per_class, args.epochs, args.rate, 0))
+        keep(f"fine_tuning, rate {args.rate:g}", fine_tuning(args.ravdess, args.per_class, args.epochs, args.rate, 0))
     elif args.ravdess:
         keep("ravdess", ravdess(pipe, args.ravdess))
     if args.clips:
