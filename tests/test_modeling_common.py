@@ -890,6 +890,34 @@ def test_lora_trains_one_step_and_moves_only_what_it_names(case, tmp_path):
     torch.testing.assert_close(logits_of(again, batch), logits_of(adapted.eval(), batch))
 
 
+class Int8Linear(torch.nn.Module):
+    """A linear layer whose weight is held in int8, as quantisers hold it, each row with its scale."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
+        self.scale = linear.weight.detach().abs().amax(-1, keepdim=True) / 127
+        weight = (linear.weight.detach() / self.scale).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, states):
+        assert states.is_floating_point(), states.dtype
+        return torch.nn.functional.linear(states, self.weight.to(states.dtype) * self.scale, self.bias)
+
+
+def test_quantised_weights_leave_the_activations_their_dtype(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    last = batch["attention_mask"].bool()
+    plain = logits_of(model, batch)[last]
+    for name, module in list(model.model.named_modules()):
+        if type(module) is torch.nn.Linear:
+            parent, _, child = name.rpartition(".")
+            setattr(model.model.get_submodule(parent), child, Int8Linear(module))
+    quantised = logits_of(model, batch)[last]
+    assert torch.nn.functional.cosine_similarity(plain.flatten(), quantised.flatten(), dim=0) > 0.98
+
+
 def test_every_ablation_changes_the_output(case):
     whole = case.model()
     batch = case.batch(whole.config)

@@ -85,7 +85,7 @@ class AcoustEmoModel(EmotionModel):
         layers = {"layers": self.config.audio_layers, "layer_reduction": self.config.audio_layer_reduction}
         rate, moment = self.config.audio_frame_rate, self.config.audio_frame_times
         output, states, times = sound_frames(self.audio_tower, rate, *sound, moment=moment, **layers, **kwargs)
-        states = states.to(self.audio_projector.weight.dtype)
+        states = states.to(self.audio_projector.bias.dtype)
         if self.config.num_audio_positions:
             states = states + self.audio_position_embedding(times >= 0)
         return output, states, times

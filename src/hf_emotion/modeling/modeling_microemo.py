@@ -283,7 +283,7 @@ class MicroEmoModel(EmotionModel):
         local = states.new_zeros(len(states), qformer.query_tokens.shape[1], width, dtype=qformer.query_tokens.dtype)
         if has_face.any():
             focused = self.region_attention(
-                states[has_face].to(self.region_attention.query.weight.dtype), regions[has_face]
+                states[has_face].to(self.region_attention.layernorm.weight.dtype), regions[has_face]
             )
             local[has_face] = qformer(focused, timestamp_ids[has_face], timestamp_mask[has_face])
         elif self.training:
@@ -308,7 +308,7 @@ class MicroEmoModel(EmotionModel):
         if self.config.audio_windows == "utterances":
             sound = (input_features, input_values, audio_attention_mask, audio_times, None, audio_features)
             output, states, times = sound_frames(self.audio_tower, frame_rate_of(self.config.audio_config), *sound)
-            states = states.to(self.audio_projector.weight.dtype) + self.audio_position_embedding(times >= 0)
+            states = states.to(self.audio_projector.bias.dtype) + self.audio_position_embedding(times >= 0)
             tokens, counts = self.audio_qformer(states.unsqueeze(2), times, utterance_spans)
             output.pooler_output = list(self.audio_projector(tokens).split(counts))
             return output
@@ -324,7 +324,7 @@ class MicroEmoModel(EmotionModel):
         else:
             output, states, mask = BaseModelOutputWithPooling(), audio_features, audio_attention_mask.bool()
         with_sound = mask.any(-1)  # (B,)
-        states = states.to(self.audio_projector.weight.dtype) + self.audio_position_embedding(mask)
+        states = states.to(self.audio_projector.bias.dtype) + self.audio_position_embedding(mask)
         tokens = self.audio_projector(self.audio_qformer(states[with_sound], mask[with_sound]))  # (clips, K, H)
         output.pooler_output = list(tokens.flatten(0, 1).split((with_sound.long() * tokens.shape[1]).tolist()))
         return output
