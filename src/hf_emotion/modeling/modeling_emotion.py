@@ -15,37 +15,21 @@ from functools import wraps
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-from transformers import AutoModel, PreTrainedConfig
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
-from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 
 from .configuration_emotion import EmotionConfig
 from .generation_emotion import MediaGenerationMixin, MediaTokens
-from .modeling_face_motion import FaceMotionModel
-from .modeling_facexformer import FaceXFormerModel
-from .modeling_imagebind_audio import ImageBindAudioModel
-from .modeling_voice_prosody import VoiceProsodyModel
 from .qformer import QFormer
 from .remote_code import SharingMixin
 from .sound import encode_sound
-
-# Towers that AutoModel cannot build: transformers lacks FaceXFormer and ImageBind, does not list EVA ViT-g
-# (InstructBLIP) by itself, and means encoder and decoder together by "whisper".
-OWN_TOWERS = {
-    "face_motion": FaceMotionModel,
-    "facexformer": FaceXFormerModel,
-    "imagebind_audio": ImageBindAudioModel,
-    "instructblip_vision_model": InstructBlipVisionModel,
-    "voice_prosody": VoiceProsodyModel,
-    "whisper": WhisperEncoder,
-}
+from .towers import build_tower
 
 # A headless model is of no use to the users of a remote-code video LLM, so every Auto class gives the generating one.
 AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextToText", "AutoModelForCausalLM")
@@ -58,12 +42,6 @@ MASKS = {
 
 # Inputs of the loss function of transformers, beside logits and labels.
 LOSS_OPTIONS = ("num_items_in_batch", "ignore_index", "shift_labels")
-
-
-def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """The encoder that `config` describes, with random weights."""
-    own = OWN_TOWERS.get(config.model_type)
-    return AutoModel.from_config(config) if own is None else own(config)
 
 
 @dataclass

@@ -28,12 +28,12 @@ from .modeling_emotion import (
     EmotionCausalLMOutputWithPast,
     EmotionForConditionalGeneration,
     EmotionModel,
-    build_tower,
     idle,
     parameters_of,
 )
 from .parts_esva import assemble_esva
 from .sound import sound_frames
+from .towers import build_tower
 
 
 @dataclass

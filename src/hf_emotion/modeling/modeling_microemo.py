@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.instructblip.modeling_instructblip import InstructBlipQFormerModel
+from transformers.models.siglip.modeling_siglip import eager_attention_forward
 from transformers.utils import can_return_tuple
 
 from .configuration_emotion import frame_rate_of
@@ -24,14 +25,6 @@ from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel, idl
 from .parts import assemble
 from .qformer import PositionTable, QFormer, UtteranceQFormer
 from .sound import encode_sound, sound_frames
-
-
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Plain attention: query, key, value (B, heads, P, d), additive mask (B, 1, P, P) -> (B, P, heads, d)."""
-    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2), weights
 
 
 class RegionAttention(nn.Module):
@@ -153,37 +146,22 @@ class MicroEmoModel(EmotionModel):
         text_width = config.text_config.hidden_size
         self.image_qformer = TimestampQFormer(config.image_qformer_config, config.num_query_tokens)
         if config.use_regions:
-            self.region_attention = RegionAttention(
-                config,
-                config.vision_config.hidden_size,
-                config.region_attention_size,
-                config.region_attention_heads,
-                config.num_regions,
-            )
+            sizes = (config.region_attention_size, config.region_attention_heads, config.num_regions)
+            self.region_attention = RegionAttention(config, config.vision_config.hidden_size, *sizes)
             self.local_fusion = LocalFusion(
                 frame_width, config.local_fusion, config.local_gate_init, config.local_dynamics
             )
             if config.local_qformer == "separate":
                 self.local_qformer = TimestampQFormer(config.image_qformer_config, config.num_query_tokens)
         self.frame_position_embedding = PositionTable(config.num_frame_positions, frame_width)
-        self.video_qformer = UtteranceQFormer(
-            config.video_qformer_config,
-            config.num_video_query_tokens,
-            use_utterances=config.use_utterances,
-            share_weights=config.share_video_qformers,
-        )
+        windows = {"use_utterances": config.use_utterances, "share_weights": config.share_video_qformers}
+        self.video_qformer = UtteranceQFormer(config.video_qformer_config, config.num_video_query_tokens, **windows)
         self.video_projector = nn.Linear(config.video_qformer_config.hidden_size, text_width)
         if config.audio_config is not None:
             self.audio_position_embedding = PositionTable(config.num_audio_positions, config.audio_width)
-            if config.audio_windows == "utterances":
-                self.audio_qformer = UtteranceQFormer(
-                    config.audio_qformer_config,
-                    config.num_audio_query_tokens,
-                    use_utterances=config.use_utterances,
-                    share_weights=config.share_video_qformers,
-                )
-            else:
-                self.audio_qformer = QFormer(config.audio_qformer_config, config.num_audio_query_tokens)
+            queries = (config.audio_qformer_config, config.num_audio_query_tokens)
+            by_utterance = config.audio_windows == "utterances"
+            self.audio_qformer = UtteranceQFormer(*queries, **windows) if by_utterance else QFormer(*queries)
             self.audio_projector = nn.Linear(config.audio_qformer_config.hidden_size, text_width)
         self.post_init()
 

@@ -20,22 +20,16 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
     LlavaOnevisionModel,
     LlavaOnevisionMultiModalProjector,
 )
+from transformers.models.siglip.modeling_siglip import eager_attention_forward
 from transformers.utils import can_return_tuple
 
 from .configuration_omni_emotion import OmniEmotionConfig
 from .generation_emotion import MediaTokens
-from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel, build_tower
+from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel
 from .parts_omni_emotion import assemble_omni_emotion
 from .qformer import PositionTable
 from .sound import encode_sound
-
-
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Plain attention: query (T, heads, F, d), key and value (T, heads, V, d) -> (T, F, heads, d)."""
-    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2), weights
+from .towers import build_tower
 
 
 class FaceAttention(nn.Module):
