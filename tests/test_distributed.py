@@ -196,3 +196,26 @@ def test_accelerate_takes_the_shipped_configurations(name, tmp_path):
 def test_limits_of_an_ablation_keep_a_recipe_with_lora():
     recipe = read_recipe("acoustemo_1_instruction", "tiny")
     assert limited_to(recipe, []).trains == ()
+
+
+def test_logged_terms_of_two_processes_add_up_to_the_logged_loss(rows, tmp_path):
+    with open(tmp_path / "rows.jsonl", "w", encoding="utf-8") as file:
+        for i, row in enumerate(rows):
+            # Answers of different length, so that the mean of the processes' means is not the mean.
+            kept = {field: row[field] for field in ("id", "video", "audio", "utterances", "labels", "label")}
+            file.write(json.dumps({**kept, "description": "sad " * (1 + 12 * (i % 2))}) + "\n")
+    settings = {"max_steps": 2, "batch_size": 4, "tasks": ["clues"], "num_frames": 4, "use_cpu": True}
+    settings |= {"ddp_backend": "gloo", "save_strategy": "no"}
+    launch(
+        *("-m", "hf_emotion.cli", "train", "esva_1_emotion", "--size", "tiny"),
+        *("--data", tmp_path / "rows.jsonl", "--output", tmp_path / "out", "--per-device-batch-size", "1"),
+        *(text for name, value in settings.items() for text in ("--set", f"{name}={json.dumps(value)}")),
+    )
+    logged = json.loads((tmp_path / "out" / "phase_1" / "phase.json").read_text())["log"]
+    config = json.loads((tmp_path / "out" / "start" / "config.json").read_text())
+    steps = [entry for entry in logged if "loss" in entry]
+    assert len(steps) == 2
+    for entry in steps:
+        terms = config["emotion_weight"] * entry["loss_emotion"] + entry.get("loss_align", 0.0)
+        terms += config["contrast_weight"] * entry.get("loss_contrast", 0.0)
+        assert entry["loss"] == pytest.approx(terms, rel=1e-4)
