@@ -84,7 +84,7 @@ def film(path, rng: random.Random) -> dict:
         video.width, video.height, video.pix_fmt = width, height, pixels
         video.codec_context.time_base = Fraction(1, rate)
         if rng.random() < 0.2 and codec == "libx264" and suffix != "ts":  # others know a few shapes only
-            video.codec_context.sample_aspect_ratio = Fraction(rng.choice((1, 2)), rng.choice((1, 2)))
+            video.codec_context.sample_aspect_ratio = Fraction(rng.choice((1, 2)), 1)
         extra = (
             [container.add_stream("pcm_s16le", rate=8000) for _ in range(rng.choice((0, 0, 3)))]
             if suffix == "mkv"
@@ -106,7 +106,7 @@ def film(path, rng: random.Random) -> dict:
         "height": height,
         "count": count,
         "colour": colour,
-        "last": ticks[-1] / rate,
+        "last": (ticks[-1] - ticks[0]) / rate,
     }
 
 

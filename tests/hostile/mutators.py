@@ -3,6 +3,7 @@
 Each function takes a `random.Random` and gives the same for the same state of it.
 """
 
+import copy
 import json
 import random
 from typing import Any
@@ -155,7 +156,7 @@ def mutate_json(rng: random.Random, value: Any, most: int = 2) -> Any:
             case 3 if isinstance(place[key], list):
                 place[key] = place[key] * rng.choice((0, 2, 200))
             case _:
-                place[key] = rng.choice(VALUES)
+                place[key] = copy.deepcopy(rng.choice(VALUES))
         value = place[""] if "" in place and len(place) == 1 and isinstance(place, dict) else value
     return value
 
