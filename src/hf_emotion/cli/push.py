@@ -1,6 +1,7 @@
 """`hf-emotion push`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from .arguments import OK
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish a folder and print the address of the commit; returns 0."""
+    """List the files of a folder, publish it and print the address of the commit; returns 0."""
     from ..hub import push
 
     address = push(
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         revision=args.revision,
         create_pr=args.create_pr,
         commit_message=args.message,
+        announce=lambda text: print(text, file=sys.stderr),
     )
     print(address)
     return OK
