@@ -435,12 +435,17 @@ def slug(text: str) -> str:
 
 
 def eval_files(results: Sequence[Result], dataset: str | None) -> dict[str, str]:
-    """`.eval_results/<data>.yaml`, the Hub's newer form of what `model-index` says: path -> content."""
-    files = {}
+    """`.eval_results/<data>.yaml`, the Hub's newer form of what `model-index` says: path -> content.
+
+    Empty without `dataset`, the Hub id of the data: the form needs one, and none is made up.
+    """
+    files: dict[str, str] = {}
+    if dataset is None:
+        return files
     for name in dict.fromkeys(result.dataset for result in results):
         entries = [
             EvalResultEntry(
-                dataset_id=dataset or slug(name),
+                dataset_id=dataset,
                 task_id=slug(f"{result.metric} {result.name}"),
                 value=result.value,
                 notes=", ".join(
