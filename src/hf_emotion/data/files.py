@@ -246,7 +246,9 @@ def read_xlsx(path) -> Iterator[tuple[int, list[str]]]:
     except DataError:
         raise
     except Exception as error:  # a damaged archive makes its readers raise whatever its bytes lead to
-        raise DataError(path, None, f"not an xlsx workbook ({error}); save it as xlsx") from None
+        raise DataError(
+            path, None, f"not an xlsx workbook ({' '.join(str(error).split())[:200]}); save it as xlsx"
+        ) from None
 
 
 def _elements(path, book: zipfile.ZipFile, member: str, tag: str) -> Iterator[ElementTree.Element]:
@@ -394,7 +396,9 @@ def read_corpus(path) -> dict[str, dict[str, dict]]:
     except DataError:
         raise
     except Exception as error:  # a damaged pickle makes its reader raise whatever its bytes lead to
-        raise DataError(path, None, f"not a label archive of plain values ({str(error)[:200]})") from None
+        raise DataError(
+            path, None, f"not a label archive of plain values ({' '.join(str(error).split())[:200]})"
+        ) from None
     for split, corpus in splits.items():
         if not isinstance(corpus, dict) or not all(
             isinstance(item, dict) and "emo" in item for item in corpus.values()
