@@ -128,6 +128,13 @@ def test_closed_set_scores_are_the_likelihoods_of_the_labels_as_whole_answers(pi
         assert entry["score"] == pytest.approx(expected[entry["label"]], rel=1e-3, abs=1e-9)
 
 
+def test_an_answer_by_letter_is_read_with_the_options_of_its_question(one_pipe, clip, monkeypatch):
+    monkeypatch.setattr(one_pipe.processor, "decode", lambda ids, **options: "B, A")
+    listed = one_pipe(str(clip), question="Which emotion? A. happy B. sad C. angry", **OPTIONS)
+    assert {label["label"] for label in listed["labels"]} == {"happy", "sad"}
+    assert one_pipe(str(clip), question="Which emotion?", **OPTIONS)["labels"] == []
+
+
 def test_the_stream_is_the_description_piece_by_piece_and_ends_with_the_result(pipe, clip):
     pieces = []
 

@@ -149,20 +149,28 @@ class ChatPipeline(EmotionRecognitionPipeline):
         return {"rows": rows}, [self.processor.report(clip) for clip in clips]
 
     def describe_batch(
-        self, clips, batch, reports, candidate_labels=None, per_utterance=True, streamer=None, generate_options=None
+        self,
+        clips,
+        batch,
+        reports,
+        questions,
+        candidate_labels=None,
+        per_utterance=True,
+        streamer=None,
+        generate_options=None,
     ):
         options = self.options(generate_options)
         answers = []
-        for clip, row, report in zip(clips, batch["rows"], reports, strict=True):
-            answer = self.answer_one(row, candidate_labels, {**options, "streamer": streamer})
+        for clip, row, report, question in zip(clips, batch["rows"], reports, questions, strict=True):
+            answer = self.answer_one(row, question, candidate_labels, {**options, "streamer": streamer})
             utterances = [dict(utterance) for utterance in report["utterances"]]
             for utterance in utterances if per_utterance else ():
                 about = self._ensure_tensor_on_device(self.processor(clip, question_about(utterance)), self.device)
-                utterance.update(self.answer_one(about, candidate_labels, options))
+                utterance.update(self.answer_one(about, None, candidate_labels, options))
             answers.append(answer | report | {"utterances": utterances})
         return answers
 
-    def answer_one(self, row, candidate_labels, options) -> dict:
+    def answer_one(self, row, question, candidate_labels, options) -> dict:
         """`description` and `labels` for the inputs of one clip and question."""
         generated = self.model.generate(**row, return_dict_in_generate=True, output_logits=True, **options)
         ids = generated.sequences[0, row["input_ids"].shape[1] :]
@@ -173,7 +181,7 @@ class ChatPipeline(EmotionRecognitionPipeline):
             scores = self.model.compute_transition_scores(
                 generated.sequences, generated.logits, generated.get("beam_indices"), normalize_logits=True
             )
-            labels = self.word_scores(text, ids, scores[0])
+            labels = self.word_scores(text, ids, scores[0], question)
         return {"description": text.strip(), "labels": sorted(labels, key=lambda label: -label["score"])}
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ from transformers import Pipeline, TextIteratorStreamer
 from transformers.utils import cached_file
 
 from .lexicon import LEXICON_FILE, Lexicon, shipped
+from .replies import options_in
 from .track import windows
 from .words import emotion_words
 
@@ -251,7 +252,8 @@ class EmotionRecognitionPipeline(Pipeline):
         try:
             if "exception" in inputs:
                 raise inputs["exception"]
-            answers = self.describe_batch(clips, inputs["batch"], inputs["reports"], **options) if clips else []
+            parts = [inputs.get(name) for name in ("clips", "batch", "reports", "questions")]
+            answers = self.describe_batch(*parts, **options) if clips else []
         except CLIP_FAILURES as error:
             # One clip must not stop the others of its batch: each is tried alone.
             alone = zip(clips, inputs["questions"], strict=True)
@@ -264,18 +266,26 @@ class EmotionRecognitionPipeline(Pipeline):
         try:
             batch, reports = self.ask([clip], [question])
             batch = self._ensure_tensor_on_device(batch, device=self.device)
-            [answer] = self.describe_batch([clip], batch, reports, **options)
+            [answer] = self.describe_batch([clip], batch, reports, [question], **options)
         except CLIP_FAILURES as error:
             return failure(error)
         return answer
 
     def describe_batch(
-        self, clips, batch, reports, candidate_labels=None, per_utterance=True, streamer=None, generate_options=None
+        self,
+        clips,
+        batch,
+        reports,
+        questions,
+        candidate_labels=None,
+        per_utterance=True,
+        streamer=None,
+        generate_options=None,
     ) -> list[dict]:
         """The answers about clips and, with `per_utterance`, about each of their utterances."""
         options = self.options(generate_options)
         media = self.writer.encode_media(**batch)
-        answers = self.answer(batch, media, candidate_labels, {**options, "streamer": streamer})
+        answers = self.answer(batch, media, questions, candidate_labels, {**options, "streamer": streamer})
         for row, (clip, report, answer) in enumerate(zip(clips, reports, answers, strict=True)):
             utterances: list[Utterance] = [{**utterance} for utterance in report["utterances"]]
             # One at a time: a clip may have hundreds of utterances, and each row repeats the clip's tokens.
@@ -283,7 +293,7 @@ class EmotionRecognitionPipeline(Pipeline):
                 ids = self.processor.write(question_about(utterance), clip.utterances, clip.placeholders)
                 ids = torch.tensor([ids], device=self.device)
                 prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-                [about] = self.answer(prompt, rows_of(media, row, 1), candidate_labels, options)
+                [about] = self.answer(prompt, rows_of(media, row, 1), [None], candidate_labels, options)
                 utterance["labels"], utterance["description"] = about["labels"], about["description"]
             answer |= {name: value for name, value in report.items() if name != "source"} | {"utterances": utterances}
         return answers
@@ -314,8 +324,8 @@ class EmotionRecognitionPipeline(Pipeline):
             options["max_new_tokens"] = 128
         return options if "do_sample" in options else {**options, "do_sample": False}
 
-    def answer(self, batch, media, candidate_labels, options) -> list[dict]:
-        """`description` and `labels` for each row of a batch whose media are encoded."""
+    def answer(self, batch, media, questions, candidate_labels, options) -> list[dict]:
+        """`description` and `labels` for each row of a batch whose media are encoded; a question is text or None."""
         generated = self.model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -329,28 +339,31 @@ class EmotionRecognitionPipeline(Pipeline):
             generated.sequences, generated.logits, generated.get("beam_indices"), normalize_logits=True
         )
         answers = []
-        for row, (ids, scores) in enumerate(zip(tokens, log_probabilities, strict=True)):
+        for row, (ids, scores, question) in enumerate(zip(tokens, log_probabilities, questions, strict=True)):
             text = self.processor.decode(ids, skip_special_tokens=True)
             if candidate_labels:
                 labels = self.label_shares(batch, media, row, candidate_labels)
             else:
-                labels = self.word_scores(text, ids, scores)
+                labels = self.word_scores(text, ids, scores, question)
             labels.sort(key=lambda label: -label["score"])
             answers.append({"description": text.strip(), "labels": labels})
         return answers
 
-    def word_scores(self, text: str, ids: torch.Tensor, scores: torch.Tensor) -> list[Label]:
+    def word_scores(
+        self, text: str, ids: torch.Tensor, scores: torch.Tensor, question: str | None = None
+    ) -> list[Label]:
         """The emotion words of a text, each with the geometric mean of its tokens' probabilities.
 
         Args:
             text: of `ids`, without special tokens.
             ids, scores: (S,), the tokens and the logarithms of their probabilities.
+            question: options that it lists by letter are what a letter in the text stands for.
         """
         decode = self.processor.tokenizer.decode
         special = torch.isin(ids, torch.tensor(self.processor.tokenizer.all_special_ids, device=ids.device))
         ends = [len(decode(ids[: i + 1], skip_special_tokens=True)) for i in range(len(ids))]
         labels: list[Label] = []
-        for word in emotion_words(text, lexicon=self.lexicon):
+        for word in emotion_words(text, lexicon=self.lexicon, options=options_in(question)):
             place = re.search(r"\W+".join(map(re.escape, word.split())), text, flags=re.IGNORECASE)
             start, stop = place.span() if place else (0, len(text))
             inside = torch.tensor(
