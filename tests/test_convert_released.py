@@ -310,8 +310,8 @@ def test_weights_that_are_not_for_everyone_are_not_published_for_everyone(conver
 def test_emotion_llama_reads_zeros_for_encoders_that_were_never_published(tmp_path, capsys, clips):
     folder = emotion_llama_folder(tmp_path)
     said = capsys.readouterr().out
-    assert "no face encoder is at hand: its projector reads zeros for every clip" in said
-    assert "LoRA weights of 4 layers are added to the language model's own" in said
+    assert "there is no face encoder: its projector reads zeros for every clip" in said
+    assert "LoRA weights of 4 layers are added to the language model's weights" in said
     assert "prompts are written in the paper's own chat format" in said
     model, processor = load(folder)
     assert processor.keyframe == "first"

@@ -204,7 +204,7 @@ def test_landmarks_of_another_mesh_serve_with_a_table_of_their_own_and_name_the_
     own = FaceFinder(regions={"mouth": list(range(48, 68))})
     assert own.region_masks(own(blank(2), landmarks=points), 4).any((1, 2)).all()
     default = FaceFinder()
-    with pytest.raises(FaceError, match=r"left_brow.*no landmark among those given"):
+    with pytest.raises(FaceError, match=r"left_brow.*no landmark among those passed"):
         default.region_masks(default(blank(2), landmarks=points), 4)
 
 
@@ -376,7 +376,7 @@ def test_a_box_ends_at_the_border_and_landmarks_do_not(portrait):
 @pytest.mark.parametrize(
     ("landmarks", "sentence"),
     [
-        (np.zeros((3, 478, 2)), "given for 3 frames, the clip has 2"),
+        (np.zeros((3, 478, 2)), "cover 3 frames, but the clip has 2"),
         (np.zeros((2, 500, 2)), r"landmarks of frame 0 are \(500, 2\)"),
         (np.zeros((2, 478)), r"landmarks of frame 0 are \(478,\)"),
         ([None, np.full((478, 2), 250.0)], "landmarks of frame 1 reach 250; accepted: fractions"),
@@ -429,7 +429,7 @@ def without_mediapipe(monkeypatch):
 
 def test_without_mediapipe_the_clip_goes_without_its_face_and_this_is_said_once(without_mediapipe):
     finder = FaceFinder()
-    with pytest.warns(UserWarning, match="without their faces.*mediapipe is not installed.*0.10.21.*face_landmarker"):
+    with pytest.warns(UserWarning, match="without faces.*mediapipe is not installed.*0.10.21.*face_landmarker"):
         track = finder(blank(3))
     assert track.backend == "none"
     assert not track.found.any()
@@ -467,7 +467,7 @@ def test_the_task_file_is_sought_in_argument_environment_cache_and_download(task
     own, other = task_world / "own.task", task_world / "other.task"
     own.write_bytes(b"x")
     other.write_bytes(b"y")
-    with pytest.raises(FileNotFoundError, match="none may be downloaded"):
+    with pytest.raises(FileNotFoundError, match="downloads are not allowed"):
         faces._task_file(None, allow_download=False)
     fetched = faces._task_file(None, allow_download=True)
     assert Path(fetched).read_bytes() == b"a model"
@@ -493,7 +493,7 @@ def test_a_download_that_fails_says_so_and_leaves_nothing_behind(task_world, mon
 
 def test_a_task_file_that_is_missing_or_is_none_is_named(task_world):
     pytest.importorskip("mediapipe")
-    with pytest.raises(FaceError, match=r"task_path names .*gone\.task, which is not a file"):
+    with pytest.raises(FaceError, match=r"task_path is .*gone\.task, which is not a file"):
         FaceFinder("tasks", task_path=task_world / "gone.task")(blank(1))
     with pytest.raises(FaceError, match=r"served\.task is not a face landmarker"):
         FaceFinder("tasks", task_path=task_world / "served.task")(blank(1))
@@ -548,7 +548,7 @@ def test_importing_is_cheap_and_finding_is_quiet_and_keeps_the_users_own_lines(f
         f"sys.path.insert(0, {os.path.dirname(faces.__file__)!r})\n"  # alone, as it lies in a model's folder
         "import faces\n"
         "assert not {'mediapipe', 'torch', 'transformers'} & set(sys.modules)\n"
-        "with faces._chatter_held_back():\n"
+        "with faces._chatter_suppressed():\n"
         "    os.write(2, b'mine\\n')\n"
         "finder = faces.FaceFinder('solutions')\n"
         "print(finder(faces._drawn_face()[None]).found.tolist())\n"
@@ -573,7 +573,7 @@ def test_a_crop_is_the_square_around_the_face_and_the_whole_frame_where_there_is
     assert np.array_equal(pictures[2], frames[2, 35:65, 170:200]), "moved inside the frame, not padded"
     large, _ = finder.crops(frames, track, 100, margin=20)
     assert np.array_equal(large[0], frames[0, :, 50:150]), "no larger than the frame's shorter side"
-    with pytest.raises(FaceError, match="2 frames were given with the faces of 3"):
+    with pytest.raises(FaceError, match="2 frames were passed with the faces of 3"):
         finder.crops(frames[:2], track, 30)
     with pytest.raises(FaceError, match="crop size is 0"):
         finder.crops(frames, track, 0)

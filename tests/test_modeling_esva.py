@@ -352,7 +352,7 @@ def test_a_clip_that_the_queue_holds_is_no_positive_of_itself_but_another_is():
 def test_training_on_single_clips_without_a_chance_of_a_positive_is_refused(queue, clip_ids, lacks):
     head = ContrastHead(6, 4, 0.07, queue).train()
     clips = None if clip_ids is None else torch.tensor(clip_ids)
-    with pytest.raises(ValueError, match=f"no positive: each step trains on one clip, and .*{lacks}"):
+    with pytest.raises(ValueError, match=f"a positive: each step trains on one clip, and .*{lacks}"):
         head(torch.randn(1, 6), torch.tensor([1]), clips)
     head(torch.randn(2, 6), torch.tensor([1, 1]))
     head(torch.randn(1, 6), torch.tensor([1]), clips)  # the short batch at the end of an epoch

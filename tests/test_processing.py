@@ -588,7 +588,7 @@ def test_a_face_track_is_not_searched_again(processor, monkeypatch):
 def test_faces_asked_for_and_not_to_be_had_are_an_error(monkeypatch):
     monkeypatch.setattr("hf_emotion.processing.faces._import_mediapipe", lambda: (None, "mediapipe is not installed"))
     processor = make(face_config={"backend": "auto"})
-    with pytest.warns(UserWarning, match="described without their faces"):
+    with pytest.warns(UserWarning, match="described without faces"):
         batch = processor(videos=clip(), return_metadata=True)
     assert not batch["video_region_masks"].any()
     report = batch["video_metadata"][0]

@@ -6,21 +6,21 @@ from torch.nn import functional
 
 
 class ContrastHead(nn.Module):
-    """Supervised contrast of sounds (3.3, Eq. 2): those of one emotion come together, those of others part.
+    """Supervised contrast of sounds (3.3, Eq. 2): those of one emotion move together, those of others apart.
 
     Eq. 2 has the same positive in its numerator and in every term of its denominator, which makes it a constant. Read
     as InfoNCE, for each positive of a clip: -log exp(s+) / (exp(s+) + sum over the negatives of exp(s-)), with s the
     cosine over a temperature, in two layers' projection of F_A''; then the mean over positives and clips. A clip
     without a positive is skipped.
 
-    A clip is compared with those of its batch, of the batches of other processes and of a queue of earlier steps; the
-    gradient is that of this process's own share. A clip that the queue holds already is no positive of itself, so the
-    queue gives positives only to clips whose numbers are known.
+    A clip is compared with those of its batch, of the batches of other processes and of a queue of earlier steps; only
+    this process's part has a gradient. A clip that is already in the queue is not a positive of itself, so the queue
+    gives positives only to clips whose numbers are known.
 
     Args:
-        input_size, size: width of F_A'', and of what is compared.
+        input_size, size: width of F_A'', and of its projection.
         temperature: see above.
-        queue_size: projections of earlier clips that are kept as further positives and negatives.
+        queue_size: number of projections of earlier clips used as further positives and negatives.
     """
 
     queue: Tensor  # (queue_size, size)
@@ -39,12 +39,12 @@ class ContrastHead(nn.Module):
 
     @property
     def gathers(self) -> bool:
-        """Several processes train together: each must take part in every step."""
+        """Whether several processes train together; each must then take part in every step."""
         together = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
         return self.training and together
 
     def embed(self, voice: Tensor) -> Tensor:
-        """voice (B, D) -> (B, size), of length 1: the space in which emotions part."""
+        """voice (B, D) -> (B, size), of length 1: the space in which emotions are separated."""
         return functional.normalize(self.projection(voice.to(self.projection[0].bias.dtype)).float(), dim=-1)
 
     def forward(self, voice: Tensor, emotion_ids: Tensor, clip_ids: Tensor | None = None) -> Tensor | None:
@@ -53,82 +53,82 @@ class ContrastHead(nn.Module):
         Args:
             voice: (B, D).
             emotion_ids: (B,) int64; -1 for a clip of unknown emotion, or without sound.
-            clip_ids: (B,) int64, each clip by number; -1 or `None` where it is not known.
+            clip_ids: (B,) int64, the number of each clip; -1 or `None` where it is not known.
 
         Raises:
-            ValueError: no step can ever have a positive: all hold one clip, and no queue could give one.
+            ValueError: no step can ever have a positive: each has one clip, and no queue could supply one.
         """
-        own = self.embed(voice)
+        local = self.embed(voice)
         clip_ids = torch.full_like(emotion_ids, -1) if clip_ids is None else clip_ids
         # Each process's rows (W entries), this one's with their gradient.
         vectors, ids, clips, rank = (
-            gather(own, emotion_ids, clip_ids) if self.gathers else ([own], [emotion_ids], [clip_ids], 0)
+            gather(local, emotion_ids, clip_ids) if self.gathers else ([local], [emotion_ids], [clip_ids], 0)
         )
         if self.training:
             self.refuse_single_clips(torch.cat(ids), torch.cat(clips))
         others = [place for place in range(len(ids)) if place != rank]
-        keys = torch.cat([own, *(vectors[i] for i in others), self.queue.to(own)])
+        keys = torch.cat([local, *(vectors[i] for i in others), self.queue.to(local)])
         key_ids = torch.cat([emotion_ids, *(ids[i] for i in others), self.queue_ids])
         key_clips = torch.cat([clip_ids, *(clips[i] for i in others), self.queue_clips])
 
         known = (emotion_ids >= 0).unsqueeze(-1) & (key_ids >= 0)  # (B, keys)
         same = emotion_ids.unsqueeze(-1) == key_ids
-        itself = torch.eye(len(own), len(keys), dtype=torch.bool, device=own.device)
+        itself = torch.eye(len(local), len(keys), dtype=torch.bool, device=local.device)
         numbered = (clip_ids >= 0).unsqueeze(-1) & (key_clips >= 0)
         itself |= numbered & (clip_ids.unsqueeze(-1) == key_clips)
-        in_queue = torch.arange(len(keys), device=own.device) >= len(keys) - len(self.queue_ids)
+        in_queue = torch.arange(len(keys), device=local.device) >= len(keys) - len(self.queue_ids)
         positive = known & same & ~itself & (numbered | ~in_queue)
         negative = known & ~same
         if self.training and self.queue_size:
             self.push(torch.cat(vectors).detach(), torch.cat(ids), torch.cat(clips))
         if not positive.any():
             return None
-        similar = own @ keys.T / self.temperature
-        # Not infinity, which would give a clip without negatives a gradient that is not a number.
+        similar = local @ keys.T / self.temperature
+        # Not infinity, which would give a clip without negatives a NaN gradient.
         nothing = torch.finfo(similar.dtype).min / 2
         apart = similar.masked_fill(~negative, nothing).logsumexp(-1, keepdim=True)  # (B, 1)
         each = torch.logaddexp(similar, apart) - similar
         count = positive.sum(-1)
-        own_loss = (each * positive).sum(-1) / count.clamp(min=1)
-        return own_loss.sum() / (count > 0).sum()
+        clip_loss = (each * positive).sum(-1) / count.clamp(min=1)
+        return clip_loss.sum() / (count > 0).sum()
 
     def refuse_single_clips(self, ids: Tensor, clips: Tensor) -> None:
         self.most_clips = max(self.most_clips, len(ids))
         if self.most_clips == 1 and not (self.queue_size and (clips >= 0).all()):
             lacks = "clip_ids are not given" if self.queue_size else "contrast_queue_size is 0"
             raise ValueError(
-                f"L_contrast can have no positive: each step trains on one clip, and {lacks}; give clip_ids with "
+                f"L_contrast cannot have a positive: each step trains on one clip, and {lacks}; give clip_ids with "
                 f"contrast_queue_size > 0, or larger batches, or set contrast_weight=0"
             )
 
     @torch.no_grad()
     def push(self, vectors: Tensor, ids: Tensor, clips: Tensor) -> None:
-        """Remember this step's projections and forget the oldest."""
+        """Add this step's projections to the queue and drop the oldest."""
         known = ids >= 0
         self.queue = torch.cat([vectors[known].to(self.queue), self.queue])[: self.queue_size]
         self.queue_ids = torch.cat([ids[known], self.queue_ids])[: self.queue_size]
         self.queue_clips = torch.cat([clips[known], self.queue_clips])[: self.queue_size]
 
 
-def gather(own: Tensor, ids: Tensor, clips: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], int]:
+def gather(local: Tensor, ids: Tensor, clips: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor], int]:
     """Rows of all processes, in the order of their ranks, and this one's rank.
 
-    own (B, size), ids and clips (B,), with B of each process its own. Only the rows of this process have a gradient.
+    local (B, size), ids and clips (B,); B can differ between processes. Only the rows of this process have a gradient.
     """
     world, rank = distributed.get_world_size(), distributed.get_rank()
-    counts = [torch.zeros(1, dtype=torch.long, device=own.device) for _ in range(world)]
-    distributed.all_gather(counts, torch.tensor([len(own)], device=own.device))
+    counts = [torch.zeros(1, dtype=torch.long, device=local.device) for _ in range(world)]
+    distributed.all_gather(counts, torch.tensor([len(local)], device=local.device))
     longest = max(int(count) for count in counts)
-    vectors = [own.new_zeros(longest, own.shape[-1]) for _ in range(world)]
-    padded = own.new_zeros(longest, own.shape[-1])
-    padded[: len(own)] = own.detach()
+    vectors = [local.new_zeros(longest, local.shape[-1]) for _ in range(world)]
+    padded = local.new_zeros(longest, local.shape[-1])
+    padded[: len(local)] = local.detach()
     distributed.all_gather(vectors, padded)
-    numbers = torch.full((2, longest), -1, device=own.device)
-    numbers[:, : len(own)] = torch.stack([ids, clips])
+    numbers = torch.full((2, longest), -1, device=local.device)
+    numbers[:, : len(local)] = torch.stack([ids, clips])
     everywhere = [torch.empty_like(numbers) for _ in range(world)]
     distributed.all_gather(everywhere, numbers)
     vectors = [rows[: int(count)] for rows, count in zip(vectors, counts, strict=True)]
-    vectors[rank] = own
+    vectors[rank] = local
     ids, clips = ([rows[i, : int(count)] for rows, count in zip(everywhere, counts, strict=True)] for i in range(2))
     return vectors, ids, clips, rank
 

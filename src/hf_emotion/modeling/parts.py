@@ -1,9 +1,9 @@
 """Building a model from published checkpoints of its parts: safetensors in, a report of what came from where.
 
 A part is read tensor by tensor through a table of prefixes, from a Hub repository or a local folder, one file or many;
-only the files that hold wanted tensors are fetched. Weights in pickle form (`.bin`, `.pth`) are refused: reading them
-runs code of whoever wrote them. The scripts in `hf_emotion.convert` turn them, once and by explicit consent, into
-folders that this file reads.
+only the files that contain wanted tensors are fetched. Pickled weights (`.bin`, `.pth`) are refused: reading them can
+run arbitrary code. The scripts in `hf_emotion.convert` convert them, once and with explicit consent, into folders that
+this file reads.
 """
 
 import json
@@ -36,10 +36,11 @@ from .configuration_imagebind_audio import ImageBindAudioConfig
 
 PICKLE_SUFFIXES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
-# The name in config.json of folders which `convert_videollama_qformer_to_hf` writes.
+# The model type in config.json of folders that `convert_videollama_qformer_to_hf` writes.
 PARTS_MODEL_TYPE = "microemo_parts"
 
-# Where a checkpoint of this model type keeps a tower whose class cannot load it by itself; "" = it is the tower.
+# Prefix of the tower in a checkpoint of this model type, for towers whose class cannot load it; "" = the checkpoint is
+# the tower.
 VISION_PREFIXES = {
     "instructblip": "vision_model.",
     "instructblipvideo": "vision_model.",
@@ -49,7 +50,8 @@ VISION_PREFIXES = {
 }
 AUDIO_PREFIXES = {"imagebind_audio": "", "whisper": "model.encoder."}
 
-# Towers that every paper's forward reads. Those of `ONE_CLASS_TOKEN` give one token for the picture, then the patches.
+# Towers that every paper's forward supports. `ONE_CLASS_TOKEN` lists those that give one token for the image, then the
+# patches.
 ONE_CLASS_TOKEN = ("instructblip_vision_model", "clip_vision_model", "dinov2", "vit", "beit", "data2vec-vision")
 VISION_TOWERS = (*ONE_CLASS_TOKEN, "siglip_vision_model", "dinov2_with_registers", "dinov3_vit", "deit")
 AUDIO_TOWERS = (
@@ -64,7 +66,7 @@ AUDIO_TOWERS = (
     "wav2vec2-conformer",
 )
 
-# Begins the names of LoRA weights in a folder of parts; behind it stands the module that they change.
+# Prefix of the names of LoRA weights in a folder of parts; the module that they change follows it.
 LORA = "lora."
 
 ELSEWHERE = "belongs to another part of that checkpoint"
@@ -76,13 +78,13 @@ class PartsError(ValueError):
 
 @dataclass
 class PartsReport:
-    """What became of every tensor: `print(report)` shows it by module.
+    """Where every tensor came from or why it was not used: `print(report)` shows it by module.
 
     Attributes:
         loaded: name in the model -> the source it came from.
-        new: names in the model that no source held; they start at random.
+        new: names in the model that no source contained; they are initialised at random.
         ignored: "name in the source (source)" -> why it was left out.
-        notes: one sentence each: anything else a user should know.
+        notes: anything else a user should know, one sentence each.
         parameters: name in the model -> its number of parameters.
     """
 
@@ -93,7 +95,7 @@ class PartsReport:
     parameters: dict[str, int] = field(default_factory=dict)
 
     def update(self, other: "PartsReport"):
-        """Take over what `other` reports."""
+        """Add the entries of `other`."""
         self.loaded.update(other.loaded)
         self.new.extend(other.new)
         self.ignored.update(other.ignored)
@@ -101,14 +103,14 @@ class PartsReport:
         self.parameters.update(other.parameters)
 
     def origins(self, **hub) -> dict[str, list[dict]]:
-        """Module of the model -> where its weights came from, as `origin_of` gives it (`EmotionConfig.parts`)."""
-        found: dict[str, list[dict]] = {}
+        """Module of the model -> where its weights came from, as `origin_of` returns it (`EmotionConfig.parts`)."""
+        origins: dict[str, list[dict]] = {}
         for module, source in sorted({(module_of(name), source) for name, source in self.loaded.items()}):
-            found.setdefault(module, []).append(origin_of(source, **hub))
-        return found
+            origins.setdefault(module, []).append(origin_of(source, **hub))
+        return origins
 
     def to_dict(self) -> dict:
-        """The report as JSON-able data."""
+        """The report as JSON-serialisable data."""
         return {"loaded": self.loaded, "new": self.new, "ignored": self.ignored, "notes": self.notes}
 
     def __str__(self) -> str:
@@ -134,7 +136,7 @@ def module_of(name: str) -> str:
 
 
 def find_file(source: str, name: str, **hub) -> str | None:
-    """Local path of a file of a folder or Hub repository; `None` if there is no such file.
+    """Local path of a file in a folder or Hub repository; `None` if there is no such file.
 
     Raises:
         PartsError: `source` is neither a folder nor a reachable repository.
@@ -151,15 +153,15 @@ def find_file(source: str, name: str, **hub) -> str | None:
     except GatedRepoError as error:
         raise PartsError(f"the Hub repository {source!r} is gated; accept its terms there and log in") from error
     except RepositoryNotFoundError as error:
-        raise PartsError(f"the Hub has no repository {source!r} that you may read; log in if it is private") from error
+        raise PartsError(f"the Hub has no repository {source!r} that you can read; log in if it is private") from error
     except HfHubHTTPError as error:
-        raise PartsError(f"the Hub did not give {name} of {source!r}: {error}") from error
+        raise PartsError(f"could not download {name} of {source!r} from the Hub: {error}") from error
 
 
 def origin_of(source: str, **hub) -> dict:
-    """What is worth remembering of a source, or of the published checkpoint that it was converted from: its `source`
-    (the name alone, of a folder), the `revision` (commit) of a Hub repository and the `license` that its model card
-    states; `None` where that is not known."""
+    """The origin of a source, or of the published checkpoint that it was converted from: its `source` (for a folder
+    only its name), the `revision` (commit) of a Hub repository and the `license` that its model card states; `None`
+    where unknown."""
     folder = os.path.isdir(source)
     config, card = (find_file(source, name, **hub) for name in ("config.json", "README.md"))
     commit = re.search(r"/snapshots/([0-9a-f]{40})/", (config or "").replace(os.sep, "/"))
@@ -171,7 +173,7 @@ def origin_of(source: str, **hub) -> dict:
         with open(config, encoding="utf-8") as file:
             converted = json.load(file)
         if isinstance(converted, dict) and "origin" in converted:
-            # A folder of `hf-emotion convert`: what counts is the checkpoint that it was made from.
+            # A folder of `hf-emotion convert`: its origin is the checkpoint that it was made from.
             return {**converted["origin"], "revision": None}
     return {
         "source": os.path.basename(os.path.abspath(source)) if folder else source,
@@ -184,13 +186,13 @@ def read_config(source: str, **hub) -> dict:
     """`config.json` of a part.
 
     Raises:
-        PartsError: there is none (or, offline, none in the cache), or it is not a JSON object.
+        PartsError: there is none (offline: none in the cache), or it is not a JSON object.
     """
     source = checked(source)
     path = find_file(source, "config.json", **hub)
     if path is None:
         raise PartsError(
-            f"{source!r} has no config.json (looked for in the local cache only, if the Hub is out of reach or "
+            f"{source!r} has no config.json (only the local cache was searched if the Hub is unreachable or "
             f"offline mode is on); accepted is a Hub repository or a folder in transformers' layout"
         )
     try:
@@ -204,10 +206,10 @@ def read_config(source: str, **hub) -> dict:
 
 
 def check_tower(part: str, source: str, config, accepted: tuple[str, ...]) -> None:
-    """Refuse a tower that the model's forward cannot read.
+    """Refuse a tower that the model's forward does not support.
 
     Raises:
-        PartsError: names the tower's type and the accepted ones.
+        PartsError: the tower's type is not one of `accepted`.
     """
     if config.model_type not in accepted:
         raise PartsError(
@@ -216,10 +218,10 @@ def check_tower(part: str, source: str, config, accepted: tuple[str, ...]) -> No
 
 
 def check_type(part, source, accepted, **hub):
-    """Refuse a checkpoint of another kind than `accepted`."""
-    found = read_config(source, **hub).get("model_type")
-    if found != accepted:
-        raise PartsError(f"{source!r} is a {found!r} checkpoint; accepted for {part} is a {accepted!r} one")
+    """Refuse a checkpoint whose model type is not `accepted`."""
+    model_type = read_config(source, **hub).get("model_type")
+    if model_type != accepted:
+        raise PartsError(f"{source!r} is a {model_type!r} checkpoint; accepted for {part} is a {accepted!r} one")
 
 
 def checked(source) -> str:
@@ -232,13 +234,13 @@ def checked(source) -> str:
 
 def pickle_refusal(source: str) -> str:
     return (
-        f"{source!r} holds weights in pickle form, and reading those can run code of whoever wrote them; convert it "
-        f"with `hf-emotion convert`, or name a repository with safetensors"
+        f"{source!r} holds weights in pickle form, and reading pickle files can run arbitrary code; convert it with "
+        f"`hf-emotion convert`, or use a repository with safetensors"
     )
 
 
 def safetensors_names(source: str, **hub) -> dict[str, str]:
-    """Name of every tensor of a part -> name of the safetensors file that holds it.
+    """Name of every tensor of a part -> name of the safetensors file that contains it.
 
     Raises:
         PartsError: the part has no safetensors, or its index names a file outside its folder.
@@ -258,17 +260,17 @@ def safetensors_names(source: str, **hub) -> dict[str, str]:
     if os.path.isdir(source) and any(name.endswith(PICKLE_SUFFIXES) for name in os.listdir(source)):
         raise PartsError(pickle_refusal(source))
     raise PartsError(
-        f"{source!r} has no model.safetensors or model.safetensors.index.json (looked for in the local cache only, if "
-        f"the Hub is out of reach or offline mode is on); weights in pickle form (.bin, .pth) are not read: convert "
+        f"{source!r} has no model.safetensors or model.safetensors.index.json (only the local cache was searched if "
+        f"the Hub is unreachable or offline mode is on); weights in pickle form (.bin, .pth) are not read: convert "
         f"them with hf-emotion convert"
     )
 
 
 def trained_fields(part: str, source: str, cls, **hub) -> tuple[dict, dict]:
-    """The fields of the model's configuration that a folder of `hf-emotion convert` fixes, and its whole config.json.
+    """The fields of the model's configuration that a folder of `hf-emotion convert` sets, and its whole config.json.
 
     Raises:
-        PartsError: the folder is of another kind.
+        PartsError: the folder has another model type.
     """
     check_type(part, source, f"{part}_parts", **hub)
     whole = read_config(source, **hub)
@@ -280,19 +282,19 @@ def trained_fields(part: str, source: str, cls, **hub) -> tuple[dict, dict]:
 def load_part(
     source: str, prefix_map: dict[str, str], ignore: dict[str, str] | None = None, **hub
 ) -> tuple[dict[str, torch.Tensor], PartsReport]:
-    """Read the tensors of one part under the names they have in the model.
+    """Read the tensors of one part, with the names they have in the model.
 
     Args:
         source: a Hub repository or a folder, with safetensors in one file or many.
-        prefix_map: prefix in the source -> prefix in the model; the longest that fits counts; "" fits all.
-        ignore: prefix in the source -> why such tensors are left out. A tensor that fits nothing is left out too.
+        prefix_map: prefix in the source -> prefix in the model; the longest match is used; "" matches everything.
+        ignore: prefix in the source -> why such tensors are left out. A tensor that matches nothing is left out too.
         hub: `revision`, `cache_dir`, `token`, `local_files_only` of `hf_hub_download`, which honours HF_HUB_OFFLINE.
 
     Returns:
         the tensors under their new names, and a report whose `new` is empty.
 
     Raises:
-        PartsError: no such source, no safetensors, or no tensor that fits `prefix_map`.
+        PartsError: no such source, no safetensors, or no tensor that matches `prefix_map`.
     """
     source = checked(source)
     ignore = ignore or {}
@@ -302,7 +304,7 @@ def load_part(
     for name, shard in names.items():
         prefix = longest_prefix(name, [*prefix_map, *ignore])
         if name.endswith("position_ids"):
-            report.ignored[f"{name} ({source})"] = "a table of consecutive numbers, made anew"
+            report.ignored[f"{name} ({source})"] = "a table of consecutive numbers, computed again"
         elif prefix in prefix_map:
             wanted.setdefault(shard, []).append(name)
         else:
@@ -316,7 +318,7 @@ def load_part(
     for shard, shard_names in wanted.items():
         path = find_file(source, shard, **hub)
         if path is None:
-            raise PartsError(f"the index of {source!r} names {shard}, which is not there")
+            raise PartsError(f"the index of {source!r} names {shard}, which does not exist")
         with safe_open(path, framework="pt") as file:
             for name in shard_names:
                 prefix = longest_prefix(name, prefix_map)
@@ -333,13 +335,13 @@ def longest_prefix(name: str, prefixes: Iterable[str]) -> str | None:
 def load_tower(
     tower_class, source: str, config, prefix: str, known: dict[str, str], **hub
 ) -> tuple[dict[str, torch.Tensor], PartsReport]:
-    """Read a tower: through the table if its layout is in `known`, else as its own class loads it.
+    """Read a tower: with a prefix if its model type is in `known`, else with the tower's own class.
 
     Args:
         tower_class: the tower's class in the model.
         config: the tower's configuration.
-        prefix: where the tower lies in the model.
-        known: model type of a source -> prefix of the tower in it.
+        prefix: the tower's prefix in the model.
+        known: model type of a source -> the tower's prefix in the source.
     """
     model_type = read_config(source, **hub).get("model_type")
     if model_type in known:
@@ -357,7 +359,7 @@ def load_tower(
 
 
 def load_language_model(source: str, dtype=None, **hub) -> tuple[dict[str, torch.Tensor], PartsReport, torch.dtype]:
-    """Read a causal language model under the names it has in a paper's model: `model.language_model.*`, `lm_head.*`."""
+    """Read a causal language model with its names in a paper's model: `model.language_model.*`, `lm_head.*`."""
     source = checked(source)
     safetensors_names(source, **hub)
     model, info = AutoModelForCausalLM.from_pretrained(
@@ -374,7 +376,7 @@ def load_language_model(source: str, dtype=None, **hub) -> tuple[dict[str, torch
         elif name.startswith(head):
             tensors["lm_head." + name.removeprefix(head)] = tensor
         else:
-            raise PartsError(f"the language model {source!r} keeps {name!r} outside its body and head")
+            raise PartsError(f"the language model {source!r} has {name!r} outside its body and head")
     report = PartsReport(loaded=dict.fromkeys(tensors, source))
     report.ignored = {f"{name} ({source})": ELSEWHERE for name in info["unexpected_keys"]}
     report.parameters = {name: tensor.numel() for name, tensor in tensors.items()}
@@ -386,9 +388,9 @@ def vision_config_of(source: str, **hub):
     config = read_config(source, **hub)
     model_type = config.get("model_type")
     if model_type in VISION_PREFIXES:
-        # BLIP-2 and InstructBLIP share one vision tower under two names.
-        own = config if VISION_PREFIXES[model_type] == "" else config.get("vision_config", {})
-        return InstructBlipVisionConfig.from_dict({k: v for k, v in own.items() if k != "model_type"})
+        # BLIP-2 and InstructBLIP have the same vision tower under two names.
+        tower = config if VISION_PREFIXES[model_type] == "" else config.get("vision_config", {})
+        return InstructBlipVisionConfig.from_dict({k: v for k, v in tower.items() if k != "model_type"})
     whole = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
     return getattr(whole, "vision_config", whole)
 
@@ -406,11 +408,11 @@ def qformer_fields_of(source: str, reads_text: bool, **hub) -> tuple[dict, dict[
     """Fields of the model's configuration for the image Q-Former inside `source`, and its table of prefixes.
 
     Args:
-        reads_text: whether the model's image Q-Former reads text beside its queries: MicroEmo's each frame's timestamp
-            (3.2); AcoustEmo's none.
+        reads_text: whether the model's image Q-Former reads text beside its queries: MicroEmo's reads each frame's
+            timestamp (3.2); AcoustEmo's reads none.
 
     Raises:
-        PartsError: the Q-Former there reads text and the model's does not, or the other way round.
+        PartsError: the source's Q-Former reads text and the model's does not, or vice versa.
     """
     config = read_config(source, **hub)
     model_type = config.get("model_type")
@@ -418,8 +420,8 @@ def qformer_fields_of(source: str, reads_text: bool, **hub) -> tuple[dict, dict[
         fields = {name: config[name] for name in ("image_qformer_config", "num_query_tokens")}
         return fields, {"image_qformer.": "model.image_qformer."}
     if model_type in (("instructblip", "instructblipvideo") if reads_text else ("blip-2",)):
-        own = {k: v for k, v in config.get("qformer_config", {}).items() if k != "model_type"}
-        qformer_config = (InstructBlipQFormerConfig if reads_text else Blip2QFormerConfig).from_dict(own)
+        values = {k: v for k, v in config.get("qformer_config", {}).items() if k != "model_type"}
+        qformer_config = (InstructBlipQFormerConfig if reads_text else Blip2QFormerConfig).from_dict(values)
         fields = {
             "image_qformer_config": qformer_config.to_dict(),
             "num_query_tokens": config.get("num_query_tokens", 32),
@@ -430,40 +432,40 @@ def qformer_fields_of(source: str, reads_text: bool, **hub) -> tuple[dict, dict[
         }
     if not reads_text:
         raise PartsError(
-            f"{source!r} is a {model_type!r} checkpoint; the image Q-Former reads frames alone, so accepted are BLIP-2 "
+            f"{source!r} is a {model_type!r} checkpoint; the image Q-Former reads frames only, so accepted are BLIP-2 "
             f"checkpoints"
         )
     raise PartsError(
         f"{source!r} is a {model_type!r} checkpoint; the image Q-Former must read each frame's timestamp, so accepted "
-        f"are InstructBLIP checkpoints and folders that convert_videollama_qformer_to_hf made of a text-conditioned "
+        f"are InstructBLIP checkpoints and folders that convert_videollama_qformer_to_hf made from a text-conditioned "
         f"Q-Former (TimeChat, InstructBLIP)"
     )
 
 
-def check_given(cls, given: dict, overrides: dict) -> None:
-    """Refuse an assembly without parts, or with a field that the configuration of `cls` has not.
+def check_sources(cls, sources: dict, overrides: dict) -> None:
+    """Refuse an assembly without parts, or with a field that the configuration of `cls` does not have.
 
     Args:
         cls: the generating class.
-        given: part -> its source or `None`.
+        sources: part -> its source or `None`.
         overrides: fields of the configuration.
     """
-    if all(source is None for source in given.values()):
-        raise PartsError(f"no part is given; accepted are {', '.join(given)}")
+    if all(source is None for source in sources.values()):
+        raise PartsError(f"no part is given; accepted are {', '.join(sources)}")
     unknown = sorted(set(overrides) - set(cls.config_class.__dataclass_fields__))
     if unknown:
         raise PartsError(
-            f"{unknown[0]!r} is neither a part ({', '.join(given)}) nor a field of {cls.config_class.__name__}"
+            f"{unknown[0]!r} is neither a part ({', '.join(sources)}) nor a field of {cls.config_class.__name__}"
         )
 
 
 class Assembly:
-    """A model while its parts come in: the places for tensors, those that are taken, and the report.
+    """A model under assembly: the tensors it needs, those already loaded, and the report.
 
     Attributes:
-        skeleton: the model without memory, on the meta device.
+        skeleton: the model on the meta device, without memory.
         expected: name in the model -> its tensor on the meta device.
-        report: what became of every tensor so far.
+        report: what happened to every tensor so far.
     """
 
     def __init__(self, cls, config):
@@ -474,14 +476,14 @@ class Assembly:
         self.tensors: dict[str, torch.Tensor] = {}
         self.report = PartsReport()
 
-    def take(self, part: str, found: dict[str, torch.Tensor], part_report: PartsReport) -> None:
-        """Take a part's tensors, `found` and `part_report` as `load_tower` and its like give them; of two sources for a
-        tensor the first stays.
+    def take(self, part: str, tensors: dict[str, torch.Tensor], part_report: PartsReport) -> None:
+        """Add a part's tensors and report, as `load_tower` and the other loaders return them. If two sources have the
+        same tensor, the first is used.
 
         Raises:
-            PartsError: a tensor has another shape than its place.
+            PartsError: a tensor's shape differs from the one expected.
         """
-        for name, tensor in found.items():
+        for name, tensor in tensors.items():
             source = part_report.loaded[name]
             reason = None
             if name in self.tensors:
@@ -501,19 +503,19 @@ class Assembly:
         self.report.update(part_report)
 
     def take_trained(self, part: str, source: str, **hub) -> dict[str, torch.Tensor]:
-        """Take the tensors of a folder that `hf-emotion convert` wrote; its LoRA weights are returned for `merge`."""
-        found, part_report = load_part(source, {"": ""}, **hub)
-        lora = {name: tensor for name, tensor in found.items() if name.startswith(LORA)}
+        """Add the tensors of a folder that `hf-emotion convert` wrote; its LoRA weights are returned for `merge`."""
+        tensors, part_report = load_part(source, {"": ""}, **hub)
+        lora = {name: tensor for name, tensor in tensors.items() if name.startswith(LORA)}
         for name in lora:
-            del found[name], part_report.loaded[name]
-        self.take(part, found, part_report)
+            del tensors[name], part_report.loaded[name]
+        self.take(part, tensors, part_report)
         return lora
 
     def merge(self, lora: dict[str, torch.Tensor], alpha: float) -> None:
         """Add LoRA weights to the weights that they change: W + alpha / r * B A, in float32 at least.
 
         Raises:
-            PartsError: a weight that they change is not there, most often because its part is not given.
+            PartsError: a weight that they change is missing, most often because its part was not given.
         """
         for name, down in lora.items():
             if not name.endswith(".lora_A.weight"):
@@ -534,10 +536,12 @@ class Assembly:
             changed = weight.to(wide) + alpha / len(down) * (up.to(wide) @ down.to(wide))
             self.tensors[f"{module}.weight"] = changed.to(weight.dtype)
         if lora:
-            self.report.notes.append(f"LoRA weights of {len(lora) // 2} layers are added to the language model's own")
+            self.report.notes.append(
+                f"LoRA weights of {len(lora) // 2} layers are added to the language model's weights"
+            )
 
     def finish(self, dtype: torch.dtype | None, **hub) -> tuple:
-        """The model with what was taken, in eval mode and `dtype` (by default float32), and its report."""
+        """The model with the tensors loaded so far, in eval mode and `dtype` (float32 by default), and its report."""
         model, info = self.cls.from_pretrained(
             None,
             config=self.config,
@@ -577,8 +581,8 @@ def assemble(
         text: any causal language model of transformers.
         video_llama: a folder of `convert_videollama_qformer_to_hf`: video and audio Q-Formers, positions, projectors
             (MicroEmo; no part of AcoustEmo has their shape).
-        config: the model's configuration where no part decides it; the paper's by default.
-        dtype: of the whole model; by default the language model's, without one float32.
+        config: the model's configuration for what no part determines; the paper's by default.
+        dtype: of the whole model; by default the language model's, or float32 without one.
         cache_dir, token, local_files_only: as everywhere in huggingface_hub.
         overrides: fields of the configuration, such as `use_utterances=False`.
 
@@ -588,8 +592,8 @@ def assemble(
     Raises:
         PartsError: no part given, a part cannot be read, or two parts do not fit.
     """
-    given = {"vision": vision, "qformer": qformer, "audio": audio, "text": text, "video_llama": video_llama}
-    check_given(cls, given, overrides)
+    sources = {"vision": vision, "qformer": qformer, "audio": audio, "text": text, "video_llama": video_llama}
+    check_sources(cls, sources, overrides)
     hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
 
     fields = {} if config is None else config.to_dict()
@@ -621,7 +625,7 @@ def assemble(
             # One vector per chunk is ImageBind's; other encoders give time steps.
             pooled = audio_config.model_type == ImageBindAudioConfig.model_type
             fields["audio_feature"] = "pooled" if pooled else "frames"
-        # The tower's own rate, where the model asks for one.
+        # The tower's own rate, for models that have this field.
         fields.pop("audio_frame_rate", None)
     if text is not None:
         read_config(text, **hub)
@@ -634,8 +638,8 @@ def assemble(
     assembly = Assembly(cls, config)
     if vision is not None:
         tower = type(assembly.skeleton.model.vision_tower)
-        found = load_tower(tower, vision, config.vision_config, "model.vision_tower.", VISION_PREFIXES, **hub)
-        assembly.take("vision", *found)
+        part = load_tower(tower, vision, config.vision_config, "model.vision_tower.", VISION_PREFIXES, **hub)
+        assembly.take("vision", *part)
         if config.vision_post_layernorm_eps is not None:
             assembly.report.notes.append(
                 f"the last LayerNorm of the vision tower has eps {config.vision_post_layernorm_eps}, as in the LAVIS "
@@ -645,16 +649,16 @@ def assemble(
         assembly.take("qformer", *load_part(qformer, qformer_map, **hub))
     if audio is not None and config.audio_config is not None:
         tower = type(assembly.skeleton.model.audio_tower)
-        found = load_tower(tower, audio, config.audio_config, "model.audio_tower.", AUDIO_PREFIXES, **hub)
-        assembly.take("audio", *found)
+        part = load_tower(tower, audio, config.audio_config, "model.audio_tower.", AUDIO_PREFIXES, **hub)
+        assembly.take("audio", *part)
     if video_llama is not None:
         assembly.take("video_llama", *load_part(video_llama, {"": "model."}, **hub))
     if text is not None:
-        found, text_report, text_dtype = load_language_model(text, dtype, **hub)
-        lost = [name for name in found if name not in assembly.expected]
-        if lost:
-            raise PartsError(f"the language model {text!r} has {lost[0]!r}, for which the model has no place")
-        assembly.take("text", found, text_report)
+        tensors, text_report, text_dtype = load_language_model(text, dtype, **hub)
+        unexpected = [name for name in tensors if name not in assembly.expected]
+        if unexpected:
+            raise PartsError(f"the language model {text!r} has {unexpected[0]!r}, for which the model has no place")
+        assembly.take("text", tensors, text_report)
         dtype = dtype or text_dtype
 
     return assembly.finish(dtype, **hub)
@@ -665,7 +669,7 @@ __all__ = [
     "PartsError",
     "PartsReport",
     "assemble",
-    "check_given",
+    "check_sources",
     "check_tower",
     "check_type",
     "load_language_model",

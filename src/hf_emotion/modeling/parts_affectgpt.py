@@ -7,7 +7,7 @@ from .parts import (
     Assembly,
     PartsError,
     audio_config_of,
-    check_given,
+    check_sources,
     check_tower,
     load_language_model,
     load_part,
@@ -40,7 +40,7 @@ def assemble_affectgpt(
         vision: a whole CLIP checkpoint (openai/clip-vit-large-patch14), for its vision tower and projection.
         audio: a HuBERT checkpoint (TencentGameMate/chinese-hubert-large).
         text: the language model (Qwen/Qwen2.5-7B-Instruct).
-        config: the model's configuration where no part decides it.
+        config: the model's configuration for what no part determines.
         dtype: of the whole model; by default the language model's.
         cache_dir, token, local_files_only: as everywhere in huggingface_hub.
         overrides: fields of the configuration.
@@ -49,9 +49,9 @@ def assemble_affectgpt(
         the model, in eval mode, and its `PartsReport`. Parts not given are new.
 
     Raises:
-        PartsError: no part given, a part cannot be read or is of another kind, or two parts do not fit.
+        PartsError: no part given, a part cannot be read or has the wrong type, or two parts do not fit.
     """
-    check_given(cls, {"affectgpt": affectgpt, "vision": vision, "audio": audio, "text": text}, overrides)
+    check_sources(cls, {"affectgpt": affectgpt, "vision": vision, "audio": audio, "text": text}, overrides)
     hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     fields = {} if config is None else config.to_dict()
     trained: dict = {}
@@ -63,7 +63,7 @@ def assemble_affectgpt(
         if whole.get("model_type") != "clip":
             raise PartsError(
                 f"{vision!r} is a {whole.get('model_type')!r} checkpoint; accepted for vision is a whole 'clip' one, "
-                f"which has the projection of pictures"
+                f"which includes the image projection"
             )
         fields["vision_config"] = vision_config_of(vision, **hub).to_dict()
         fields["projection_dim"] = whole.get("projection_dim", 512)
@@ -87,8 +87,8 @@ def assemble_affectgpt(
         tower = type(assembly.skeleton.model.audio_tower)
         assembly.take("audio", *load_tower(tower, audio, config.audio_config, "model.audio_tower.", {}, **hub))
     if text is not None:
-        found, text_report, text_dtype = load_language_model(text, dtype, **hub)
-        assembly.take("text", found, text_report)
+        tensors, text_report, text_dtype = load_language_model(text, dtype, **hub)
+        assembly.take("text", tensors, text_report)
         dtype = dtype or text_dtype
     if lora:
         assembly.merge(lora, trained["lora_alpha"])

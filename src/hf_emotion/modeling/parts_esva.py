@@ -1,6 +1,6 @@
 """ESVA from published checkpoints of its four encoders and its language model (3.1, 3.2).
 
-What differs from the other papers' assembly: EVA was trained on 224 pixels and sees 448 here, so its positions are
+Unlike in the other papers' assembly, EVA was trained at 224 pixels and runs at 448 here, so its positions are
 interpolated, as Emotion-LLaMA does when it loads them.
 """
 
@@ -15,7 +15,7 @@ from .parts import (
     VISION_PREFIXES,
     Assembly,
     audio_config_of,
-    check_given,
+    check_sources,
     check_tower,
     check_type,
     load_language_model,
@@ -29,9 +29,9 @@ POSITIONS = "model.vision_tower.embeddings.position_embedding"
 
 def interpolate_positions(positions, side):
     """Learned positions for a square of another size: (1, 1 + P, D) -> (1, 1 + side ** 2, D), bicubic; the class
-    token's own stays."""
-    own = round((positions.shape[1] - 1) ** 0.5)
-    grid = positions[:, 1:].unflatten(1, (own, own)).permute(0, 3, 1, 2)
+    token's position is unchanged."""
+    trained_side = round((positions.shape[1] - 1) ** 0.5)
+    grid = positions[:, 1:].unflatten(1, (trained_side, trained_side)).permute(0, 3, 1, 2)
     grid = functional.interpolate(grid.float(), size=(side, side), mode="bicubic", align_corners=False)
     return torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)], dim=1)
 
@@ -64,9 +64,9 @@ def assemble_esva(
         text: any causal language model of transformers.
         emotion_llama: a folder that `hf-emotion convert emotion-llama` wrote: projectors, and LoRA weights that are
             added to the language model (`text`), LLaMA-2-7B-chat's. It switches MSFE, alignment and contrast off.
-        image_size: pixels that EVA sees: "448", as in Emotion-LLaMA.
-        config: the model's configuration where no part decides it; the paper's by default.
-        dtype: of the whole model; by default the language model's, without one float32.
+        image_size: EVA's input size in pixels: "448", as in Emotion-LLaMA.
+        config: the model's configuration for what no part determines; the paper's by default.
+        dtype: of the whole model; by default the language model's, or float32 without one.
         cache_dir, token, local_files_only: as everywhere in huggingface_hub.
         overrides: fields of the configuration, such as `face_config=None`.
 
@@ -74,11 +74,11 @@ def assemble_esva(
         the model, in eval mode, and its `PartsReport`. Parts not given are new.
 
     Raises:
-        PartsError: no part given, a part cannot be read or is of another kind, or two parts do not fit.
+        PartsError: no part given, a part cannot be read or has the wrong type, or two parts do not fit.
     """
-    given = {"vision": vision, "face": face, "motion": motion, "audio": audio, "text": text}
-    given["emotion_llama"] = emotion_llama
-    check_given(cls, given, overrides)
+    sources = {"vision": vision, "face": face, "motion": motion, "audio": audio, "text": text}
+    sources["emotion_llama"] = emotion_llama
+    check_sources(cls, sources, overrides)
     hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
 
     fields = {} if config is None else config.to_dict()
@@ -97,8 +97,8 @@ def assemble_esva(
     for name, source, accepted in (("face", face, "vit_mae"), ("motion", motion, "videomae")):
         if source is not None:
             check_type(name, source, accepted, **hub)
-            own = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
-            fields[f"{name}_config"] = own.to_dict()
+            tower_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub)
+            fields[f"{name}_config"] = tower_config.to_dict()
     if audio is not None:
         audio_config = audio_config_of(audio, **hub)
         check_tower("audio", audio, audio_config, AUDIO_TOWERS)
@@ -119,28 +119,29 @@ def assemble_esva(
         ("motion", motion, {}),
         ("audio", audio, AUDIO_PREFIXES),
     ):
-        own = getattr(config, f"{part}_config")
-        if source is not None and own is not None:
-            # MAE by its own class: transformers knows by it that published names are older than those in memory.
+        tower_config = getattr(config, f"{part}_config")
+        if source is not None and tower_config is not None:
+            # MAE with its own class: transformers then renames published weights, whose names are older.
             tower = ViTMAEModel if part == "face" else type(getattr(assembly.skeleton.model, f"{part}_tower"))
-            found, part_report = load_tower(tower, source, own, f"model.{part}_tower.", known, **hub)
+            tensors, part_report = load_tower(tower, source, tower_config, f"model.{part}_tower.", known, **hub)
             place = assembly.expected.get(POSITIONS)
-            if place is not None and POSITIONS in found and found[POSITIONS].shape != place.shape:
-                found[POSITIONS] = interpolate_positions(found[POSITIONS], own.image_size // own.patch_size)
+            if place is not None and POSITIONS in tensors and tensors[POSITIONS].shape != place.shape:
+                side = tower_config.image_size // tower_config.patch_size
+                tensors[POSITIONS] = interpolate_positions(tensors[POSITIONS], side)
                 part_report.notes.append(
-                    f"the positions of the vision tower are interpolated to {own.image_size} pixels, bicubic"
+                    f"the positions of the vision tower are interpolated to {tower_config.image_size} pixels, bicubic"
                 )
-            assembly.take(part, found, part_report)
+            assembly.take(part, tensors, part_report)
     lora = {} if emotion_llama is None else assembly.take_trained("emotion_llama", emotion_llama, **hub)
     if text is not None:
-        found, text_report, text_dtype = load_language_model(text, dtype, **hub)
-        assembly.take("text", found, text_report)
+        tensors, text_report, text_dtype = load_language_model(text, dtype, **hub)
+        assembly.take("text", tensors, text_report)
         dtype = dtype or text_dtype
     if lora:
         assembly.merge(lora, trained["lora_alpha"])
     for name in ("face", "motion"):
         if getattr(config, f"{name}_config") is None and getattr(config, f"{name}_feature_size") is not None:
-            assembly.report.notes.append(f"no {name} encoder is at hand: its projector reads zeros for every clip")
+            assembly.report.notes.append(f"there is no {name} encoder: its projector reads zeros for every clip")
 
     return assembly.finish(dtype, **hub)
 

@@ -1,7 +1,7 @@
 """Omni-Emotion from published checkpoints: a LLaVA-OneVision, a Whisper and a converted FaceXFormer (section 4.4).
 
-What differs from the other papers' assembly: the base is one whole video language model, read by its own class, so that
-whatever layout it was saved in becomes the names that our model shares with it.
+Unlike in the other papers' assembly, the base is one whole video language model. It is read with its own class, which
+converts any saved layout to the names that our model shares with it.
 """
 
 import torch
@@ -17,7 +17,7 @@ from .parts import (
     PartsError,
     PartsReport,
     audio_config_of,
-    check_given,
+    check_sources,
     check_type,
     checked,
     load_tower,
@@ -27,10 +27,10 @@ from .parts import (
 
 
 def load_video_llm(source: str, dtype=None, **hub) -> tuple[dict[str, torch.Tensor], PartsReport, torch.dtype]:
-    """Read a LLaVA-OneVision checkpoint under the names it has here, which are its own.
+    """Read a LLaVA-OneVision checkpoint; the names in our model are the same.
 
     Raises:
-        PartsError: no safetensors, or tensors that a LLaVA-OneVision has are missing.
+        PartsError: no safetensors, or tensors of LLaVA-OneVision are missing.
     """
     source = checked(source)
     safetensors_names(source, **hub)
@@ -66,8 +66,8 @@ def assemble_omni_emotion(
         video_llm: a LLaVA-OneVision checkpoint: vision tower, projector, newline and language model.
         audio: a Whisper checkpoint; its encoder is taken.
         face: a folder of `convert_facexformer_to_hf`.
-        config: the model's configuration where no part decides it; the paper's by default.
-        dtype: of the whole model; by default the video language model's, without one float32.
+        config: the model's configuration for what no part determines; the paper's by default.
+        dtype: of the whole model; by default the video language model's, or float32 without one.
         cache_dir, token, local_files_only: as everywhere in huggingface_hub.
         overrides: fields of the configuration, such as `fusion="frame_concat"` or `face_config=None`.
 
@@ -75,10 +75,9 @@ def assemble_omni_emotion(
         the model, in eval mode, and its `PartsReport`. Parts not given are new.
 
     Raises:
-        PartsError: no part given, a part cannot be read or is of another kind, or two parts do not fit.
+        PartsError: no part given, a part cannot be read or has the wrong type, or two parts do not fit.
     """
-    given = {"video_llm": video_llm, "audio": audio, "face": face}
-    check_given(cls, given, overrides)
+    check_sources(cls, {"video_llm": video_llm, "audio": audio, "face": face}, overrides)
     hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
 
     fields = {} if config is None else config.to_dict()
@@ -89,7 +88,7 @@ def assemble_omni_emotion(
         for name in ("vision_feature_layer", "projector_hidden_act", "multimodal_projector_bias"):
             fields[name] = getattr(base, name)
         fields["tie_word_embeddings"] = base.tie_word_embeddings
-        # Its own placeholder serves as ours; the two new ones lie beyond the vocabulary until a tokenizer names them.
+        # Its placeholder is reused; the two new ones lie beyond the vocabulary until a tokenizer defines them.
         fields["video_token_id"] = base.video_token_index
         fields["audio_token_id"], fields["face_token_id"] = (base.text_config.vocab_size + i for i in range(2))
     if audio is not None:
@@ -102,14 +101,14 @@ def assemble_omni_emotion(
 
     assembly = Assembly(cls, config)
     if video_llm is not None:
-        found, part_report, own_dtype = load_video_llm(video_llm, dtype, **hub)
-        assembly.take("video_llm", found, part_report)
-        dtype = dtype or own_dtype
+        tensors, part_report, base_dtype = load_video_llm(video_llm, dtype, **hub)
+        assembly.take("video_llm", tensors, part_report)
+        dtype = dtype or base_dtype
     if audio is not None and config.audio_config is not None:
-        found = load_tower(WhisperEncoder, audio, config.audio_config, "model.audio_tower.", AUDIO_PREFIXES, **hub)
-        assembly.take("audio", *found)
+        part = load_tower(WhisperEncoder, audio, config.audio_config, "model.audio_tower.", AUDIO_PREFIXES, **hub)
+        assembly.take("audio", *part)
     if face is not None and config.face_config is not None:
-        # By its own class: transformers saves Swin under older names than it has in memory.
+        # With its own class: transformers saves Swin under older names than it uses in memory.
         assembly.take("face", *load_tower(FaceXFormerModel, face, config.face_config, "model.face_tower.", {}, **hub))
 
     return assembly.finish(dtype, **hub)

@@ -2,14 +2,14 @@
 
 MicroEmo (arXiv 2407.16552, section 3.2) "use[s] the keypoint indices of the MediaPipe face mesh via extracting
 landmarks of each frame to define different facial regions as micro-expression regions, which are predefined on facial
-anatomy. Then, the patches are combined to create masks associated with micro-expression regions." The paper is silent
-on the indices, on how a region becomes patches, on which of several faces is meant and on frames without one. Here: the
-table `REGIONS` (editable); a patch belongs to a region when it holds a landmark of it or when a tenth of it lies in the
-convex hull of the region; the largest, the most central or one tracked face; and a frame without a face has no region
-at all.
+anatomy. Then, the patches are combined to create masks associated with micro-expression regions." The paper does not
+specify the indices, how a region becomes patches, which of several faces to use, or what to do with frames without a
+face. Here: the table `REGIONS` (editable); a patch belongs to a region when it contains one of its landmarks or when a
+tenth of the patch lies in the region's convex hull; the largest, the most central or one tracked face is used; and a
+frame without a face has no regions.
 
-What differs from a bare FaceMesh call: small faces are found too (full-range detector, crop, mesh, landmarks mapped
-back), frames are spread over threads, and both MediaPipe generations serve (0.10.21 with its bundled models, later ones
+What this adds to a bare FaceMesh call: small faces are found too (full-range detector, crop, mesh, landmarks mapped
+back), frames are spread over threads, and both MediaPipe generations work (0.10.21 with its bundled models, later ones
 with a `face_landmarker.task` file).
 """
 
@@ -98,7 +98,7 @@ CHOICES = ("largest", "central", "track")
 
 
 class FaceError(RuntimeError):
-    """Faces were asked for and cannot be had, or the landmarks, frames or settings given do not fit."""
+    """Faces were requested but cannot be found, or the landmarks, frames or settings passed are invalid."""
 
 
 @dataclass
@@ -107,12 +107,12 @@ class FaceTrack:
 
     Attributes:
         landmarks: (T, 478, 2) float32, x and y as fractions of the frame's width and height; beyond [0, 1] where the
-            border cuts the face; NaN where no face, and for landmarks that the caller did not give.
-        boxes: (T, 4) float32, x0, y0, x1, y1 in [0, 1], the bounds of the landmarks inside the frame; NaN where no
-            face.
-        found: (T,) bool, the chosen face is in the frame.
-        num_faces: (T,) int64, faces seen in the frame, chosen or not.
-        backend: what found them: "given", "solutions", "tasks" or "none".
+            border cuts the face; NaN where there is no face, and for landmarks that the caller did not pass.
+        boxes: (T, 4) float32, x0, y0, x1, y1 in [0, 1], the bounds of the landmarks inside the frame; NaN where there
+            is no face.
+        found: (T,) bool, whether the chosen face is in the frame.
+        num_faces: (T,) int64, faces detected in the frame, chosen or not.
+        backend: the source of the landmarks: "given", "solutions", "tasks" or "none".
     """
 
     landmarks: np.ndarray
@@ -126,24 +126,24 @@ class FaceFinder:
     """Finds one face in each frame of a clip and turns it into regions, crops and motion.
 
     Args:
-        backend: "auto" takes the first that is there of: landmarks given by the caller, MediaPipe's solutions (0.10.21,
-            bundled models), MediaPipe's Tasks API with a `face_landmarker.task` file, none (a warning, once). A backend
-            named explicitly that cannot be had is a FaceError.
+        backend: "auto" takes the first one available: landmarks passed by the caller, MediaPipe's solutions (0.10.21,
+            bundled models), MediaPipe's Tasks API with a `face_landmarker.task` file, none (with one warning). If a
+            backend is named explicitly and is not available, a FaceError is raised.
         choose: which of several faces: "largest", "central" (nearest to the middle of the frame), or "track" (one face
             followed through the clip by box overlap and centre distance, the one with the largest area over the clip; a
-            frame that shows only other faces then counts as not found).
+            frame that shows only other faces then has `found` False).
         regions: {name: landmark indices}, by default `REGIONS`.
         task_path: a `face_landmarker.task` file; else the environment variable HF_EMOTION_FACE_LANDMARKER names it.
-        allow_download: fetch `face_landmarker.task` into the Hugging Face cache folder when it is needed and not there.
-        max_faces: most faces of a frame that get a mesh: the best detected, and of small ones the largest. Faces beyond
-            are counted and not chosen.
-        min_confidence: least score, in [0, 1], of a detection and of a mesh.
-        min_landmarks: a patch that holds this many landmarks of a region belongs to it.
-        min_area: a patch of which this fraction lies in the region's convex hull belongs to it.
-        search_every: every how many frames small faces are searched for thoroughly, by the full-range detector on the
-            whole frame and on square tiles. A find is followed up in all frames; a small face that shows in none of the
-            searched frames is missed. 1 searches every frame.
-        threads: frames are spread over so many threads; None: one a core, at most 4.
+        allow_download: download `face_landmarker.task` into the Hugging Face cache folder if it is needed and missing.
+        max_faces: maximum number of faces per frame that get a mesh: those with the best detection score, and the
+            largest of the small ones. Further faces are counted but not chosen.
+        min_confidence: minimum score, in [0, 1], of a detection and of a mesh.
+        min_landmarks: a patch that contains this many landmarks of a region belongs to it.
+        min_area: a patch belongs to a region if at least this fraction of the patch lies in the region's convex hull.
+        search_every: interval, in frames, of the thorough search for small faces, by the full-range detector on the
+            whole frame and on square tiles. If a face is found, all frames are searched; a small face that appears in
+            none of the searched frames is missed. 1 searches every frame.
+        threads: number of threads that the frames are spread over; None: one per core, at most 4.
 
     Raises:
         FaceError: an unknown backend or choice, a region without landmarks, a number out of range.
@@ -205,13 +205,13 @@ class FaceFinder:
         self._reset()
 
     def to_dict(self) -> dict:
-        """Settings that belong to a model and go into its JSON; FaceFinder(**that) finds and masks alike.
+        """The settings saved in a model's JSON; FaceFinder(**settings) gives the same faces and masks.
 
-        The file path, the consent to download and the number of threads belong to a machine and are left out.
+        The file path, the download permission and the number of threads depend on the machine and are left out.
         """
-        kept = {name: getattr(self, name) for name in _SETTINGS if name not in _MACHINE_SETTINGS}
-        kept["regions"] = {name: list(indices) for name, indices in self.regions.items()}
-        return kept
+        settings = {name: getattr(self, name) for name in _SETTINGS if name not in _MACHINE_SETTINGS}
+        settings["regions"] = {name: list(indices) for name, indices in self.regions.items()}
+        return settings
 
     @property
     def region_names(self) -> list[str]:
@@ -223,7 +223,7 @@ class FaceFinder:
 
         Args:
             frames: (T, H, W, 3) uint8 RGB.
-            landmarks: faces already known, in place of a search: (T, K, 2 or more), or (T, F, K, 2 or more) for several
+            landmarks: known faces, used instead of a search: (T, K, 2 or more), or (T, F, K, 2 or more) for several
                 faces, or a list of T entries (None, (K, 2) or (F, K, 2)); x and y as fractions of the frame, K up to
                 478, NaN where there is none.
 
@@ -231,13 +231,13 @@ class FaceFinder:
             FaceTrack over the T frames.
 
         Raises:
-            FaceError: frames or landmarks of another shape; the backend named is not to be had; MediaPipe was used in
-                the process from which this one was forked.
+            FaceError: frames or landmarks have another shape; the chosen backend is not available; MediaPipe was used
+                in the process from which this one was forked.
         """
         frames = _check_frames(frames)
         size = frames.shape[2], frames.shape[1]
         if landmarks is not None:
-            faces = self._given(landmarks, len(frames))
+            faces = self._check_all(landmarks, len(frames))
             return _follow(faces, [len(f) for f in faces], size, self.choose, "given")
         faces, num_faces, backend = self._find(frames)
         return _follow(faces, num_faces, size, self.choose, backend)
@@ -251,7 +251,7 @@ class FaceFinder:
         if landmarks is None:
             faces, num_faces, backend = self._find(frames)
         else:
-            faces = self._given(landmarks, len(frames))
+            faces = self._check_all(landmarks, len(frames))
             num_faces, backend = [len(f) for f in faces], "given"
         scale = _scale((frames.shape[2], frames.shape[1]))
         boxes = _boxes(faces, scale)
@@ -261,7 +261,7 @@ class FaceFinder:
         ]
 
     def region_masks(self, track, grid) -> np.ndarray:
-        """Patches of each region (MicroEmo section 3.2; the rule for a patch is ours, the paper is silent).
+        """Patches of each region (MicroEmo section 3.2; the paper does not specify the rule for a patch, this is ours).
 
         Args:
             track: FaceTrack over T frames.
@@ -271,7 +271,7 @@ class FaceFinder:
             (T, R, P) bool, P = rows * columns, row by row; all false in a frame without the face.
 
         Raises:
-            FaceError: a grid that is not two whole numbers from 1; a region of which no landmark is given.
+            FaceError: the grid is not two whole numbers from 1; none of a region's landmarks is known.
         """
         rows, columns = _check_grid(grid)
         masks = np.zeros((len(track.found), len(self.regions), rows * columns), bool)
@@ -288,7 +288,7 @@ class FaceFinder:
             if not known.any(-1).all():
                 lacking = self.region_names[np.flatnonzero(~known.any(-1).all(0))[0]]
                 raise FaceError(
-                    f"region {lacking!r} has no landmark among those given; give them or leave the region out"
+                    f"region {lacking!r} has no landmark among those passed; pass its landmarks or remove the region"
                 )
             first = np.take_along_axis(points, known.argmax(-1)[..., None, None], axis=2)
             points = np.where(known[..., None], points, first) * (columns, rows)
@@ -298,25 +298,25 @@ class FaceFinder:
         return masks
 
     def crops(self, frames, track, size, margin=0.5) -> tuple[np.ndarray, np.ndarray]:
-        """Square pictures of the face.
+        """Square crops of the face.
 
         Args:
             frames: (T, H, W, 3) uint8 RGB, those of the track.
             track: FaceTrack over T frames.
-            size: pixels of a crop's side.
-            margin: the crop's side is (1 + margin) times the longer side of the face's box; where that leaves the frame
-                the crop is moved inside, and it is never larger than the frame's shorter side.
+            size: side of a crop in pixels.
+            margin: the crop's side is (1 + margin) times the longer side of the face's box; a crop that extends beyond
+                the frame is moved inside, and it is never larger than the frame's shorter side.
 
         Returns:
-            (T, size, size, 3) uint8 (the whole frame, squeezed to a square, where there is no face), and (T,) bool: it
-            is a face.
+            (T, size, size, 3) uint8 (where there is no face, the whole frame squeezed to a square), and (T,) bool,
+            whether the crop shows a face.
 
         Raises:
-            FaceError: frames of another shape or number than the track's; a size below 1 or a margin below 0.
+            FaceError: frames differ in shape or number from the track's; a size below 1 or a margin below 0.
         """
         frames = _check_frames(frames)
         if len(frames) != len(track.found):
-            raise FaceError(f"{len(frames)} frames were given with the faces of {len(track.found)} frames")
+            raise FaceError(f"{len(frames)} frames were passed with the faces of {len(track.found)} frames")
         if size < 1 or margin < 0:
             raise FaceError(f"crop size is {size} and margin {margin}; accepted: a size from 1, a margin from 0")
         height, width = frames.shape[1:3]
@@ -333,12 +333,12 @@ class FaceFinder:
     def motion(self, frames, landmarks=None) -> np.ndarray:
         """How far each frame's face has moved since the one before it, with the head's own movement removed.
 
-        The face is tracked through the clip whatever `choose` says (two people have two shapes). Each frame is moved,
-        turned and scaled (2-D similarity, least squares over `RIGID_LANDMARKS`) onto the clip's mean; the measure is
-        the RMS displacement of the regions' landmarks since the last frame with the face. A turn of the head out of the
-        picture plane is removed only in so far as it is slow. Used to pick the peak frame, "the frame of strongest
-        facial motion"; distance from the clip's usual shape was tried and picks the neutral face of a clip that smiles
-        most of the time.
+        The face is tracked through the clip regardless of `choose`, since two people have two shapes. Each frame is
+        shifted, rotated and scaled (2-D similarity, least squares over `RIGID_LANDMARKS`) onto the clip's mean; the
+        measure is the RMS displacement of the regions' landmarks since the last frame with the face. A turn of the head
+        out of the image plane is removed only if it is slow. Used to pick the peak frame, "the frame of strongest
+        facial motion"; the distance from the clip's usual shape was tried, but picks the neutral frame of a clip in
+        which the person smiles most of the time.
 
         Args:
             frames: (T, H, W, 3) uint8 RGB.
@@ -353,7 +353,7 @@ class FaceFinder:
         if landmarks is None:
             faces, num_faces, backend = self._find(frames)
         else:
-            faces = self._given(landmarks, len(frames))
+            faces = self._check_all(landmarks, len(frames))
             num_faces, backend = [len(f) for f in faces], "given"
         track = _follow(faces, num_faces, size, "track", backend)
         motion = np.zeros(len(frames), np.float32)
@@ -362,10 +362,10 @@ class FaceFinder:
             motion[track.found] = _displacement(track.landmarks[track.found] * np.float32(size), moving)
         return motion
 
-    def _given(self, landmarks, num_frames):
-        """Landmarks of the caller -> list of T arrays (F, 478, 2) float32 without faces that are all NaN."""
+    def _check_all(self, landmarks, num_frames):
+        """The caller's landmarks -> list of T arrays (F, 478, 2) float32, without faces that are all NaN."""
         if len(landmarks) != num_frames:
-            raise FaceError(f"landmarks are given for {len(landmarks)} frames, the clip has {num_frames}")
+            raise FaceError(f"landmarks cover {len(landmarks)} frames, but the clip has {num_frames}")
         return [_check_landmarks(entry, t) for t, entry in enumerate(landmarks)]
 
     def _find(self, frames):
@@ -379,16 +379,16 @@ class FaceFinder:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
             workers = min(self.threads or min(cores, 4), math.ceil(len(frames) / 4))
             while len(self._models) < workers:
-                with _chatter_held_back():
+                with _chatter_suppressed():
                     self._models.append(_MODELS[backend](self))
                 _OPEN_MODELS.add(self._models[-1])
             return (*self._search(frames, self._models[:workers]), backend)
 
     def _search(self, frames, models):
-        """The mesh on every frame, then the thorough search where it is likely to add a face.
+        """Runs the mesh on every frame, then the thorough search where it is likely to add a face.
 
-        The full-range detector costs as much as the mesh, and most clips show one large face throughout: it looks at
-        every n-th frame, at all frames when it found there what the mesh had missed, and at frames between faces.
+        The full-range detector costs as much as the mesh, and most clips show one large face throughout. So it runs on
+        every n-th frame, on all frames if it found faces there that the mesh had missed, and on frames between faces.
         """
         frames = np.ascontiguousarray(frames)
 
@@ -400,14 +400,14 @@ class FaceFinder:
                 return dict(itertools.chain.from_iterable(done))
 
         everything = list(range(len(frames)))
-        faces = in_threads(lambda model, t: _without_twins(model.mesh(frames[t])), everything)
+        faces = in_threads(lambda model, t: _without_duplicates(model.mesh(frames[t])), everything)
         more = dict.fromkeys(everything, 0)
 
         def search(times, tiles):
-            """Adds what is found to `faces` and `more`; tells whether anything was, and whether in a tile only."""
+            """Adds new faces to `faces` and `more`; returns whether there were any, and any found in a tile only."""
             results = in_threads(lambda m, t: _search_frame(m, frames[t], faces[t], self.max_faces, tiles(t)), times)
-            for t, (found, unmeshed, _) in results.items():
-                faces[t] = faces[t] + found
+            for t, (new, unmeshed, _) in results.items():
+                faces[t] = faces[t] + new
                 more[t] = unmeshed
             return any(r[0] for r in results.values()), any(r[2] for r in results.values())
 
@@ -422,14 +422,14 @@ class FaceFinder:
         return stacked, [len(faces[t]) + more[t] for t in everything]
 
     def _resolve(self):
-        """The backend that serves this process, sought on the first call."""
+        """The backend used in this process, chosen on the first call."""
         if self._resolved is not None:
             return self._resolved
         if self.backend == "given":
             raise FaceError("face backend 'given' needs the landmarks of each frame; none were passed")
         ways_out = (
-            "either install mediapipe==0.10.21 (Python 3.12 or older; its models are bundled), or give a "
-            f"face_landmarker.task file by task_path or {TASK_VARIABLE} (or allow_download=True) to any mediapipe"
+            "either install mediapipe==0.10.21 (Python 3.12 or older; its models are bundled), or, with any version of "
+            f"mediapipe, set task_path or {TASK_VARIABLE} to a face_landmarker.task file (or set allow_download=True)"
         )
         mediapipe, why = (None, "") if self.backend == "none" else _import_mediapipe()
         resolved = "none"
@@ -445,9 +445,9 @@ class FaceFinder:
             except FileNotFoundError as error:
                 why = f"{why} and {error}" if why else str(error)
         if resolved == "none" and self.backend in ("solutions", "tasks"):
-            raise FaceError(f"face backend {self.backend!r} is not to be had ({why}): {ways_out}")
+            raise FaceError(f"face backend {self.backend!r} is not available ({why}): {ways_out}")
         if resolved == "none" and self.backend == "auto":
-            warnings.warn(f"clips are described without their faces ({why}): {ways_out}", stacklevel=4)
+            warnings.warn(f"clips are described without faces ({why}): {ways_out}", stacklevel=4)
         if resolved != "none":
             setattr(mediapipe, _USED_BY, os.getpid())
         self._resolved = resolved
@@ -464,11 +464,11 @@ _SETTINGS = (
 class _Solutions:
     """MediaPipe 0.10.21: face mesh (short-range detector inside) and full-range detector, one set for each thread."""
 
-    tile_sides = (1.0,)  # of the frame's shorter side; the full-range detector sees a face from a 14th of the tile on
+    tile_sides = (1.0,)  # of the frame's shorter side; the full-range detector detects faces from a 14th of the tile up
 
     def __init__(self, finder):
         solutions = importlib.import_module("mediapipe").solutions
-        # Static: what is found in a frame depends on no other frame, nor on the thread that sees it.
+        # Static: the result for a frame does not depend on other frames or on the thread.
         self._mesh = solutions.face_mesh.FaceMesh(
             static_image_mode=True,
             max_num_faces=finder.max_faces,
@@ -488,10 +488,10 @@ class _Solutions:
     def boxes(self, picture):
         """(H, W, 3) -> list of x0, y0, x1, y1 in pixels."""
         height, width = picture.shape[:2]
-        found = [d.location_data.relative_bounding_box for d in self._range.process(picture).detections or []]
+        detected = [d.location_data.relative_bounding_box for d in self._range.process(picture).detections or []]
         return [
             np.array((b.xmin * width, b.ymin * height, (b.xmin + b.width) * width, (b.ymin + b.height) * height))
-            for b in found
+            for b in detected
         ]
 
 
@@ -503,7 +503,7 @@ class _Tasks:
     def __init__(self, finder):
         mediapipe = importlib.import_module("mediapipe")
         vision = mediapipe.tasks.vision
-        # From a buffer: the path of the file may hold characters that the C++ side does not open.
+        # From a buffer: the C++ side cannot open paths with certain characters.
         base = mediapipe.tasks.BaseOptions(model_asset_buffer=Path(finder._task).read_bytes())
         options = vision.FaceLandmarkerOptions(
             base_options=base,
@@ -514,7 +514,7 @@ class _Tasks:
         try:
             self._landmarker = vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError, OSError) as error:
-            raise FaceError(f"{finder._task} is not a face landmarker that mediapipe opens: {error}") from None
+            raise FaceError(f"{finder._task} is not a face landmarker that mediapipe can open: {error}") from None
         self._picture = lambda data: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=data)
         self.mesh(_drawn_face())
 
@@ -531,13 +531,13 @@ class _Tasks:
 
 _MODELS = {"solutions": _Solutions, "tasks": _Tasks}
 
-# Kept on the mediapipe module because a model loaded from a folder brings its own copy of this file.
+# Stored on the mediapipe module because a model loaded from a folder has its own copy of this file.
 _USED_BY = "_hf_emotion_used_by_process"
 _OPEN_MODELS = weakref.WeakSet()
 
 
 def _abandon_models():
-    """In a forked child: one reference too many, so that no model is torn down; that waits for the parent's threads."""
+    """In a forked child: add a reference, so that no model is destroyed; that would wait for the parent's threads."""
     for model in _OPEN_MODELS:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
 
@@ -550,14 +550,14 @@ def _refuse_after_fork():
     used_by = getattr(sys.modules.get("mediapipe"), _USED_BY, None)
     if used_by not in (None, os.getpid()):
         raise FaceError(
-            "MediaPipe was used in the process from which this one was forked, and would crash here: start workers by "
-            "'spawn' (multiprocessing_context='spawn' of a DataLoader), or find the faces only in the workers or only "
+            "MediaPipe was used in the process from which this one was forked, and would crash here: start workers "
+            "with 'spawn' (multiprocessing_context='spawn' in a DataLoader), or find faces only in the workers or only "
             "in the main process"
         )
 
 
 def _import_mediapipe():
-    """mediapipe or None, and why not. Imported here and not at the top because that takes about a second."""
+    """mediapipe, or None and the reason. Imported here and not at the top because that takes about a second."""
     if importlib.util.find_spec("mediapipe") is None:
         return None, "mediapipe is not installed"
     try:
@@ -568,15 +568,15 @@ def _import_mediapipe():
 
 def _task_file(path, allow_download):
     """Path of the face landmarker: the argument, the environment variable, the cache, the download, in this order."""
-    for given, source in ((path, "task_path"), (os.environ.get(TASK_VARIABLE), TASK_VARIABLE)):
-        if given:
-            if not Path(given).is_file():
-                raise FaceError(f"{source} names {given}, which is not a file; accepted: a face_landmarker.task file")
-            return given
+    for name, source in ((path, "task_path"), (os.environ.get(TASK_VARIABLE), TASK_VARIABLE)):
+        if name:
+            if not Path(name).is_file():
+                raise FaceError(f"{source} is {name}, which is not a file; accepted: a face_landmarker.task file")
+            return name
     target = Path(hub_constants.HF_HOME) / "hf_emotion" / "face_landmarker.task"
     if not target.is_file():
         if not allow_download:
-            raise FileNotFoundError("no face_landmarker.task file is given and none may be downloaded")
+            raise FileNotFoundError("no face_landmarker.task file was passed and downloads are not allowed")
         _download(target)
     return str(target)
 
@@ -590,7 +590,7 @@ def _download(target):
         with urllib.request.urlopen(TASK_URL, timeout=30) as answer:
             data = answer.read()
         if hashlib.sha256(data).hexdigest() != TASK_SHA256:
-            raise OSError("what came is not the file expected (SHA-256 differs)")
+            raise OSError("the downloaded file is not the expected one (SHA-256 differs)")
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
             part = file.name
             file.write(data)
@@ -614,34 +614,34 @@ _CHATTER_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
-def _chatter_held_back():
-    """Holds back MediaPipe's start-up remarks, and passes on every other line afterwards.
+def _chatter_suppressed():
+    """Suppresses MediaPipe's start-up messages, and passes on every other line afterwards.
 
-    They are written by C++ to file descriptor 2 before its log library is set up, so that no log level silences them.
+    C++ writes them to file descriptor 2 before its log library is set up, so no log level suppresses them.
     """
     with _CHATTER_LOCK, contextlib.ExitStack() as stack:
         try:
-            kept = os.dup(2)
+            original = os.dup(2)
         except OSError:
-            kept = None
-        if kept is None:
+            original = None
+        if original is None:
             yield
             return
-        stack.callback(os.close, kept)
-        held = stack.enter_context(tempfile.TemporaryFile())
-        os.dup2(held.fileno(), 2)
+        stack.callback(os.close, original)
+        buffer = stack.enter_context(tempfile.TemporaryFile())
+        os.dup2(buffer.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(kept, 2)
-            held.seek(0)
-            for line in held:
+            os.dup2(original, 2)
+            buffer.seek(0)
+            for line in buffer:
                 if not any(word in line for word in _CHATTER):
                     os.write(2, line)
 
 
 def _drawn_face():
-    """A face drawn so that the detector takes it for one: only then does a graph load all of its models."""
+    """A drawing that the detector accepts as a face: a graph loads all of its models only once it has seen one."""
     picture = Image.new("RGB", (288, 192), (90, 90, 90))
     draw = ImageDraw.Draw(picture)
     draw.ellipse((94, 16, 194, 156), fill=(225, 180, 150))
@@ -662,7 +662,7 @@ def _search_frame(model, frame, known, max_faces, use_tiles):
     """
     height, width = frame.shape[:2]
     scale = (width, height, width, height)
-    taken = [_bounds(face) * scale for face in known]
+    taken = [_bounds(face) * scale for face in known]  # boxes of known faces
     detected = []
     for x0, y0, x1, y1 in [(0, 0, width, height), *(_tiles(height, width, model.tile_sides) if use_tiles else [])]:
         for box in model.boxes(np.ascontiguousarray(frame[y0:y1, x0:x1])):
@@ -672,26 +672,26 @@ def _search_frame(model, frame, known, max_faces, use_tiles):
                 detected.append((box, (x1 - x0, y1 - y0) != (width, height)))
     detected.sort(key=lambda pair: -_area(pair[0]))
     room = max(0, max_faces - len(known))
-    found, tiled = [], False
+    new, tiled = [], False
     for box, in_tile in detected[:room]:
         cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        # Twice the box: the mesh's own detector wants the whole head with some room around it.
+        # Twice the box: the mesh's own detector needs the whole head with some space around it.
         x0, y0, x1, y1 = _square(cx, cy, 2 * max(box[2] - box[0], box[3] - box[1]), width, height)
         meshes = model.mesh(np.ascontiguousarray(frame[y0:y1, x0:x1]))
         meshes = [(mesh * (x1 - x0, y1 - y0) + (x0, y0)) / (width, height) for mesh in meshes]
         meshes = [mesh.astype(np.float32) for mesh in meshes if _same_face(_bounds(mesh) * scale, box)]
-        meshes = [m for m in meshes if not any(_same_face(_bounds(m), _bounds(other)) for other in [*known, *found])]
+        meshes = [m for m in meshes if not any(_same_face(_bounds(m), _bounds(other)) for other in [*known, *new])]
         if meshes:
-            found.append(max(meshes, key=lambda mesh: _area(_bounds(mesh))))
+            new.append(max(meshes, key=lambda mesh: _area(_bounds(mesh))))
             tiled = tiled or in_tile
-    return found, max(0, len(detected) - room), tiled
+    return new, max(0, len(detected) - room), tiled
 
 
 def _tiles(height, width, sides):
-    """Squares that cover the frame, each a given fraction of its shorter side, overlapping by a fifth or more."""
+    """Squares that cover the frame, with sides that are fractions of its shorter side, overlapping by 20 % or more."""
     tiles = []
     for side in {max(1, round(fraction * min(height, width))) for fraction in sides}:
-        if 1.2 * side >= max(height, width) or side < 64:  # nearly the frame itself, or too small to hold a small face
+        if 1.2 * side >= max(height, width) or side < 64:  # nearly the frame itself, or too small for a face
             continue
         starts = [
             np.linspace(0, length - side, 1 + math.ceil((length - side) / (0.8 * side))).round().astype(int).tolist()
@@ -702,7 +702,7 @@ def _tiles(height, width, sides):
 
 
 def _square(cx, cy, side, width, height):
-    """A square of whole pixels around a centre, moved inside the frame, no larger than its shorter side."""
+    """A square in whole pixels around a centre, moved inside the frame, no larger than its shorter side."""
     side = max(1, min(round(side), width, height))
     x0 = min(max(round(cx - side / 2), 0), width - side)
     y0 = min(max(round(cy - side / 2), 0), height - side)
@@ -725,23 +725,24 @@ def _overlap(a, b):
 
 
 def _same_face(a, b):
-    """Boxes of one face by two models differ in extent: one's centre in the other and half its size is enough."""
+    """Whether two boxes show one face. Models draw boxes of different extent, so it is enough that one box's centre is
+    in the other and its sides are at least half as long."""
     small, large = sorted((a, b), key=_area)
     x, y = (small[0] + small[2]) / 2, (small[1] + small[3]) / 2
     inside = large[0] < x < large[2] and large[1] < y < large[3]
     return _overlap(a, b) > 0.3 or (inside and 4 * _area(small) > _area(large))
 
 
-def _without_twins(faces):
-    kept = []
+def _without_duplicates(faces):
+    distinct = []
     for face in faces:
-        if not any(_same_face(_bounds(face), _bounds(other)) for other in kept):
-            kept.append(face)
-    return kept
+        if not any(_same_face(_bounds(face), _bounds(other)) for other in distinct):
+            distinct.append(face)
+    return distinct
 
 
 def _follow(faces, num_faces, size, choose, backend):
-    """Picks one face a frame. faces: list of T arrays (F, 478, 2); size: (width, height) in pixels -> FaceTrack."""
+    """Picks one face per frame. faces: list of T arrays (F, 478, 2); size: (width, height) in pixels -> FaceTrack."""
     scale = _scale(size)
     boxes = _boxes(faces, scale)
     if choose == "track":
@@ -756,7 +757,7 @@ def _follow(faces, num_faces, size, choose, backend):
 
 
 def _scale(size):
-    """(width, height) -> what turns a box in fractions of the frame into pixels."""
+    """(width, height) -> the factors that convert a box from fractions of the frame to pixels."""
     return np.array((*size, *size), np.float64)
 
 
@@ -766,7 +767,7 @@ def _boxes(faces, scale):
 
 
 def _chosen(faces, boxes, scale, num_faces, chosen, backend):
-    """The FaceTrack of face `chosen[t]` of each frame t, None where it is not there."""
+    """The FaceTrack of face `chosen[t]` in each frame t; None where the frame does not show it."""
     landmarks = np.full((len(faces), NUM_LANDMARKS, 2), np.nan, np.float32)
     framed = np.full((len(faces), 4), np.nan, np.float32)
     for t, i in enumerate(chosen):
@@ -831,7 +832,7 @@ def _hulls(points):
         i = np.arange(len(n))
         wx, wy = xn - xn[i, at][:, None], yn - yn[i, at][:, None]
         length = np.sqrt(wx * wx + wy * wy)
-        # All points lie to one side: the next corner has the largest cosine, and is the last of several in line.
+        # All points lie to one side: the next corner has the largest cosine, and is the last of several on one line.
         cosine = (wx * dx[:, None] + wy * dy[:, None]) / np.maximum(length, 1e-300)
         cosine[length == 0] = -2
         ahead = cosine >= cosine.max(1, keepdims=True) - 1e-12
@@ -854,9 +855,9 @@ def _hulls(points):
 def _area_per_patch(hulls, rows, columns):
     """Area of each convex polygon inside each unit cell of a grid, exactly.
 
-    Green's theorem on the polygon cut to x < a and to one row of cells: the area is the sum over edges of
-    dy * mean(max(a - x, 0)) but for its sign; differences over a give the cells. Only the rows that an edge crosses,
-    and a window of columns around the polygon, are computed.
+    Green's theorem on the polygon cut to x < a and to one row of cells: up to its sign, the area is the sum over edges
+    of dy * mean(max(a - x, 0)); differences over a give the cells. Only the rows that an edge crosses, and a window of
+    columns around the polygon, are computed.
 
     hulls (N, E, 2) x, y in cells, corners in order -> (N, rows * columns) float64 in cells.
     """
@@ -899,7 +900,7 @@ def _displacement(points, moving):
     """points (T, 478, 2) pixels, moving: landmark indices -> (T,) displacement since the frame before, see `motion`."""
     known = np.isfinite(points).all((0, 2))
     anchors = [i for i in RIGID_LANDMARKS if known[i]]
-    if len(anchors) < 3:  # landmarks of another kind, given by the caller
+    if len(anchors) < 3:  # landmarks of another kind, passed by the caller
         anchors = np.flatnonzero(known).tolist()
     moving = [i for i in moving if known[i]] or anchors
     if not anchors:
@@ -946,7 +947,7 @@ def _check_regions(regions):
 
 
 def _check_landmarks(entry, t):
-    """Landmarks given for frame t -> (F, 478, 2) float32, padded by NaN."""
+    """The caller's landmarks of frame t -> (F, 478, 2) float32, padded with NaN."""
     if entry is None:
         return np.empty((0, NUM_LANDMARKS, 2), np.float32)
     points = np.asarray(entry, np.float32)
@@ -964,7 +965,7 @@ def _check_landmarks(entry, t):
     return points[np.isfinite(points).all(-1).any(-1)]
 
 
-# Okabe and Ito's palette, which colour-blind readers tell apart too, and six further colours.
+# Okabe and Ito's palette, which colour-blind readers can distinguish, and six further colours.
 _COLOURS = [
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
     *((255, 206, 107), (190, 230, 250), (120, 230, 190), (148, 138, 10), (130, 90, 200), (255, 160, 100)),
@@ -972,18 +973,18 @@ _COLOURS = [
 
 
 def draw_regions(frame, track, t, finder, grid=None) -> np.ndarray:
-    """A picture of the regions over a frame, for reports.
+    """An image of the regions over a frame, for reports.
 
     Args:
         frame: (H, W, 3) uint8 RGB, frame t of the clip.
         track: FaceTrack over T frames.
-        t: which of them.
+        t: index of the frame.
         finder: the FaceFinder, for its regions and thresholds.
         grid: (rows, columns): tint the patches of each region; None: tint the regions themselves.
 
     Returns:
-        (H', W', 3) uint8 RGB: the frame, enlarged when it is below 640 pixels wide, with outlines and tints, and a
-        legend with the regions' names beneath it.
+        (H', W', 3) uint8 RGB: the frame, enlarged if it is less than 640 pixels wide, with outlines and tints, and a
+        legend with the regions' names below it.
     """
     frame = _check_frames(np.asarray(frame)[None])[0]
     scale = math.ceil(640 / frame.shape[1])
@@ -1032,7 +1033,7 @@ def _tint_patches(picture, finder, track, t, grid, colours):
 
 
 def _with_legend(picture, names, colours, found, num_faces):
-    """The picture with one line about the faces and the regions' names in their colours beneath it."""
+    """The picture with one line about the faces and the regions' names in their colours below it."""
     font = ImageFont.load_default(14)
     faces = f"{num_faces} face{'' if num_faces == 1 else 's'} seen"
     entries = [(f"{faces}: regions of the chosen one" if found else f"{faces}, none chosen", None)]
