@@ -1,15 +1,15 @@
 """Audio-video alignment of ESVA: one time grid for both streams, the offset search of Eqs. 4-9, and its controllers.
 
-The offset tau of a clip is such that its sound at time t goes with its picture at t + tau (Eqs. 4 and 5). For windows
-W_i of a fixed length and all offsets of a range,
+A clip's offset tau means that its sound at time t matches its picture at t + tau (Eqs. 4 and 5). For windows W_i of a
+fixed length and all offsets of a range,
 
     D^i(tau) = ||F_A^i - F_V^i(. + tau)||                 Eq. 4, root mean square over the frames of the window
-    C(tau)   = sum_t F_A(t) . F_V(t + tau)                Eq. 5, over the overlap, divided by the norms of both there
+    C(tau)   = sum_t F_A(t) . F_V(t + tau)                Eq. 5, over the overlap, divided by both norms there
     L(tau)   = alpha mean_i D^i(tau) - beta C(tau)        Eq. 8
     tau*     = argmin_tau L(tau)                          Eq. 9; Eq. 6 is alpha = 0
 
-All of it comes from four sums over each window: of products, of either stream's squares, and of frames. The sums of
-products are what costs; `FORMS` has them in three ways that give the same numbers.
+Everything is computed from four sums over each window: of products, of each stream's squares, and of frames. The sums
+of products are the expensive part; `FORMS` has three implementations that give the same numbers.
 
 Letters: B batch, G steps of the grid, E width, N windows, O offsets.
 """
@@ -23,23 +23,23 @@ from torch.nn import functional
 from transformers.utils import ModelOutput
 
 # Bounds of the controlled gains, as multiples of alpha and beta, and how far one step can move them (natural
-# logarithm). Paper silent.
+# logarithm). Not specified in the paper.
 GAIN_RANGE = (0.1, 10.0)
 GAIN_STEP = 0.5
-# Of the distance under its root, whose slope at zero is infinite.
+# Added under the square root of the distance, whose slope at zero is infinite.
 SMALLEST = 1e-12
-# Share of a stream's power that must change in time for the stream to have a course at all.
+# Minimum share of a stream's power that must vary in time; below it the stream counts as constant.
 STILL = 1e-6
 
 
 @dataclass
 class AlignmentOutput(ModelOutput):
-    """What the alignment found in the clips of a batch. A clip that cannot be aligned has offset and losses of zero.
+    """Result of the alignment of a batch. A clip that cannot be aligned has offset and losses of zero.
 
     Args:
-        offset: (B,) int64 ms, tau*: the sound at t goes with the picture at t + tau*. Zero while training on clips that
-            are taken to be in step (`training_offset="zero"`).
-        aligned: (B,) bool, both streams are there, with some offset at which they overlap enough.
+        offset: (B,) int64 ms, tau*: the sound at t matches the picture at t + tau*. Zero while training on clips that
+            are assumed to be synchronous (`training_offset="zero"`).
+        aligned: (B,) bool, whether both streams are present and overlap enough at some offset.
         loss: (B,), L_align at that offset (Eq. 8), with its gradient; with `selection="softmin"` its soft minimum.
         distance, correlation: (B,), D and C at that offset.
         offsets: (O,) int64 ms, the range searched.
@@ -47,8 +47,8 @@ class AlignmentOutput(ModelOutput):
             offsets that are not searched because the overlap is too short.
         window_offsets: (B, N) int64 ms, the offset that fits each window best ("local optimal", Eq. 4).
         windows: (B, N) bool, the windows that have both sound and picture.
-        gains: (B, N, 2), alpha and beta of each window as a controller set them; `None` without one.
-        controller_loss: (), how badly the neural controller predicted the drift; `None` for others.
+        gains: (B, N, 2), alpha and beta of each window as set by a controller; `None` without one.
+        controller_loss: (), the neural controller's error in predicting the drift; `None` for others.
         fused: (B, tokens, H), what `AlignedFusion` adds to the sound's tokens; `None` without it.
     """
 
@@ -72,7 +72,7 @@ class AlignmentOutput(ModelOutput):
 
 
 def resample(states, times, grid):
-    """Linear interpolation in time; before the first and after the last step the nearest one holds.
+    """Linear interpolation in time; before the first and after the last step the nearest one is used.
 
     Args:
         states: (B, L, D).
@@ -95,21 +95,21 @@ def resample(states, times, grid):
 
 
 def covers(times, grid):
-    """Which steps of the grid (G,) lie between the first and the last of times (B, L), -1 where padded -> (B, G)."""
+    """Which steps of the grid (G,) lie between the first and last of times (B, L), -1 where padded -> (B, G)."""
     real = times >= 0
     first = times.masked_fill(~real, torch.iinfo(times.dtype).max).amin(-1, keepdim=True)
     return (grid >= first) & (grid <= times.amax(-1, keepdim=True))
 
 
 def standardise(states, mask):
-    """Centre over time and scale to a mean square length of 1, so that D and C cannot be cheated by growing features.
+    """Centre over time and scale to a mean square length of 1, so that D and C cannot improve by scaling the features.
 
     Args:
         states: (B, G, E).
         mask: (B, G) bool.
 
     Returns:
-        (B, G, E), zero where masked; a stream that does not change in time, but for rounding, is zero throughout.
+        (B, G, E), zero where masked; a stream that does not change in time, apart from rounding, is zero throughout.
     """
     mask = mask.unsqueeze(-1).to(states.dtype)
     count = mask.sum(1, keepdim=True).clamp(min=1)
@@ -146,7 +146,7 @@ def direct_products(audio, video, max_offset, window):
 
 
 def banded_products(audio, video, max_offset, window):
-    """Sums of products by one matrix product for each window, over the band of video steps that it can meet; see
+    """Sums of products by one matrix product per window, over the band of video steps within its range of offsets; see
     `direct_products`."""
     steps, band = audio.shape[1], window + 2 * max_offset
     windows = -(-steps // window)
@@ -157,18 +157,18 @@ def banded_products(audio, video, max_offset, window):
 
 
 def sum_diagonals(products, rows, columns):
-    """(B, N, rows * columns) -> (B, N, columns + 1): sum over rows r of element (r, r + o), for o while it exists.
+    """(B, N, rows * columns) -> (B, N, columns + 1): sum over rows r of element (r, r + o), where it exists.
 
-    A row longer by one column shifts each row against the one before it, so that diagonals become columns.
+    With rows longer by one column, each row is shifted against the one before it, so that diagonals become columns.
     """
     return functional.pad(products, (0, rows)).unflatten(2, (rows, columns + 1)).sum(2)
 
 
 def fft_products(audio, video, max_offset, window):
-    """Sums of products by Fourier transforms of blocks of one window, whose spectra meet in one matrix product for each
+    """Sums of products by Fourier transforms of blocks of one window, with one matrix product of the spectra per
     frequency; see `direct_products`.
 
-    Its cost does not depend on the range. A window longer than the streams makes it the plain correlation by FFT.
+    The cost does not depend on the range. With a window longer than the streams this is the plain correlation by FFT.
     """
     steps = audio.shape[1]
     windows = -(-steps // window)
@@ -177,10 +177,10 @@ def fft_products(audio, video, max_offset, window):
     video = functional.pad(video, (0, 0, window, (windows + 1) * window - steps)).unfold(1, 2 * window, window)
     sound = torch.fft.rfft(audio, 2 * window, dim=2).conj().permute(0, 2, 1, 3)  # (B, frequencies, N, E)
     picture = torch.fft.rfft(video, dim=3).permute(0, 3, 2, 1)  # (B, frequencies, E, N + 1)
-    met = (sound @ picture).permute(0, 2, 3, 1)
-    lags = torch.fft.irfft(met, 2 * window, dim=-1)[..., :window].flatten(2)  # (B, N, (N + 1) * window)
-    # Window i meets block j at offsets (j - 1 - i) * window and on: each row starts one window before the row above, so
-    # rows shorter than the range by one window, laid end to end, fall into their places.
+    spectra = (sound @ picture).permute(0, 2, 3, 1)
+    lags = torch.fft.irfft(spectra, 2 * window, dim=-1)[..., :window].flatten(2)  # (B, N, (N + 1) * window)
+    # Window i and block j are at offsets from (j - 1 - i) * window on: each row starts one window before the row above,
+    # so rows shorter than the range by one window, laid end to end, land in the right places.
     columns = 2 * windows * window
     rows = lags.new_zeros(len(lags), windows, columns)
     strides = (rows.stride(0), columns - window, 1)
@@ -195,28 +195,28 @@ FORMS = {"direct": direct_products, "banded": banded_products, "fft": fft_produc
 
 
 def fastest_form(steps, max_offset, window):
-    """The name of the form that is fastest for a range of offsets, by the multiplications of each.
+    """The name of the form that is fastest for a range of offsets, from the number of multiplications of each.
 
-    A band costs window + 2 max_offset products for each step; a transform costs, for each step, one product of complex
-    numbers with every block, and what it always costs, which is as much as `FIXED_BLOCKS` more.
+    A band costs window + 2 max_offset products per step; a transform costs, per step, one product of complex numbers
+    with every block, and a fixed cost equal to `FIXED_BLOCKS` more blocks.
     """
     blocks = math.ceil(steps / window) + FIXED_BLOCKS
     return "banded" if window + 2 * max_offset <= COMPLEX_COST * blocks else "fft"
 
 
-# Products of a band that cost as much as one complex product: `benchmarks/esva_offset.py` measures both forms.
+# Number of band products that cost as much as one complex product: `benchmarks/esva_offset.py` measures both forms.
 COMPLEX_COST = 6
 FIXED_BLOCKS = 10
 
 
 @dataclass
 class WindowSums:
-    """Sums over the frames of each window that have sound, and at an offset picture. All (B, N, O).
+    """Sums over the frames of each window that have sound and, at an offset, picture. All (B, N, O).
 
     Args:
-        products: of audio(t) . video(t + tau).
-        audio, video: of the squared lengths of audio(t), and of video(t + tau).
-        frames: their number.
+        products: sum of audio(t) . video(t + tau).
+        audio, video: sum of the squared lengths of audio(t), and of video(t + tau).
+        frames: number of frames.
     """
 
     products: torch.Tensor
@@ -226,16 +226,16 @@ class WindowSums:
 
     def distances(self):
         """D^i(tau) (B, N, O): root mean square of the difference; zero where a window has no frame."""
-        # In place: over a whole range the time goes into fresh memory, not into arithmetic.
+        # In place: over a whole range most time is spent on allocating memory, not on arithmetic.
         square = (self.audio + self.video).sub_(self.products, alpha=2).div_(self.frames.clamp(min=1))
         return square.clamp_(min=SMALLEST).sqrt_().masked_fill(self.frames == 0, 0.0)
 
     def mean(self, values):
-        """Mean over the windows with overlap of what is zero in the others: (B, N, O) -> (B, O)."""
+        """Mean over the windows with overlap, of values that are zero in the others: (B, N, O) -> (B, O)."""
         return values.sum(1) / self.frames.bool().sum(1).clamp(min=1)
 
     def distance(self, weight=None):
-        """D_local(tau) (B, O), each window by its `weight`, (B, N, 1) or one number; `None`: all alike."""
+        """D_local(tau) (B, O), each window times its `weight`, (B, N, 1) or one number; `None`: equal weights."""
         return self.mean(self.distances() if weight is None else self.distances() * weight)
 
     def correlation(self):
@@ -244,7 +244,7 @@ class WindowSums:
 
 
 def span(mask):
-    """First step and the one behind the last of a contiguous mask (B, G) -> two (B, 1, 1)."""
+    """First step, and the step after the last one, of a contiguous mask (B, G) -> two (B, 1, 1)."""
     count = mask.sum(-1)
     first = mask.int().argmax(-1)
     return first[:, None, None], (first + count)[:, None, None]
@@ -257,33 +257,33 @@ def window_sums(audio, video, audio_mask, video_mask, max_offset, window, form=N
         audio, video: (B, G, E), zero where masked.
         audio_mask, video_mask: (B, G) bool, contiguous.
         max_offset, window: steps.
-        form: a name of `FORMS`; `None` takes the fastest for the range.
+        form: a name in `FORMS`; `None` takes the fastest for the range.
     """
     steps = audio.shape[1]
     products = FORMS[form or fastest_form(steps, max_offset, window)](audio, video, max_offset, window)
     windows = products.shape[1]
     offsets = torch.arange(-max_offset, max_offset + 1, device=audio.device)
-    heard, seen = span(audio_mask), span(video_mask)
+    audio_span, video_span = span(audio_mask), span(video_mask)
     begin = torch.arange(windows, device=audio.device)[None, :, None] * window
-    start = torch.maximum(begin, heard[0])  # (B, N, 1)
-    end = torch.maximum(torch.minimum(begin + window, heard[1]), start)
-    frames = torch.minimum(end.int(), (seen[1] - offsets).int())
-    frames = frames.sub_(torch.maximum(start.int(), (seen[0] - offsets).int())).clamp_(min=0)
-    # Running sums grow with time, so the lesser of two places has the lesser sum: no gathering for each offset.
+    start = torch.maximum(begin, audio_span[0])  # (B, N, 1)
+    end = torch.maximum(torch.minimum(begin + window, audio_span[1]), start)
+    frames = torch.minimum(end.int(), (video_span[1] - offsets).int())
+    frames = frames.sub_(torch.maximum(start.int(), (video_span[0] - offsets).int())).clamp_(min=0)
+    # Running sums grow with time, so the earlier of two places has the smaller sum: no gather per offset is needed.
     power = functional.pad(audio.square().sum(-1).cumsum(-1), (1, 0))  # (B, G + 1)
     until, since = (take(power, at.squeeze(-1)).unsqueeze(-1) for at in (end, start))
-    last, first = (take(power, (at - offsets).squeeze(1)).unsqueeze(1) for at in (seen[1], seen[0]))
+    last, first = (take(power, (at - offsets).squeeze(1)).unsqueeze(1) for at in (video_span[1], video_span[0]))
     audio_power = torch.minimum(until, last).sub_(torch.maximum(since, first)).clamp_(min=0)
-    # The video's squares are zero outside its stream, so its running sum needs no bounds but the window's.
+    # The video's squares are zero outside its stream, so its running sum needs only the window's bounds.
     power = functional.pad(video.square().sum(-1), (max_offset + 1, max_offset)).cumsum(-1)
-    power = power.unfold(1, len(offsets), 1)  # (B, G + 1, O): the running sum up to a step, moved by each offset
+    power = power.unfold(1, len(offsets), 1)  # (B, G + 1, O): the running sum up to a step, shifted by each offset
     rows = torch.arange(len(audio), device=audio.device)[:, None]
     video_power = power[rows, end.squeeze(-1)].sub_(power[rows, start.squeeze(-1)])
     return WindowSums(products, audio_power, video_power, frames)
 
 
 def take(sums, at):
-    """Running sums (B, G + 1) at places (B, n), which may lie outside."""
+    """Running sums (B, G + 1) at places (B, n), which can lie outside."""
     return sums.gather(1, at.expand(len(sums), -1).clamp(0, sums.shape[1] - 1))
 
 
@@ -304,19 +304,19 @@ def sums_at(audio, video, audio_mask, video_mask, offset, window):
     return WindowSums((collect((audio * moved).sum(-1))), *map(collect, squares), collect(both.to(audio.dtype)))
 
 
-# Controllers of the gains: our reading of 4.4, which "simulates" three of them and prints no equation
+# Controllers of the gains: our reading of 4.4, which "simulates" three of them without giving equations
 
 
 def fuzzy_control(drift, last_drift, gain):
-    """Rules over three triangular sets: small drift, trust the windows more; middling, keep; large, trust them less.
+    """Rules over three triangular sets: small drift, trust the windows more; medium, no change; large, trust them less.
 
     Args:
         drift: (B,), |tau_i - tau_{i-1}| as a share of the range.
-        last_drift: (B,), the drift before it.
-        gain: (B,), natural logarithm of alpha's present multiple.
+        last_drift: (B,), the previous drift.
+        gain: (B,), natural logarithm of alpha's current multiple.
 
     Returns:
-        (B,) in [-1, 1]: where the gains are to go, 1 for more alpha and less beta.
+        (B,) in [-1, 1]: the direction in which to change the gains, 1 for more alpha and less beta.
     """
     peaks = drift.new_tensor([0.0, 0.25, 0.5])
     member = (1 - (drift.clamp(max=0.5).unsqueeze(-1) - peaks).abs() / 0.25).clamp(min=0)
@@ -324,17 +324,16 @@ def fuzzy_control(drift, last_drift, gain):
 
 
 def backstepping_control(drift, last_drift, gain):
-    """Proportional and differential feedback of the drift, with a leak that draws the gains back to where they began;
-    arguments as for `fuzzy_control`."""
+    """Proportional and differential feedback of the drift, with a leak that pulls the gains back to their initial
+    values; arguments as for `fuzzy_control`."""
     return (0.25 - drift - 0.5 * (drift - last_drift) - 0.2 * gain).clamp(-1, 1)
 
 
 class NeuralControl(nn.Module):
-    """Two layers that predict the next drift from the last one, its mean and its deviation so far.
+    """Two layers that predict the next drift from the last one, and the mean and deviation of all so far.
 
-    "Incorporates uncertainty estimation via neural feedback" (Table 7): an expected drift is the uncertainty, and the
-    gains answer to it. Trained on its own error and on nothing else: a gain that were trained through Eq. 8 would only
-    make the loss small.
+    "Incorporates uncertainty estimation via neural feedback" (Table 7): the expected drift is the uncertainty, and the
+    gains respond to it. Trained on its own error only: a gain trained through Eq. 8 would simply make the loss small.
     """
 
     def __init__(self, hidden_size=8):
@@ -343,44 +342,44 @@ class NeuralControl(nn.Module):
         self.output = nn.Linear(hidden_size, 1)
 
     def forward(self, drifts):
-        """drifts (B, n), those seen so far -> (B,) in (0, 1), the next one."""
+        """drifts (B, n), all so far -> (B,) in (0, 1), the next one."""
         deviation = drifts.std(-1, correction=0)
-        seen = torch.stack([drifts[:, -1], drifts.mean(-1), deviation], dim=-1).to(self.hidden.bias.dtype)
-        return self.output(self.hidden(seen).tanh()).squeeze(-1).sigmoid()
+        statistics = torch.stack([drifts[:, -1], drifts.mean(-1), deviation], dim=-1).to(self.hidden.bias.dtype)
+        return self.output(self.hidden(statistics).tanh()).squeeze(-1).sigmoid()
 
 
 CONTROLS = {"fuzzy": fuzzy_control, "backstepping": backstepping_control}
 
 
 class AlignedFusion(nn.Module):
-    """Tokens of sound and picture at the same time: each step of the sound joins that of the picture at t + tau*.
+    """Tokens of sound and picture at the same time: each step of the sound is joined with the picture's at t + tau*.
 
-    Without an alignment both streams reach the language model as means over time, which no offset changes. The layer
-    between the join and the mean is what makes them differ: a mean of sums is a sum of means. Paper silent on the
-    fusion that the alignment lays "the foundation" for (3.4).
+    Without this, both streams reach the language model as means over time, which no offset changes. The nonlinear layer
+    between the join and the mean makes the offset matter: otherwise a mean of sums is a sum of means. The fusion that
+    the alignment lays "the foundation" for (3.4) is not specified in the paper.
 
     Args:
         size: E, width of both streams.
         text_size: H.
-        tokens: parts of equal length into which a clip is divided.
+        tokens: number of parts of equal length into which a clip is divided.
     """
 
     def __init__(self, size, text_size, tokens):
         super().__init__()
         self.tokens = tokens
         self.hidden = nn.Linear(2 * size, size)
-        # Without a bias a clip of which nothing can be joined adds nothing.
+        # Without a bias, a clip in which nothing can be joined adds nothing.
         self.output = nn.Linear(size, text_size, bias=False)
 
-    def forward(self, audio, video, heard, seen, offset, ends):
+    def forward(self, audio, video, audio_mask, video_mask, offset, ends):
         """audio, video (B, G, E), their masks (B, G), offset (B,) in steps, ends (B,) the last step ->
         (B, tokens, H)."""
         steps = torch.arange(audio.shape[1], device=audio.device)
         place = steps + offset.unsqueeze(-1)  # (B, G)
         inside = place.clamp(0, len(steps) - 1)
-        both = heard & (place == inside) & seen.gather(1, inside)
+        both = audio_mask & (place == inside) & video_mask.gather(1, inside)
         moved = video.gather(1, inside.unsqueeze(-1).expand_as(video))
-        # The streams have a mean square length of 1: as much for each channel.
+        # The streams have a mean square length of 1; scale that to 1 per channel.
         joined = torch.cat([audio, moved], dim=-1) * audio.shape[-1] ** 0.5
         joined = functional.gelu(self.hidden(joined.to(self.hidden.bias.dtype)))
         part = place * self.tokens // (ends.unsqueeze(-1) + 1)
@@ -394,9 +393,9 @@ class AudioVideoAlignment(nn.Module):
 
     Args:
         audio_size: width of the sound's frames.
-        face_size, motion_size: widths of the two visual streams; `None` for one that the model lacks.
+        face_size, motion_size: widths of the two visual streams; `None` for one that the model does not have.
         size: E, the common width.
-        rate: steps of the grid a second.
+        rate: steps of the grid per second.
         max_offset: ms.
         window: ms, Delta t of 3.4.
         min_overlap: share of the shorter stream that must overlap at an offset for it to be searched.
@@ -404,12 +403,12 @@ class AudioVideoAlignment(nn.Module):
         search: `"combined"` is Eq. 9, `"global"` Eq. 6.
         selection: `"argmin"`, or `"softmin"`: the loss is the mean over offsets by softmax(-L / temperature).
         temperature: of the soft minimum.
-        training_offset: `"zero"`: while training, sound and picture are taken to be in step and the loss is L_align(0);
-            `"search"`: the loss is L_align(tau*), Eq. 9 by the letter. A search while the projections are still
-            learning has no hold: any offset, common to all clips, makes as small a loss as the true one.
+        training_offset: `"zero"`: in training, sound and picture are assumed to be synchronous and the loss is
+            L_align(0); `"search"`: the loss is L_align(tau*), literally Eq. 9. A search while the projections are still
+            learning is not anchored: any offset common to all clips gives as small a loss as the true one.
         controller: `None`, `"fuzzy"`, `"neural"` or `"backstepping"`.
         text_size, tokens: as for `AlignedFusion`; `None` without it.
-        apply_offset: join the streams at tau*; `False`: at zero.
+        apply_offset: join the streams at tau*; `False`: at zero offset.
     """
 
     def __init__(
@@ -455,16 +454,16 @@ class AudioVideoAlignment(nn.Module):
         """Both streams on the grid.
 
         Args:
-            audio: (B, L, D) with times (B, L) int64 ms, -1 where padded; likewise the two visual streams, one of which
-                may be `None`.
+            audio: (B, L, D) with times (B, L) int64 ms, -1 where padded; the two visual streams likewise, one of which
+                can be `None`.
 
         Returns:
             audio (B, G, E), video (B, G, E) and their masks (B, G) bool.
         """
-        watched = face_times if face is not None else motion_times
-        longest = int(torch.maximum(audio_times.max(), watched.max()).clamp(min=0))
+        video_times = face_times if face is not None else motion_times
+        longest = int(torch.maximum(audio_times.max(), video_times.max()).clamp(min=0))
         grid = torch.arange(int(longest * self.rate / 1000) + 1, device=audio.device) * (1000 / self.rate)
-        heard, seen = covers(audio_times, grid), covers(watched, grid)
+        audio_mask, video_mask = covers(audio_times, grid), covers(video_times, grid)
         streams = [(self.audio_projection, audio, audio_times)], []
         for projection, states, times in (
             (self.face_projection, face, face_times),
@@ -478,21 +477,21 @@ class AudioVideoAlignment(nn.Module):
             sum(resample(projection(states), times, grid).to(precision) for projection, states, times in stream)
             for stream in streams
         )
-        return standardise(audio, heard), standardise(video, seen), heard, seen
+        return standardise(audio, audio_mask), standardise(video, video_mask), audio_mask, video_mask
 
     def forward(self, audio, audio_times, face=None, face_times=None, motion=None, motion_times=None, form=None):
         """Align the clips of a batch; arguments as for `streams`, and `form` as for `window_sums`."""
-        audio, video, heard, seen = self.streams(audio, audio_times, face, face_times, motion, motion_times)
+        audio, video, audio_mask, video_mask = self.streams(audio, audio_times, face, face_times, motion, motion_times)
         moving = audio.any(-1).any(-1) & video.any(-1).any(-1)
-        in_step = self.training and self.training_offset == "zero"
-        soft, trains = self.selection == "softmin" and not in_step, torch.is_grad_enabled()
+        synchronous = self.training and self.training_offset == "zero"
+        soft, trains = self.selection == "softmin" and not synchronous, torch.is_grad_enabled()
         with torch.set_grad_enabled(soft and trains):
-            sums = window_sums(audio, video, heard, seen, self.max_steps, self.window, form)
+            sums = window_sums(audio, video, audio_mask, video_mask, self.max_steps, self.window, form)
             overlap = sums.frames.sum(1)  # (B, O)
-            shorter = torch.minimum(heard.sum(-1), seen.sum(-1)).unsqueeze(-1)
-            # One step has no course in time to compare.
+            shorter = torch.minimum(audio_mask.sum(-1), video_mask.sum(-1)).unsqueeze(-1)
+            # A single step has no change over time to compare.
             searched = (overlap >= self.min_overlap * shorter) & (overlap >= 2) & moving.unsqueeze(-1)
-            aligned = searched[:, self.max_steps] if in_step else searched.any(-1)
+            aligned = searched[:, self.max_steps] if synchronous else searched.any(-1)
             distances, correlations = sums.distances(), sums.correlation()
             gains, controller_loss = None, None
             alpha, beta = self.gains
@@ -505,20 +504,20 @@ class AudioVideoAlignment(nn.Module):
                 alpha = gains[..., :1]
                 beta = (gains[..., 1] * used).sum(-1, keepdim=True) / used.sum(-1, keepdim=True).clamp(min=1)
             losses = sums.mean(distances * alpha) - beta * correlations
-            judged = -correlations if self.search == "global" else losses
-            best = judged.detach().masked_fill(~searched, torch.inf).argmin(-1)  # (B,)
+            criterion = -correlations if self.search == "global" else losses
+            best = criterion.detach().masked_fill(~searched, torch.inf).argmin(-1)  # (B,)
         steps = torch.arange(-self.max_steps, self.max_steps + 1, device=audio.device)
-        offset = steps[best] * (aligned & (not in_step))
+        offset = steps[best] * (aligned & (not synchronous))
         if soft:
             share = (-losses / self.temperature).masked_fill(~searched, -torch.inf)
             share = share.masked_fill(~aligned.unsqueeze(-1), 0).softmax(-1)
-            found, similar, loss = (
+            distance, correlation, loss = (
                 (values.masked_fill(~searched, 0) * share).sum(-1)
                 for values in (sums.mean(distances), correlations, losses)
             )
         else:
-            at = sums_at(audio, video, heard, seen, offset, self.window)
-            found, similar = at.distance().squeeze(-1), at.correlation().squeeze(-1)
+            at = sums_at(audio, video, audio_mask, video_mask, offset, self.window)
+            distance, correlation = at.distance().squeeze(-1), at.correlation().squeeze(-1)
             loss = (at.distance(alpha) - beta * at.correlation()).squeeze(-1)
         open_offsets = (sums.frames > 0) & searched.unsqueeze(1)  # (B, N, O)
         local = distances.detach().masked_fill(~open_offsets, torch.inf).argmin(-1)
@@ -526,16 +525,16 @@ class AudioVideoAlignment(nn.Module):
         milliseconds = 1000 / self.rate
         fused = None
         if self.fusion is not None:
-            watched = face_times if face is not None else motion_times
-            ends = (torch.maximum(audio_times.amax(-1), watched.amax(-1)) / milliseconds).long()
-            moved = offset if self.apply_offset else torch.zeros_like(offset)
-            fused = self.fusion(audio, video, heard & aligned.unsqueeze(-1), seen, moved, ends)
+            video_times = face_times if face is not None else motion_times
+            ends = (torch.maximum(audio_times.amax(-1), video_times.amax(-1)) / milliseconds).long()
+            shift = offset if self.apply_offset else torch.zeros_like(offset)
+            fused = self.fusion(audio, video, audio_mask & aligned.unsqueeze(-1), video_mask, shift, ends)
         return AlignmentOutput(
             offset=(offset * milliseconds).round().long(),
             aligned=aligned,
             loss=loss * aligned,
-            distance=found * aligned,
-            correlation=similar * aligned,
+            distance=distance * aligned,
+            correlation=correlation * aligned,
             offsets=(steps * milliseconds).round().long(),
             losses=losses.detach().masked_fill(~searched, torch.inf),
             distances=sums.mean(distances).detach().masked_fill(~searched, torch.inf),
@@ -550,8 +549,8 @@ class AudioVideoAlignment(nn.Module):
     def follow(self, distances, correlations, frames, searched):
         """Go through a clip window by window and let the controller set the gains.
 
-        A window's offset is the one of least alpha_i D^i(tau) - beta_i C(tau); how far it lies from the window's
-        before is the drift that the controller answers to.
+        A window's offset minimises alpha_i D^i(tau) - beta_i C(tau); its distance from the previous window's offset is
+        the drift that the controller responds to.
 
         Args:
             distances, frames: (B, N, O).
@@ -559,11 +558,11 @@ class AudioVideoAlignment(nn.Module):
             searched: (B, O) bool.
 
         Returns:
-            gains (B, N, 2), those that each window met, and the neural controller's loss; `None` where there is none.
+            gains (B, N, 2), as each window used them, and the neural controller's loss; `None` where there is none.
         """
         low, high = (math.log(bound) for bound in GAIN_RANGE)
         base = distances.new_tensor(self.gains)
-        gain = distances.new_zeros(len(distances))  # of alpha, as a logarithm; beta goes the other way
+        gain = distances.new_zeros(len(distances))  # logarithm of alpha's gain; beta's is the negative
         drift = before = place = torch.zeros_like(gain)
         started = torch.zeros_like(gain, dtype=torch.bool)
         trajectory, drifts, errors = [], [drift], []
@@ -573,21 +572,21 @@ class AudioVideoAlignment(nn.Module):
             alpha, beta = trajectory[-1].split(1, dim=-1)
             open_offsets = searched & (frames[:, i] > 0)
             used = open_offsets.any(-1)
-            judged = (alpha * distances[:, i] - beta * correlations).masked_fill(~open_offsets, torch.inf)
-            found = judged.argmin(-1).to(gain)
+            criterion = (alpha * distances[:, i] - beta * correlations).masked_fill(~open_offsets, torch.inf)
+            best = criterion.argmin(-1).to(gain)
             compared = used & started
             before = torch.where(compared, drift, before)
-            drift = torch.where(compared, (found - place).abs() / max(1, 2 * self.max_steps), drift)
-            place, started = torch.where(used, found, place), started | used
+            drift = torch.where(compared, (best - place).abs() / max(1, 2 * self.max_steps), drift)
+            place, started = torch.where(used, best, place), started | used
             if self.control is None:
-                wish = CONTROLS[self.controller](drift, before, gain)
+                direction = CONTROLS[self.controller](drift, before, gain)
             else:
                 if expected is not None:
                     errors.append((expected - drift.to(expected)).square()[compared])
                 drifts.append(drift)
                 expected = self.control(torch.stack(drifts, dim=-1))
-                wish = 1 - 2 * expected.detach().to(gain)
-            gain = torch.where(compared, (gain + GAIN_STEP * wish).clamp(low, high), gain)
+                direction = 1 - 2 * expected.detach().to(gain)
+            gain = torch.where(compared, (gain + GAIN_STEP * direction).clamp(low, high), gain)
         loss = None
         if self.control is not None:
             errors = torch.cat(errors) if errors else expected[:0]

@@ -13,7 +13,7 @@ from .configuration_facexformer import FaceXFormerConfig
 from .configuration_imagebind_audio import ImageBindAudioConfig
 from .configuration_voice_prosody import VoiceProsodyConfig
 
-# What transformers reads or writes in a configuration beside the fields.
+# Names that transformers reads or writes in a configuration in addition to the fields.
 FOREIGN_NAMES = {
     *GenerationConfig._get_default_generation_params(),
     *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "name_or_path", "num_labels"),
@@ -21,7 +21,7 @@ FOREIGN_NAMES = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
 }
 
-# Encoders that this package brings.
+# Encoders that this package provides.
 OWN_CONFIGS = {
     config.model_type: config
     for config in (FaceMotionConfig, FaceXFormerConfig, ImageBindAudioConfig, VoiceProsodyConfig)
@@ -29,9 +29,9 @@ OWN_CONFIGS = {
 
 
 class TowerSpec(SubConfigSpec):
-    """A sub-config of any transformers encoder, or of an encoder that transformers lacks and this package brings.
+    """A sub-config of any transformers encoder, or of an encoder that this package provides.
 
-    The lookup is made here, not by registration: a model folder must load where nothing was registered.
+    The lookup is done here, not by registration: a model folder must load even where nothing was registered.
     """
 
     def get_config_class(self, model_type: str | None = None):
@@ -54,18 +54,18 @@ class EmotionConfig(PreTrainedConfig):
 
     Args:
         text_config: configuration of the language model; any causal language model of transformers.
-        video_token_id, audio_token_id: ids of the placeholders which media tokens replace. They may lie beyond the
+        video_token_id, audio_token_id: ids of the placeholders that media tokens replace. They can lie beyond the
             language model's vocabulary: a placeholder is never looked up in the embedding table, so a published
             language model keeps its published size.
-        missing_modality: what stands for a modality that a clip lacks: `"drop"` (its placeholders are left out of the
-            prompt), `"zero_input"` (zeros enter the tower), `"zero_feature"` (zeros replace the tower's output).
-        parts: the published checkpoints that the weights of each module started from, as `from_pretrained_parts` found
+        missing_modality: what replaces a modality that a clip lacks: `"drop"` (its placeholders are left out of the
+            prompt), `"zero_input"` (zeros are the tower's input), `"zero_feature"` (zeros replace the tower's output).
+        parts: the published checkpoints that the weights of each module started from, as `from_pretrained_parts` read
             them: `{module: [{"source", "revision", "license"}]}` (`parts.origin_of`). The model card is filled from it,
             and the licences of the sources decide whether a model is published privately.
     """
 
     model_type = "emotion"
-    # Fields that 0.1.0 did not have -> what a folder that it saved means by their absence.
+    # Fields that 0.1.0 did not have -> their values in a folder that 0.1.0 saved.
     defaults_of_0_1: ClassVar[dict[str, Any]] = {}
     keys_to_ignore_at_inference = ["past_key_values", "modalities"]
 
@@ -80,7 +80,7 @@ class EmotionConfig(PreTrainedConfig):
     def refuse_unknown(self, names):
         """Raise a ValueError for a name that is neither a field nor known to transformers.
 
-        In a saved configuration, where other packages leave names of their own, only one that looks like a field.
+        In a saved configuration, where other packages add their own names, only for a name similar to a field.
         """
         fields = self.__dataclass_fields__
         for name in names:
@@ -92,7 +92,7 @@ class EmotionConfig(PreTrainedConfig):
                 raise ValueError(f"{type(self).__name__} has no field {name!r}{hint}")
 
     def token_choices(self, num_frames: int) -> dict[str, dict[str, int]]:
-        """Media tokens of a clip under other settings than these, where a paper leaves them open; setting -> tokens."""
+        """Media tokens of a clip with other settings, for those that a paper leaves open: setting -> tokens."""
         return {}
 
     @classmethod
@@ -104,8 +104,8 @@ class EmotionConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.refuse_unknown(kwargs)
         if not __name__.startswith("transformers_modules."):
-            # Where the package is installed it registers the pipeline itself, and transformers would ask for consent to
-            # remote code for one that the configuration names.
+            # An installed package registers the pipeline itself; if the configuration named it too, transformers would
+            # ask for consent to remote code.
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
         if getattr(self.text_config, "tie_word_embeddings", False):

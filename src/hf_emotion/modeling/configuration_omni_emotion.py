@@ -37,24 +37,25 @@ class OmniEmotionConfig(EmotionConfig):
         projector_hidden_act, multimodal_projector_bias: of LLaVA-OneVision's projector.
         audio_config: "the audio encoder from Whisper-large-v3" (4.1); `None` builds the model without sound.
         audio_pool_stride: "a pooling layer with a stride 3" (4.1), over steps of 20 ms; average, kernel as wide as the
-            stride (paper silent on both; as in HumanOmni, by the same team).
+            stride (neither is specified in the paper; as in HumanOmni, by the same team).
         keep_padding: whether a chunk of sound that ends early keeps all its tokens (500 for 30 s), as HumanOmni's does.
-            `False` crops to ceil(mel frames / 6). Paper silent.
+            `False` crops to ceil(mel frames / 6). Not specified in the paper.
         face_config: "the encoder in FaceXFormer" (4.2); `None` builds the model without the face branch.
         face_grid: rows and columns to which the fused map is averaged before the projector. The paper flattens it
-            (4.2), which is 56 x 56 = 3,136 tokens a frame, and is silent on how 8 frames of it fit; `face_grid=56` is
-            the letter of it.
+            (4.2), which is 56 x 56 = 3,136 tokens per frame, and does not say how 8 frames of it fit; `face_grid=56` is
+            literally the paper.
         fusion: Figure 6: `"clip_concat"` is (c), "concatenation on the whole clip", the paper's default;
             `"frame_concat"` is (a); `"frame_cross_attention"` is (b).
-        fusion_attention_heads: of (b). Paper silent.
+        fusion_attention_heads: attention heads of (b). Not specified in the paper.
         num_frame_positions: size of the table behind "For the features of each frame, we add a learnable parameter"
-            (4.4, Phase 3); a clip with more frames interpolates it. It starts at zero. Paper silent on both.
+            (4.4, Phase 3); a clip with more frames interpolates it. It starts at zero. Neither is specified in the
+            paper.
         special_markers: whether the modality markers are tokens of their own rather than plain text: "we use specific
             tokens to label them" (4.4). HumanOmni, by the same team, writes them as text.
         text_config: Qwen2-7B, LLaVA-OneVision-7B's language model.
         missing_modality: `"zero_input"`: "If one modality is absent, we use a zero tensor to replace it" (4.4), read as
-            zeros into the tower, with placeholders kept, as in HumanOmni; `"zero_feature"`: zeros in the language
-            model's space; `"drop"`: a placeholder without its medium is an error.
+            zeros as the tower's input, with placeholders kept, as in HumanOmni; `"zero_feature"`: zeros in the language
+            model's space; `"drop"`: a placeholder without its modality is an error.
     """
 
     model_type = "omni_emotion"
@@ -110,7 +111,7 @@ class OmniEmotionConfig(EmotionConfig):
 
     @property
     def vision_grid(self) -> int:
-        """Rows, and columns, of the vision tower's patches: 27 at full size."""
+        """Number of rows, and of columns, of the vision tower's patches: 27 at full size."""
         return self.vision_config.image_size // self.vision_config.patch_size
 
     @property
@@ -141,7 +142,7 @@ class OmniEmotionConfig(EmotionConfig):
             raise ValueError(f"face_grid is {self.face_grid}; accepted are 1 to {self.face_config.grid}")
         if self.fusion == "frame_cross_attention" and self.text_config.hidden_size % self.fusion_attention_heads:
             raise ValueError(
-                f"text_config.hidden_size {self.text_config.hidden_size} is no multiple of fusion_attention_heads "
+                f"text_config.hidden_size {self.text_config.hidden_size} is not a multiple of fusion_attention_heads "
                 f"{self.fusion_attention_heads}"
             )
 
@@ -151,10 +152,10 @@ class OmniEmotionConfig(EmotionConfig):
         """Media tokens of a clip in the language model's prompt; utterances do not change them.
 
         Args:
-            num_frames: frames of the picture.
-            num_utterances: not used; other papers' counts follow it.
-            seconds: of sound.
-            face_grid: another grid than the configuration's, to see what it would cost.
+            num_frames: number of video frames.
+            num_utterances: not used; other papers' counts depend on it.
+            seconds: length of the sound.
+            face_grid: a grid to use instead of the configuration's, to see its cost.
         """
         face = 0 if self.face_config is None else num_frames * (face_grid or self.face_grid) ** 2
         audio = 0
@@ -167,7 +168,7 @@ class OmniEmotionConfig(EmotionConfig):
         return {"video": num_frames * self.tokens_per_frame + 1, "face": face, "audio": audio}
 
     def token_choices(self, num_frames: int) -> dict[str, dict[str, int]]:
-        """Tokens for each grid that divides the face tower's map: 56 is the paper's letter, 7 the default (see
+        """Tokens for each grid that divides the face tower's map: 56 is literally the paper, 7 the default (see
         `face_grid`)."""
         if self.face_config is None:
             return {}
@@ -176,7 +177,7 @@ class OmniEmotionConfig(EmotionConfig):
         return {f"face_grid={grid}, 30 s of sound": self.tokens_per_clip(num_frames, face_grid=grid) for grid in grids}
 
 
-# Its own files travel with whatever is saved, so that a folder loads without this package.
+# The source files are saved with the model, so that a folder loads without this package.
 OmniEmotionConfig.register_for_auto_class()
 
 __all__ = ["OmniEmotionConfig"]

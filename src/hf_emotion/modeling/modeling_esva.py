@@ -3,11 +3,12 @@
 key frame -> EVA at 448 px -> class token, and patches merged by four -> linear each   -> 256 tokens, and the last one
 faces     -> MAE, each     -> mean over time -> linear                                 -> 1 token
 faces     -> VideoMAE, sequences of 16       -> mean over time -> linear               -> 1 token
-sound     -> HuBERT -> MSFE -> moved by tau*, mean over time -> linear                 -> 1 token
+sound     -> HuBERT -> MSFE -> shifted by tau*, mean over time -> linear               -> 1 token
 prompt with all merged in -> LLaMA-2
 
 New are the MSFE (3.3, Eq. 1), the contrast of sounds (Eq. 2) and the alignment of sound and picture (3.4), whose losses
-join the language model's (3.5). With all three off this is Emotion-LLaMA, which had MAE, VideoMAE and HuBERT as files.
+are added to the language model's (3.5). With all three off this is Emotion-LLaMA, which read the features of MAE,
+VideoMAE and HuBERT from files.
 """
 
 from dataclasses import dataclass
@@ -38,11 +39,11 @@ from .towers import build_tower
 
 @dataclass
 class ESVAMediaTokens(MediaTokens):
-    """As `MediaTokens`, and what the losses need.
+    """`MediaTokens` and the inputs of the losses.
 
     Args:
-        alignment: what the alignment found; `None` where the model or the batch has none.
-        voice: (B, D), the sound's frames F_A', mean over time: F_A'' of Eq. 2. Zero for a clip without sound.
+        alignment: result of the alignment; `None` if the model or the batch has none.
+        voice: (B, D), mean over time of the sound's frames F_A': F_A'' of Eq. 2. Zero for a clip without sound.
     """
 
     alignment: AlignmentOutput | None = None
@@ -56,8 +57,8 @@ class ESVACausalLMOutputWithPast(EmotionCausalLMOutputWithPast):
     Args:
         loss_terms: name -> (), each term as it enters the loss, before its weight, without gradient: `emotion` (L_emo),
             `align` (L_align) with its parts `align_distance` and `align_correlation`, `contrast` (L_contrast),
-            `controller`. A term that the batch gives no ground for is not there. `None` without labels.
-        alignment: what the alignment found in each clip; `None` where there is none.
+            `controller`. A term that cannot be computed from the batch is absent. `None` without labels.
+        alignment: result of the alignment of each clip; `None` where there is none.
     """
 
     loss_terms: dict[str, torch.Tensor] | None = None
@@ -65,34 +66,34 @@ class ESVACausalLMOutputWithPast(EmotionCausalLMOutputWithPast):
 
 
 class MAEModel(ViTMAEModel):
-    """transformers' MAE as an encoder of whole pictures: every patch, in its order; and all weights are initialised."""
+    """transformers' MAE as an encoder of whole images: every patch, in order; and all weights are initialised."""
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, ViTMAEEmbeddings):
-            # transformers 5.23 leaves these out, because it stops where the patches' own layer is initialised already.
+            # transformers 5.23 skips these if the patch layer is already initialised.
             fresh = ViTMAEEmbeddings(module.config)
             fresh.initialize_weights()
             init.copy_(module.position_embeddings, fresh.position_embeddings)
             init.copy_(module.cls_token, fresh.cls_token)
 
     def forward(self, pixel_values, **kwargs):
-        # It shuffles patches by noise even where it drops none.
+        # MAE shuffles patches by noise even if it drops none.
         patches = self.embeddings.patch_embeddings.num_patches
         order = torch.arange(patches, device=pixel_values.device, dtype=torch.float32).expand(len(pixel_values), -1)
         return super().forward(pixel_values, noise=order, **kwargs)
 
 
 class MultiScaleFeatureExtraction(nn.Module):
-    """MSFE (3.3): parallel convolutions over the audio tower's frames, joined by learned weights.
+    """MSFE (3.3): parallel convolutions over the audio tower's frames, summed with learned weights.
 
     F_A' = sum_i w_i phi_i(F_A) (Eq. 1), the weights by softmax. With `residual`, F_A' = F_A + gate * (Eq. 1).
 
     Args:
         size: D, width of the frames.
         kernel_sizes: odd numbers of frames, one convolution each.
-        depthwise: a convolution of each channel and a linear layer over all, in place of a whole convolution.
+        depthwise: a convolution per channel and a linear layer over all, instead of a full convolution.
         residual: see above.
     """
 
@@ -110,16 +111,16 @@ class MultiScaleFeatureExtraction(nn.Module):
 
     @property
     def weights(self):
-        """w_i of Eq. 1 (scales,): what each scale counts; they sum to 1."""
+        """w_i of Eq. 1 (scales,): the weight of each scale; they sum to 1."""
         return self.scale_logits.softmax(-1)
 
     def forward(self, states, mask):
         """states (B, L, D), zero where mask (B, L) is False -> the same."""
         across = states.transpose(1, 2)
-        found = sum(weight * scale(across) for weight, scale in zip(self.weights, self.scales, strict=True))
-        found = found.transpose(1, 2)
-        found = found if self.gate is None else states + self.gate * found
-        return found * mask.unsqueeze(-1)
+        mixed = sum(weight * scale(across) for weight, scale in zip(self.weights, self.scales, strict=True))
+        mixed = mixed.transpose(1, 2)
+        mixed = mixed if self.gate is None else states + self.gate * mixed
+        return mixed * mask.unsqueeze(-1)
 
 
 class ESVAModel(EmotionModel):
@@ -196,15 +197,15 @@ class ESVAModel(EmotionModel):
             init.constant_(module.queue_clips, -1)
 
     def idle_branches(self, media):
-        """A zero tied to the branches that this batch leaves without work (see `idle`)."""
+        """A zero connected to the branches that this batch does not use (see `idle`)."""
         video, audio = media.video, media.audio
         towers = {"vision_tower": video, "face_tower": video, "motion_tower": video, "audio_tower": audio}
         parts = {name: module for name, module in self.named_children() if name != "language_model"}
-        # Parts other than towers are small, and tied always.
+        # Parts other than towers are small, and always connected.
         return idle(*(module for name, module in parts.items() if towers.get(name) is None))
 
     def tower_features(self, **inputs):
-        """As the trunk's, with `face_features` and `motion_features`: means of MAE's and VideoMAE's outputs."""
+        """The trunk's, with `face_features` and `motion_features`: means of MAE's and VideoMAE's outputs."""
         inputs = super().tower_features(**inputs)
         if "pixel_values_faces" in inputs:
             faces = {name: inputs[name] for name in ("pixel_values_faces", "face_times")}
@@ -217,17 +218,17 @@ class ESVAModel(EmotionModel):
 
     @property
     def trained_dtype(self) -> torch.dtype:
-        """dtype of what stands behind the towers, which may be kept in another."""
+        """dtype of the modules after the towers, which can have another dtype."""
         return self.language_model.get_input_embeddings().weight.dtype
 
-    # What the towers make of picture and sound
+    # Features of picture and sound
 
     @can_return_tuple
     def get_video_features(
         self,
         pixel_values_videos: Tensor | None = None,  # (B, 1, 3, height, width), one frame of each clip
         video_times: Tensor | None = None,  # (B, 1) int64 ms, -1 for a clip without picture
-        video_features: Tensor | None = None,  # (B, 1, 1 + P, D), cached, in place of pixels
+        video_features: Tensor | None = None,  # (B, 1, 1 + P, D), cached, instead of pixels
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Tokens of the key frame (Emotion-LLaMA's global encoder): its merged patches, then its class token.
@@ -243,8 +244,7 @@ class ESVAModel(EmotionModel):
     def picture_tokens(self, states: Tensor) -> Tensor:
         """The vision tower's states (N, 1 + P, D) -> (N, P / patches_per_token + 1, H).
 
-        Patches that follow each other, row by row, become one token: four in a row, as in Emotion-LLaMA's code, and not
-        two by two.
+        Consecutive patches, row by row, become one token: four in a row, as in Emotion-LLaMA's code, not two by two.
         """
         merged = states[:, 1:].unflatten(1, (-1, self.config.patches_per_token)).flatten(2)
         return torch.cat([self.video_projector(merged), self.cls_projector(states[:, :1])], dim=1)
@@ -253,8 +253,8 @@ class ESVAModel(EmotionModel):
         self,
         pixel_values_faces: Tensor | None = None,  # (B, T, 3, height, width), face crops, else the whole frame
         face_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
-        face_features: Tensor | None = None,  # (B, T, D), cached, in place of pixels
-        face_found: Tensor | None = None,  # (B, T) bool, frames that show a face; decides `modalities` alone
+        face_features: Tensor | None = None,  # (B, T, D), cached, instead of pixels
+        face_found: Tensor | None = None,  # (B, T) bool, frames that show a face; used only for `modalities`
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """MAE's output for each frame's face; `pooler_output` (B, T, D) is its mean over patches, zero where padded."""
@@ -277,13 +277,13 @@ class ESVAModel(EmotionModel):
         self,
         pixel_values_faces: Tensor | None = None,  # (B, T, 3, height, width), as for `get_face_features`
         face_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
-        motion_features: Tensor | None = None,  # (B, M, D), cached, in place of pixels
+        motion_features: Tensor | None = None,  # (B, M, D), cached, instead of pixels
         **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """VideoMAE's output for the face's motion: sequences of 16 frames, of which every two make a step.
+        """VideoMAE's output for the face's motion: sequences of 16 frames, two frames per step.
 
-        A sequence that the clip does not fill repeats its last frame. `pooler_output` (B, M, D) is, for each step, the
-        mean over its patches, M = 8 for each begun sequence. Their times: `motion_times`.
+        A sequence that the clip does not fill repeats its last frame. `pooler_output` (B, M, D) is the mean over the
+        patches of each step, with 8 steps for each sequence started. Their times: `motion_times`.
         """
         if motion_features is not None:
             return BaseModelOutputWithPooling(pooler_output=motion_features.to(self.trained_dtype))
@@ -308,7 +308,7 @@ class ESVAModel(EmotionModel):
         )
 
     def motion_times(self, face_times: Tensor) -> Tensor:
-        """Times of VideoMAE's steps: the mean time of a step's frames, -1 for one that only repeats the last frame.
+        """Times of VideoMAE's steps: the mean time of a step's frames, -1 for a step that only repeats the last frame.
 
         face_times (B, T) int64 ms, -1 where padded -> (B, M) int64 ms.
         """
@@ -344,7 +344,7 @@ class ESVAModel(EmotionModel):
         audio_attention_mask: Tensor | None = None,  # (B, C), (B, C, frames) or (B, samples), True where real
         audio_times: Tensor | None = None,  # (B, C) int64 ms, start of each chunk, -1 where padded; not for a waveform
         *,
-        offsets: Tensor | None = None,  # (B,) int64 ms, by which each sound is moved; None: it stays
+        offsets: Tensor | None = None,  # (B,) int64 ms, by which each sound is shifted; None: not at all
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Tokens of a batch's sound; `pooler_output` is B tensors (audio_tokens, H), (0, H) for a clip without."""
@@ -364,13 +364,13 @@ class ESVAModel(EmotionModel):
         )
 
     def voice_tokens(self, states: Tensor, times: Tensor, ends: Tensor, offsets: Tensor | None = None) -> list[Tensor]:
-        """Frames pooled into tokens: means over equal parts of the clip, after the sound was moved.
+        """Frames pooled into tokens: means over equal parts of the clip, after the sound was shifted.
 
         Args:
             states: (B, L, D).
             times: (B, L) int64 ms, -1 where there is no sound.
             ends: (B,) int64 ms, the clip's last frame of sound or picture.
-            offsets: (B,) int64 ms. A frame that is moved before the start or behind the end is left out.
+            offsets: (B,) int64 ms. A frame that is shifted before the start or past the end is left out.
 
         Returns:
             B tensors (audio_tokens, H), (0, H) for a clip without sound; a part without any frame is projected from
@@ -389,7 +389,7 @@ class ESVAModel(EmotionModel):
     # The clip
 
     def encode_media(self, **inputs) -> ESVAMediaTokens:
-        """As the trunk's, with sound and picture aligned before the sound becomes tokens."""
+        """The trunk's, with sound and picture aligned before the sound becomes tokens."""
         present = self.present_modalities(inputs)
         faces, motion, visual = self.visual_tokens(inputs, present)
         audio = voice = alignment = None
@@ -463,7 +463,7 @@ class ESVAModel(EmotionModel):
     # Absent modalities
 
     def zero_picture(self) -> dict[str, Tensor]:
-        """What the model makes of zeros in place of each visual tower's output: name -> (n, H)."""
+        """The tokens for zeros instead of each visual tower's output: name -> (n, H)."""
         config = self.config
         weight = self.get_input_embeddings().weight
         tokens = {}
@@ -477,7 +477,7 @@ class ESVAModel(EmotionModel):
         return tokens
 
     def zero_tokens(self, name: str) -> Tensor:
-        """What stands for an absent `"video"` or `"audio"`: (n, H)."""
+        """The tokens used for an absent `"video"` or `"audio"`: (n, H)."""
         weight = self.get_input_embeddings().weight
         if name == "video":
             zeros = self.zero_picture()
@@ -487,7 +487,7 @@ class ESVAModel(EmotionModel):
         return self.audio_projector(weight.new_zeros(self.config.audio_tokens, self.config.audio_config.hidden_size))
 
     def embed(self, input_ids, media=None):
-        """As the trunk's. A row with placeholders of a modality that its clip lacks gets the tokens of zero features:
+        """The trunk's. A row with placeholders of a modality that its clip lacks gets the tokens of zero features:
         `missing_modality="zero_feature"`."""
         if self.config.missing_modality == "drop":
             return super().embed(input_ids, media)
@@ -503,7 +503,7 @@ class ESVAModel(EmotionModel):
 
 
 class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
-    """ESVA as a generating model: the class that every Auto class gives for an ESVA folder."""
+    """ESVA as a generating model: the class that every Auto class returns for an ESVA folder."""
 
     config: ESVAConfig
     model_class = ESVAModel
@@ -513,12 +513,12 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
     def loss_parts(
         self, media: ESVAMediaTokens, emotion_ids: Tensor | None = None, clip_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """L_align, L_contrast and the controller's loss of a batch: name -> (), those that the batch can give.
+        """L_align, L_contrast and the controller's loss of a batch: name -> (), those that can be computed.
 
         Args:
             media: what `encode_media` returned.
-            emotion_ids: (B,) int64, the emotion of each clip by number; -1 or `None` where it is not known.
-            clip_ids: (B,) int64, each clip by number; -1 or `None` where it is not known.
+            emotion_ids: (B,) int64, the number of each clip's emotion; -1 or `None` where it is not known.
+            clip_ids: (B,) int64, the number of each clip; -1 or `None` where it is not known.
         """
         terms = {}
         alignment = media.alignment
@@ -532,7 +532,7 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
         head = getattr(self.model, "contrast_head", None)
         if head is not None and (emotion_ids is not None or head.gathers):
             voice = media.voice
-            if voice is None or emotion_ids is None:  # this process has nothing to give, and others wait for it
+            if voice is None or emotion_ids is None:  # this process has no rows, but others wait for it
                 weight = self.get_input_embeddings().weight
                 voice = weight.new_zeros(0, self.config.audio_config.hidden_size)
                 emotion_ids = clip_ids = torch.zeros(0, dtype=torch.long, device=weight.device)
@@ -549,8 +549,8 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
         outputs,
         logits,
         labels,
-        emotion_ids: Tensor | None = None,  # (B,) int64, each clip's emotion by number (Eq. 2), -1 where unknown
-        clip_ids: Tensor | None = None,  # (B,) int64, each clip by number: met again, it is no positive of itself
+        emotion_ids: Tensor | None = None,  # (B,) int64, number of each clip's emotion (Eq. 2), -1 where unknown
+        clip_ids: Tensor | None = None,  # (B,) int64, number of each clip, so that it is not a positive of itself
         **kwargs,
     ) -> dict:
         """The combined loss of 3.5."""
@@ -560,8 +560,8 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
         emotion = super().losses(outputs, logits, labels, **kwargs)["loss"]
         terms = {} if outputs.media is None else self.loss_parts(outputs.media, emotion_ids, clip_ids)
         loss = self.config.emotion_weight * emotion
-        # Trainer sums the language model's loss over the batches of a step and divides by all their tokens; what is a
-        # mean over clips is counted by the same share.
+        # Trainer sums the language model's loss over the batches of a step and divides by all their tokens; means over
+        # clips are weighted by the same share.
         total = kwargs.get("num_items_in_batch")
         share = 1.0 if total is None else (labels != -100).sum() / total
         weights = {"align": 1.0, "contrast": self.config.contrast_weight, "controller": 1.0}
@@ -573,7 +573,7 @@ class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
         return {**fields, "loss": loss, "loss_terms": detached}
 
 
-# Its own files travel with whatever is saved, so that a folder loads without this package.
+# The source files are saved with the model, so that a folder loads without this package.
 ESVAForConditionalGeneration.register_for_auto_class("AutoModel")
 
 __all__ = ["ESVAForConditionalGeneration", "ESVAModel"]
