@@ -373,7 +373,7 @@ def test_an_image_qformer_without_text_is_left_out_with_its_reason():
         (imagebind, lambda: PeerImageBind().state_dict_of_file(), "blocks.1.norm_2.bias", "lacks 1 tensors"),
         (imagebind, lambda: PeerImageBind().state_dict_of_file(), "rgbt_stem.proj", "not an ImageBind audio tower"),
         (eva, lambda: PeerEva().state_dict(), "blocks.0.attn.v_bias", "no blocks.0.attn.v_bias"),
-        (eva, lambda: PeerEva().state_dict(), "ln_vision", "hold no ln_vision"),
+        (eva, lambda: PeerEva().state_dict(), "ln_vision", "do not contain ln_vision"),
         (videollama, videollama_state_dict, "video_query_tokens", "only one of the Q-Former and the queries"),
         (videollama, videollama_state_dict, "video_Qformer.bert.encoder.layer.1.output_query", "lacks 4 tensors"),
     ],

@@ -398,7 +398,7 @@ def test_a_humanomni_folder_of_an_unknown_projector_is_refused(tmp_path, capsys)
 
 
 def test_a_tensor_without_a_place_or_a_reason_is_refused():
-    with pytest.raises(ConversionError, match=r"holds odd\.weight, which has no place"):
+    with pytest.raises(ConversionError, match=r"contains odd\.weight, which has no place"):
         rename_all({"odd.weight": torch.zeros(1)}, {r"even\.weight": "even"}, {}, "the checkpoint")
 
 
@@ -409,7 +409,7 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path, capsys):
     assert "this is a checkpoint of Emotion-LLaMA" in capsys.readouterr().err
     save_file({"head.weight": noise(2, 2)}, tmp_path / "file.safetensors")
     assert main(["convert", "emotion-llama", *arguments]) == 2
-    assert "no model known here (its tensors are head.weight, ...); a checkpoint of Emotion-LLaMA is accepted" in (
+    assert "not a known model (its tensors are head.weight, ...); a checkpoint of Emotion-LLaMA is accepted" in (
         capsys.readouterr().err
     )
     assert not (tmp_path / "out").exists()

@@ -711,7 +711,7 @@ def test_what_was_changed_or_left_out_is_said(tmp_path):
         source: read(source, write(tmp_path / source, SAMPLES[source][0]), **SAMPLES[source][1]).notes
         for source in SAMPLES
     }
-    assert any("another class for 1 clips" in note for note in notes["merr_coarse"])
+    assert any("different classes for 1 clips" in note for note in notes["merr_coarse"])
     assert any("1 clips have an empty list of words" in note for note in notes["mer_caption_plus"])
     assert any("1 of 2 clips are not in subtitle_chieng.csv" in note for note in notes["mer_caption_plus"])
     assert any("fru 1" in note for note in notes["iemocap"])

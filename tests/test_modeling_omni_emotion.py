@@ -551,7 +551,10 @@ def test_parts_that_do_not_fit_are_refused_in_one_sentence(folders):
     [
         ({"face_grid": 17}, "face_grid is 17; accepted are 1 to 16"),
         ({"audio_config": {"model_type": "hubert"}}, "'hubert'; 'whisper' is accepted"),
-        ({"fusion": "frame_cross_attention", "fusion_attention_heads": 7}, "no multiple of fusion_attention_heads 7"),
+        (
+            {"fusion": "frame_cross_attention", "fusion_attention_heads": 7},
+            "not a multiple of fusion_attention_heads 7",
+        ),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(fields, message):

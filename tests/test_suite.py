@@ -329,7 +329,7 @@ def test_export_writes_what_build_reads_again(tmp_path, capsys):
         ("[1]", "a list of objects"),
         ('[{"video": "a.mp4"}]', "neither 'conversations' nor 'messages'"),
         ('[{"conversations": [{"from": "gpt", "value": "x"}], "video": "a"}]', "no turn of human or user"),
-        ('[{"conversations": [{"from": "human", "value": "x"}]}]', "names no video"),
+        ('[{"conversations": [{"from": "human", "value": "x"}]}]', "neither a video nor an audio file"),
         ('[{"conversations": [{"from": "human", "value": "x"}], "videos": ["a", "b"]}]', "names 2 files"),
         ("[", "not JSON"),
         ("[" * 100_000, "not JSON"),

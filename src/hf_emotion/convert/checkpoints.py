@@ -1,8 +1,8 @@
-"""Reading the peers' checkpoints and writing ours: what the three conversion scripts share.
+"""Reading other projects' checkpoints and writing ours: code shared by the conversion scripts.
 
-The peers publish `.pth` files, which are pickles: reading one can run any code its author put in. The scripts refuse
-them unless `--allow-pickle` is given, and even then read with `weights_only=True`, which admits tensors and plain
-containers only. What they write is safetensors, a `config.json` and `conversion_report.json`.
+Other projects publish `.pth` files, which are pickles: reading one can run arbitrary code. The scripts refuse them
+unless `--allow-pickle` is given, and even then read with `weights_only=True`, which allows tensors and plain containers
+only. They write safetensors, a `config.json` and `conversion_report.json`.
 """
 
 import json
@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from hf_emotion.data.files import replacing
 from hf_emotion.modeling.parts import PartsReport
 
-# Names under which the peers' runners wrap a model's tensors.
+# Keys under which other projects' training scripts save a model's tensors.
 WRAPPERS = ("model", "state_dict", "module", "state_dict_backbone")
 
-# Published models, and a pattern for each tensor that a checkpoint of it must have. The first that fits is taken.
+# Published models, and patterns of tensor names that a checkpoint of each must have. The first match is used.
 SIGNATURES = {
     "HumanOmni": (r"model\.bert_gate\.", r"model\.mm_projector\."),
     "AffectGPT": (r"(affectgpt|multi_llama|face_llama|video_llama)_proj\.|multi_video_embs\.",),
@@ -35,7 +35,7 @@ SIGNATURES = {
 }
 
 
-# Where the released models come from, and under which terms their weights stand; for the card of what is made of them.
+# Sources of the released models and the terms of their weights, for the cards of converted models.
 ORIGINS = {
     "AffectGPT": {"source": "zeroQiaoba/AffectGPT", "license": "non-commercial"},
     "Emotion-LLaMA": {"source": "ZebangCheng/Emotion-LLaMA", "license": "research-only"},
@@ -44,7 +44,7 @@ ORIGINS = {
 
 
 class ConversionError(ValueError):
-    """A checkpoint that cannot be read, or does not hold what it should."""
+    """A checkpoint that cannot be read, or does not contain what it should."""
 
 
 def read_checkpoint(path, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
@@ -55,7 +55,7 @@ def read_checkpoint(path, allow_pickle: bool = False) -> dict[str, torch.Tensor]
         allow_pickle: consent to unpickling; it stays restricted to tensors and plain containers.
 
     Raises:
-        ConversionError: no such file, a pickle without consent, or a pickle that holds more than tensors and plain
+        ConversionError: no such file, a pickle without consent, or a pickle that contains more than tensors and plain
             containers.
     """
     path = Path(path)
@@ -65,8 +65,8 @@ def read_checkpoint(path, allow_pickle: bool = False) -> dict[str, torch.Tensor]
         return load_file(path)
     if not allow_pickle:
         raise ConversionError(
-            f"{path} is a pickle, and reading a pickle can run any code its author put in; if you trust where it came "
-            f"from, pass --allow-pickle (it is then read with weights_only=True)"
+            f"{path} is a pickle, and reading a pickle can run arbitrary code; if you trust its source, pass "
+            f"--allow-pickle (it is then read with weights_only=True)"
         )
     try:
         # Files older than torch 1.6 are not zip archives and cannot be mapped into memory.
@@ -84,7 +84,7 @@ def read_checkpoint(path, allow_pickle: bool = False) -> dict[str, torch.Tensor]
 
 
 def read_checkpoints(paths, allow_pickle: bool = False) -> dict[str, torch.Tensor]:
-    """Several files as one: where two hold the same name, the later one is taken (a later training stage)."""
+    """Several files as one: if two contain the same name, the later one is used (a later training stage)."""
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         tensors.update(read_checkpoint(path, allow_pickle))
@@ -92,7 +92,7 @@ def read_checkpoints(paths, allow_pickle: bool = False) -> dict[str, torch.Tenso
 
 
 def convert_files(files) -> tuple[list[Path], Path]:
-    """The weights among `files`, of which one may be a published folder, and the folder that they lie in.
+    """The weight files among `files`, or in `files` if it is one published folder, and the folder they are in.
 
     Raises:
         ConversionError: no such file, or a folder without weights.
@@ -100,15 +100,15 @@ def convert_files(files) -> tuple[list[Path], Path]:
     files = [Path(file) for file in files]
     if len(files) == 1 and files[0].is_dir():
         folder = files[0]
-        found = sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pth")])
-        if not found:
-            raise ConversionError(f"{folder} holds no weights; .safetensors, .bin or .pth are accepted")
-        return found, folder
+        weights = sorted(folder.glob("*.safetensors")) or sorted([*folder.glob("*.bin"), *folder.glob("*.pth")])
+        if not weights:
+            raise ConversionError(f"{folder} contains no weights; .safetensors, .bin or .pth are accepted")
+        return weights, folder
     return files, files[0].parent
 
 
 def recognise(names) -> str | None:
-    """The published model that tensors of these names belong to; `None` for an unknown one."""
+    """The published model that tensors with these names belong to; `None` for an unknown one."""
     for model, patterns in SIGNATURES.items():
         if all(any(re.match(pattern, name) for name in names) for pattern in patterns):
             return model
@@ -116,37 +116,37 @@ def recognise(names) -> str | None:
 
 
 def check_is(state_dict: dict[str, torch.Tensor], accepted: str) -> None:
-    """Refuse a checkpoint of another model than `accepted`, a key of `SIGNATURES`.
+    """Refuse a checkpoint of a model other than `accepted`, a key of `SIGNATURES`.
 
     Raises:
         ConversionError: names the model that the checkpoint belongs to, or some of its tensors.
     """
-    found = recognise(state_dict)
-    if found != accepted:
+    model = recognise(state_dict)
+    if model != accepted:
         some = ", ".join(sorted(state_dict)[:3])
-        what = f"a checkpoint of {found}" if found else f"no model known here (its tensors are {some}, ...)"
+        what = f"a checkpoint of {model}" if model else f"not a known model (its tensors are {some}, ...)"
         raise ConversionError(f"this is {what}; a checkpoint of {accepted} is accepted")
 
 
 def refuse_others(state_dict: dict[str, torch.Tensor], *accepted: str) -> None:
-    """Refuse a checkpoint that is known to be of another model than `accepted`; an unknown one passes.
+    """Refuse a checkpoint that is recognised as a model other than `accepted`; an unknown one passes.
 
     Raises:
         ConversionError: names the model that the checkpoint belongs to.
     """
-    found = recognise(state_dict)
-    if found is not None and found not in accepted:
-        raise ConversionError(f"this is a checkpoint of {found}; one of {' or '.join(accepted)} is accepted")
+    model = recognise(state_dict)
+    if model is not None and model not in accepted:
+        raise ConversionError(f"this is a checkpoint of {model}; one of {' or '.join(accepted)} is accepted")
 
 
 def rename_all(
     state_dict: dict[str, torch.Tensor], table: dict[str, str | None], reasons: dict[str, str], what: str
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Rename every tensor by a table; a tensor that is in no table is an error.
+    """Rename every tensor by a table; a tensor that is in neither table is an error.
 
     Args:
         table: pattern of a whole name -> the new name, with references to the pattern's groups.
-        reasons: pattern of a whole name -> why such a tensor is left out; looked at first.
+        reasons: pattern of a whole name -> why such a tensor is left out; checked first.
         what: the checkpoint, for the message.
 
     Returns:
@@ -163,13 +163,15 @@ def rename_all(
             continue
         pattern = next((pattern for pattern in table if re.fullmatch(pattern, name)), None)
         if pattern is None:
-            raise ConversionError(f"{what} holds {name}, which has no place in the model and no reason to be left out")
+            raise ConversionError(
+                f"{what} contains {name}, which has no place in the model and is not known to be unused"
+            )
         tensors[re.sub(pattern, table[pattern], name)] = tensor
     return tensors, ignored
 
 
 def check_against(model: torch.nn.Module, tensors: dict[str, torch.Tensor], what: str):
-    """Strict load, on names and shapes alone: `model` may lie on the meta device.
+    """Strict load, of names and shapes only: `model` can be on the meta device.
 
     Raises:
         ConversionError: a tensor is missing, has no place, or has another shape.
@@ -180,14 +182,14 @@ def check_against(model: torch.nn.Module, tensors: dict[str, torch.Tensor], what
     if missing:
         raise ConversionError(f"{what} lacks {len(missing)} tensors, among them {missing[0]}")
     if unexpected:
-        raise ConversionError(f"{what} holds {len(unexpected)} tensors without a place, among them {unexpected[0]}")
+        raise ConversionError(f"{what} has {len(unexpected)} tensors without a place, among them {unexpected[0]}")
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise ConversionError(f"{what}: {name} has shape {tuple(tensors[name].shape)}, expected {shape}")
 
 
 def new_report(tensors: dict[str, torch.Tensor], ignored: dict[str, str]) -> PartsReport:
-    """A report over converted tensors; the peers' names that were left out come with their reasons."""
+    """A report on converted tensors, with the original names of those left out and the reasons."""
     report = PartsReport(ignored=ignored)
     report.loaded = dict.fromkeys(tensors, "the checkpoint")
     report.parameters = {name: tensor.numel() for name, tensor in tensors.items()}
@@ -198,33 +200,35 @@ def write_folder(output, tensors: dict[str, torch.Tensor], config: dict, report:
     """Write `model.safetensors`, `config.json` and `conversion_report.json`, all of them or nothing.
 
     Args:
-        output: folder to make; an existing one must be empty.
+        output: folder to create; an existing one must be empty.
         adapter: (tensors, config) of a PEFT adapter, written to the folder `adapter` inside.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConversionError(f"{output} exists and is not an empty folder; give a new one")
+        raise ConversionError(f"{output} exists and is not an empty folder; pass a new one")
     with replacing(output, overwrite=False) as partial:
         partial.mkdir()
         if tensors:
-            save_file(own_memory(tensors), partial / "model.safetensors", metadata={"format": "pt"})
+            save_file(without_shared_memory(tensors), partial / "model.safetensors", metadata={"format": "pt"})
         write_json(partial / "config.json", config)
         write_json(partial / "conversion_report.json", report.to_dict())
         if adapter is not None:
             (partial / "adapter").mkdir()
-            save_file(own_memory(adapter[0]), partial / "adapter" / "adapter_model.safetensors", {"format": "pt"})
+            save_file(
+                without_shared_memory(adapter[0]), partial / "adapter" / "adapter_model.safetensors", {"format": "pt"}
+            )
             write_json(partial / "adapter" / "adapter_config.json", adapter[1])
 
 
-def own_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """safetensors wants contiguous tensors that share no memory."""
-    seen: set[int] = set()
-    owned = {}
+def without_shared_memory(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors that share no memory, as safetensors requires."""
+    pointers: set[int] = set()
+    separate = {}
     for name, tensor in tensors.items():
         tensor = tensor.contiguous()
-        owned[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
-        seen.add(tensor.untyped_storage().data_ptr())
-    return owned
+        separate[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in pointers else tensor
+        pointers.add(tensor.untyped_storage().data_ptr())
+    return separate
 
 
 def write_json(path: Path, content: dict):

@@ -5,8 +5,8 @@ reads.
     hf-emotion init affectgpt --output affectgpt --parts affectgpt=affectgpt-parts \\
         text=Qwen/Qwen2.5-7B-Instruct vision=openai/clip-vit-large-patch14 audio=TencentGameMate/chinese-hubert-large
 
-Both years' code builds the same model. Converted is its released best setup, attention in all three fusions; a
-checkpoint with a Q-Former in a fusion is refused by its first tensor.
+Both years' code builds the same model. The released best setup, attention in all three fusions, is supported; a
+checkpoint with a Q-Former in a fusion is refused.
 """
 
 import torch
@@ -28,7 +28,7 @@ TABLE = {
     ),
 }
 REASONS = {
-    r"image_llama_proj\..+": "the projector of single pictures, which the prompts for clips do not use",
+    r"image_llama_proj\..+": "the projector of single images, which the prompts for clips do not use",
     r"llama_model\.(?!.*lora_).+": "Qwen2.5's own, which comes from its own checkpoint (text=)",
     r"(visual_encoder|acoustic_encoder)\..+": "an encoder's own, which comes from its own checkpoint",
 }
@@ -48,7 +48,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, t
 
 
 def convert(files, output, allow_pickle: bool = False) -> PartsReport:
-    """Write the folder of parts; of several files the later one is taken."""
+    """Write the folder of parts; if several files have a tensor, the last one is used."""
     files, _ = convert_files(files)
     tensors, report, fields = convert_state_dict(read_checkpoints(files, allow_pickle))
     config = {"model_type": "affectgpt_parts", "lora_alpha": LORA_ALPHA, "origin": ORIGINS["AffectGPT"]}

@@ -5,10 +5,10 @@
         text=meta-llama/Llama-2-7b-chat-hf vision=Salesforce/instructblip-vicuna-7b \\
         audio=TencentGameMate/chinese-hubert-large
 
-The file holds what was trained: five projectors and LoRA weights of LLaMA-2's query and value projections, which the
+The file has the trained weights: five projectors and LoRA weights of LLaMA-2's query and value projections, which the
 second command adds to the language model. EVA ViT-g is the one in InstructBLIP. The MAE and VideoMAE whose features two
 of the projectors read were never published; the model gives these projectors zeros, as the authors advise, and the
-report says so. Emotion-LLaMA is ESVA without MSFE, alignment and contrast, so that is the class it becomes.
+report says so. Emotion-LLaMA is ESVA without MSFE, alignment and contrast, so it uses ESVA's class.
 """
 
 import torch
@@ -23,7 +23,7 @@ TABLE = {
     r"feats_llama_proj1\.(weight|bias)": r"model.face_projector.\1",
     r"feats_llama_proj2\.(weight|bias)": r"model.motion_projector.\1",
     r"feats_llama_proj3\.(weight|bias)": r"model.audio_projector.\1",
-    # peft 0.2 has no adapter's name in its keys, later ones have "default".
+    # peft 0.2 has no adapter name in its keys, later versions have "default".
     r"llama_model\.base_model\.model\.model\.(layers\..+)\.(lora_[AB])(?:\.default)?\.weight": (
         LORA + r"model.language_model.\1.\2.weight"
     ),
@@ -61,7 +61,7 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, t
 
 
 def convert(files, output, allow_pickle: bool = False) -> PartsReport:
-    """Write the folder of parts; of several files the later one is taken (a later stage)."""
+    """Write the folder of parts; if several files have a tensor, the last one is used (a later stage)."""
     files, _ = convert_files(files)
     tensors, report, fields = convert_state_dict(read_checkpoints(files, allow_pickle))
     config = {"model_type": "emotion_llama_parts", "lora_alpha": LORA_ALPHA, "processor": {"keyframe": "first"}}

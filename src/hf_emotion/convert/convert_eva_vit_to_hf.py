@@ -25,7 +25,7 @@ from hf_emotion.convert.checkpoints import (
 )
 from hf_emotion.modeling.parts import PartsReport
 
-# "eva_vit_g.pth" has 40 blocks; the peers take the output of the 39th.
+# "eva_vit_g.pth" has 40 blocks; the models that use it take the output of the 39th.
 BLOCKS_IN_FILE, BLOCKS_USED = 40, 39
 POST_LAYERNORM_EPS = 1e-5
 
@@ -45,7 +45,7 @@ RENAMES = [
 def rename(key: str) -> str | None:
     """EVA's name of a tensor -> transformers'; `None` for one that has no place.
 
-    `q_bias` and `v_bias` of a block both name the one bias they become: query, zero for the key, value.
+    `q_bias` and `v_bias` of a block both map to the one bias they become: query, zero for the key, value.
     """
     key = key.removeprefix("visual_encoder.")
     for pattern, replacement in RENAMES:
@@ -55,17 +55,17 @@ def rename(key: str) -> str | None:
 
 
 def reason(key: str) -> str:
-    """Why `rename` gives a tensor no place."""
+    """Why `rename` returns `None` for a tensor."""
     key = key.removeprefix("visual_encoder.")
     if re.match(r"(norm|fc_norm|head)\.", key):
-        return "EVA's own last norm and classifier; the peers end in ln_vision"
+        return "EVA's own last norm and classifier; the models that use it end in ln_vision"
     if key.split(".")[0] in ("Qformer", "query_tokens", "video_Qformer", "audio_Qformer"):
         return "the Q-Former's; convert_videollama_qformer_to_hf reads it"
     return "no part of the vision tower"
 
 
 def config_for(tensors: dict[str, torch.Tensor], num_attention_heads: int) -> InstructBlipVisionConfig:
-    """The configuration that renamed tensors fit; the number of heads is not written in them."""
+    """The configuration for renamed tensors, which do not contain the number of heads."""
     for name in (
         "embeddings.patch_embedding.weight",
         "embeddings.position_embedding",
@@ -93,7 +93,7 @@ def convert_state_dict(
     """EVA's tensors -> transformers', a report, and the configuration they fit.
 
     Raises:
-        ConversionError: the tower is not whole; most often `ln_vision` is in another file.
+        ConversionError: the tower is incomplete; most often `ln_vision` is in another file.
     """
     names = {key.removeprefix("visual_encoder."): key for key in state_dict}
     blocks = {int(found[1]) for name in names if (found := re.match(r"blocks\.(\d+)\.", name))}
@@ -104,7 +104,7 @@ def convert_state_dict(
     for name, key in names.items():
         block = re.match(r"blocks\.(\d+)\.", name)
         if block and int(block[1]) in unused:
-            ignored[key] = f"block {block[1]}: the peers take the output of the {BLOCKS_USED}th of {BLOCKS_IN_FILE}"
+            ignored[key] = f"block {block[1]}: the {BLOCKS_USED}th of {BLOCKS_IN_FILE} is the last one used"
         elif rename(key) is None:
             ignored[key] = reason(key)
         elif name.endswith(".q_bias"):
@@ -118,7 +118,7 @@ def convert_state_dict(
     config = config_for(tensors, num_attention_heads)
     if "post_layernorm.weight" not in tensors:
         raise ConversionError(
-            "the files hold no ln_vision, the tower's last LayerNorm; add the LAVIS file that has it, such as "
+            "the files do not contain ln_vision, the tower's last LayerNorm; add the LAVIS file that has it, such as "
             "blip2_pretrained_flant5xxl.pth or instruct_blip_vicuna7b_trimmed.pth"
         )
     with torch.device("meta"):
@@ -132,7 +132,7 @@ def convert_state_dict(
 
 
 def convert(files, output, allow_pickle: bool = False, num_attention_heads: int = 16) -> PartsReport:
-    """Write the folder of the EVA vision tower; of tensors in several files the later file counts."""
+    """Write the folder of the EVA vision tower; if several files have a tensor, the last one is used."""
     tensors, report, config = convert_state_dict(read_checkpoints(files, allow_pickle), num_attention_heads)
     write_folder(output, tensors, config.to_dict(), report)
     return report

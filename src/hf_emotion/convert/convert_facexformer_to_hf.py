@@ -41,7 +41,7 @@ RENAMES = [
     (r"linear_c\.(\d+)\.proj\.(weight|bias)", r"fusion.projections.\1.\2"),
     (r"linear_fuse\.weight", "fusion.fuse.weight"),
 ]
-# Put in front of every name by the wrapper for several GPUs.
+# The wrapper for several GPUs adds this prefix to every name.
 PREFIX = "module."
 QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -51,7 +51,7 @@ def rename(key: str) -> str | None:
     key = key.removeprefix(PREFIX)
     position = re.match(r"backbone\.0\.(\d+)\.", key)
     number = int(position[1]) if position else 0
-    # Stage i stands at 2i + 1, and the merging behind it at 2i + 2.
+    # Stage i is at 2i + 1, and the merging after it at 2i + 2.
     layer = f"backbone.encoder.layers.{(number - 1) // 2}"
     for pattern, replacement in RENAMES:
         if ("{stage}" in pattern and number % 2 == 0) or ("{merging}" in pattern and number % 2 == 1):
@@ -63,16 +63,16 @@ def rename(key: str) -> str | None:
 
 
 def reason(key: str) -> str:
-    """Why `rename` gives a tensor no place."""
+    """Why `rename` returns `None` for a tensor."""
     if key.endswith("relative_position_index"):
-        return "a table of offsets, made anew"
+        return "a table of offsets, computed again"
     if "face_decoder." in key or "pe_layer." in key:
         return "the decoder, which Omni-Emotion does not use"
     return "no part of the encoder"
 
 
 def config_for(tensors: dict[str, torch.Tensor], image_size: int, head_size: int) -> FaceXFormerConfig:
-    """The configuration that renamed tensors fit; picture size and width of a head are not written in them."""
+    """The configuration for renamed tensors, which do not contain the image size or the width of a head."""
     for name in ("backbone.embeddings.patch_embeddings.projection.weight", "fusion.fuse.weight"):
         if name not in tensors:
             raise ConversionError(f"the checkpoint lacks {name}, so it is not a FaceXFormer encoder")
@@ -84,7 +84,7 @@ def config_for(tensors: dict[str, torch.Tensor], image_size: int, head_size: int
             depths[int(found[1])] = max(depths.get(int(found[1]), 0), int(found[2]) + 1)
     table = next((t for name, t in tensors.items() if name.endswith("relative_position_bias_table")), None)
     if table is None or sorted(depths) != list(range(len(depths))):
-        raise ConversionError("the checkpoint's Swin Transformer is not whole")
+        raise ConversionError("the checkpoint's Swin Transformer is incomplete")
     return FaceXFormerConfig(
         backbone_config={
             "model_type": "swin",
@@ -93,7 +93,7 @@ def config_for(tensors: dict[str, torch.Tensor], image_size: int, head_size: int
             "embed_dim": embed_dim,
             "depths": [depths[i] for i in range(len(depths))],
             "num_heads": [embed_dim * 2**i // head_size for i in range(len(depths))],
-            # The table holds one row for each offset in a window: (2 * window - 1) squared.
+            # The table has one row for each offset in a window: (2 * window - 1) squared.
             "window_size": (round(len(table) ** 0.5) + 1) // 2,
             "drop_path_rate": 0.0,
         },
@@ -109,11 +109,11 @@ def convert_state_dict(
 
     Args:
         state_dict: the checkpoint's.
-        image_size: pixels of a picture's side.
+        image_size: side of an image in pixels.
         head_size: width of an attention head; 32 in every published Swin.
 
     Raises:
-        ConversionError: the encoder is not whole.
+        ConversionError: the encoder is incomplete.
     """
     tensors = {}
     for key, tensor in state_dict.items():
@@ -133,7 +133,7 @@ def convert_state_dict(
 
 
 def convert(files, output, allow_pickle: bool = False, image_size: int = 224) -> PartsReport:
-    """Write the folder of FaceXFormer's encoder; of tensors in several files the later file counts."""
+    """Write the folder of FaceXFormer's encoder; if several files have a tensor, the last one is used."""
     tensors, report, config = convert_state_dict(read_checkpoints(files, allow_pickle), image_size)
     write_folder(output, tensors, config.to_dict(), report)
     return report

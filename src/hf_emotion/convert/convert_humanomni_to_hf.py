@@ -6,7 +6,7 @@
         instruction_tokenizer=google-bert/bert-base-uncased
 
 The first argument is the published folder: its `config.json` says which projector the weights are for. The authors load
-SigLIP and Whisper separately, so the second command names them; where a folder holds towers, those are used.
+SigLIP and Whisper separately, so the second command names them; if a folder contains towers, those are used.
 """
 
 import json
@@ -52,7 +52,7 @@ TABLE = {
 }
 REASONS = {
     r"model\.bert_model\.pooler\..+": "BERT's pooler; the gate reads the first token's last state",
-    r".+\.position_ids": "a table of consecutive numbers, made anew",
+    r".+\.position_ids": "a table of consecutive numbers, computed again",
     r".+\.rotary_emb\.inv_freq": "computed from the configuration",
     r"model\.feature_compressor\..+": "the frame compressor's projections, which the authors' code never calls",
     r"model\.vision_tower\.vision_tower\.vision_model\.head\..+": "SigLIP's pooling head; patches are read before it",

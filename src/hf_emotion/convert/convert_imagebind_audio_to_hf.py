@@ -1,6 +1,6 @@
 """`imagebind_huge.pth` -> a folder that `ImageBindAudioModel` loads.
 
-Of the six modalities only sound is kept. The weights are CC-BY-NC-SA 4.0: so is what this script makes of them.
+Of the six modalities only sound is kept. The weights are CC-BY-NC-SA 4.0, and so is the output of this script.
 
     hf-emotion convert imagebind-audio imagebind_huge.pth --allow-pickle --output imagebind
 """
@@ -40,7 +40,7 @@ LOGIT_SCALE = "modality_postprocessors.audio.1.log_logit_scale"
 
 
 def rename(key: str) -> str | None:
-    """ImageBind's name of a tensor -> ours; `None` for one that has no place. Video-LLaMA's prefix is understood."""
+    """ImageBind's name of a tensor -> ours; `None` for one that has no place. Video-LLaMA's prefix is accepted."""
     key = key.removeprefix("audio_encoder.")
     for pattern, replacement in RENAMES:
         if re.fullmatch(pattern, key):
@@ -49,7 +49,7 @@ def rename(key: str) -> str | None:
 
 
 def reason(key: str) -> str:
-    """Why `rename` gives a tensor no place."""
+    """Why `rename` returns `None` for a tensor."""
     key = key.removeprefix("audio_encoder.")
     if key == LOGIT_SCALE:
         return "kept in the configuration as logit_scale"

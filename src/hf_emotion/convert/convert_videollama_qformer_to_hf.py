@@ -26,7 +26,7 @@ from hf_emotion.convert.checkpoints import (
 )
 from hf_emotion.modeling.parts import PARTS_MODEL_TYPE, PartsReport
 
-# The peers' Q-Formers and where they lie in MicroEmo.
+# The original Q-Formers and their prefixes in MicroEmo.
 QFORMERS = {
     "Qformer.bert.": "image_qformer.qformer.",
     "video_Qformer.bert.": "video_qformer.global_qformer.qformer.",
@@ -46,7 +46,7 @@ RENAMES = {
 LORA = re.compile(r"llama_model\.base_model\.model\.model\.(layers\..+\.lora_[AB])(?:\.default)?\.weight")
 LORA_PREFIX = "base_model.model.model.language_model."
 
-NO_TEXT = "this image Q-Former has no text branch, so it cannot read timestamps; take InstructBLIP's or TimeChat's"
+NO_TEXT = "this image Q-Former has no text branch, so it cannot read timestamps; use InstructBLIP's or TimeChat's"
 REASONS = {
     "visual_encoder.": "the vision tower; convert_eva_vit_to_hf reads it",
     "ln_vision.": "the vision tower's last norm; convert_eva_vit_to_hf reads it",
@@ -60,10 +60,10 @@ REASONS = {
 
 
 def rename_qformer(key: str) -> str | None:
-    """A tensor of a peer's BERT (behind `..Qformer.bert.`) -> its name in transformers' Q-Formers.
+    """A tensor of the original BERT (after `..Qformer.bert.`) -> its name in transformers' Q-Formers.
 
-    The norm of the embeddings is `embeddings.layernorm` where the Q-Former reads text and `layernorm` where it does
-    not; this gives the first, and `rename` shortens it for the query-only ones.
+    The norm of the embeddings is `embeddings.layernorm` if the Q-Former reads text and `layernorm` if it does not; this
+    returns the first, and `rename` shortens it for the query-only ones.
     """
     if key.endswith("position_ids"):
         return None
@@ -74,7 +74,7 @@ def rename_qformer(key: str) -> str | None:
 def rename(key: str) -> str | None:
     """A tensor of Video-LLaMA or TimeChat -> its name in MicroEmo (without `model.`); `None` if it has no place.
 
-    LoRA weights get the name they have in a PEFT adapter of the whole model.
+    LoRA weights get their names in a PEFT adapter of the whole model.
     """
     if key in RENAMES:
         return RENAMES[key]
@@ -92,17 +92,17 @@ def rename(key: str) -> str | None:
 
 
 def reason(key: str) -> str:
-    """Why `rename` gives a tensor no place."""
+    """Why `rename` returns `None` for a tensor."""
     if key.endswith("position_ids"):
-        return "a table of consecutive numbers, made anew"
+        return "a table of consecutive numbers, computed again"
     if re.match(r"(video_|audio_)?Qformer\.cls\.", key):
-        return "BERT's language-modelling head, unused by the peers too"
+        return "BERT's language-modelling head, which the original models do not use either"
     prefix = next((prefix for prefix in REASONS if key.startswith(prefix)), None)
     return REASONS.get(prefix, "no part of MicroEmo")
 
 
 def qformer_config(tensors: dict[str, torch.Tensor], head_size: int) -> InstructBlipQFormerConfig | Blip2QFormerConfig:
-    """The configuration of a Q-Former from its tensors; the size of a head is not written in them."""
+    """The configuration of a Q-Former from its tensors, which do not contain the size of a head."""
     layers = {int(found[1]) for name in tensors if (found := re.match(r"encoder\.layer\.(\d+)\.", name))}
     crossed = sorted({int(n.split(".")[2]) for n in tensors if re.match(r"encoder\.layer\.\d+\.crossattention\.", n)})
     if not crossed:

@@ -14,7 +14,7 @@ from .configuration_emotion import EmotionConfig, TowerSpec, frame_rate_of
 class AcoustEmoConfig(EmotionConfig):
     """Configuration of `AcoustEmoModel` and `AcoustEmoForConditionalGeneration`.
 
-    The defaults are the paper's model as far as it is given; "a pre-trained Vision Transformer and an Image Q-Former"
+    The defaults are the paper's model as far as specified; "a pre-trained Vision Transformer and an Image Q-Former"
     (3.1) are read as those of Video-LLaMA, on which the paper's line builds.
 
     Args:
@@ -24,23 +24,23 @@ class AcoustEmoConfig(EmotionConfig):
             exclusively fine-tune the proposed Utterance-Aware Acoustic Q-Former, the projection layers, and the LoRA
             parameters" (4.1).
         audio_config: "a pre-trained acoustic encoder (e.g., ImageBind)" (3.2); HuBERT, wav2vec 2.0, WavLM or a Whisper
-            encoder serve as well.
-        audio_layers, audio_layer_reduction: layers of the audio tower whose states make F_A, and how they are joined;
-            `None` takes the last one. Paper silent.
+            encoder also work.
+        audio_layers, audio_layer_reduction: layers of the audio tower whose states give F_A, and how they are combined;
+            `None` takes the last one. Not specified in the paper.
         audio_frame_rate: f_s of Eq. 1 in Hz, frames per second of F_A. `None` takes the tower's own: 10 for
-            ImageBind's trunk, 50 for HuBERT and its kin at 16 kHz and for Whisper. Paper silent.
-        audio_frame_times: `"start"`: frame i reaches from i / f_s to (i + 1) / f_s, as in Eq. 1. `"middle"`, of 0.1.0,
+            ImageBind's trunk, 50 for HuBERT and similar towers at 16 kHz and for Whisper. Not specified in the paper.
+        audio_frame_times: `"start"`: frame i covers i / f_s to (i + 1) / f_s, as in Eq. 1. `"middle"`, as in 0.1.0,
             places a frame of ImageBind at the middle of its patch, where both roundings miss a frame at the edges.
-        num_audio_positions: size of the table of positions over F_A, interpolated for longer sound; 0 for none. Paper
-            silent.
+        num_audio_positions: size of the table of positions over F_A, interpolated for longer sound; 0 for none. Not
+            specified in the paper.
         acoustic_qformer_config, num_audio_query_tokens: "learnable queries Q in R^{K x d_model}, where K = 32 [...] and
             d_model = 768" (3.3). Eq. 2 is read as shorthand for Video-LLaMA's two-layer Q-Former.
         rounding: how an utterance's times become frames: `"outward"` takes every frame the utterance touches (floor
             of the start, ceiling of the end), `"paper"` is Eq. 1 as printed (ceiling of both). Either keeps at least
             one frame.
-        use_global: `False` is Table 2's "w/o Global" row: utterance tokens alone.
-        use_utterances: `False` is Table 2's "w/o Utterance-Aware A-QF": global tokens alone. The third row, fixed
-            windows of 2 s, is data: the processor's `window_seconds`.
+        use_global: `False` is Table 2's "w/o Global" row: utterance tokens only.
+        use_utterances: `False` is Table 2's "w/o Utterance-Aware A-QF": global tokens only. The third row, fixed
+            windows of 2 s, is set in the processor: `window_seconds`.
     """
 
     model_type = "acoustemo"
@@ -91,7 +91,7 @@ class AcoustEmoConfig(EmotionConfig):
         return {"video": video, "audio": self.num_audio_query_tokens * max(windows, 1)}
 
 
-# Its own files travel with whatever is saved, so that a folder loads without this package.
+# The source files are saved with the model, so that a folder loads without this package.
 AcoustEmoConfig.register_for_auto_class()
 
 __all__ = ["AcoustEmoConfig"]

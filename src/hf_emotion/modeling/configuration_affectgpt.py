@@ -31,11 +31,11 @@ class AffectGPTConfig(EmotionConfig):
     The defaults are the released "best setup": attention in all three fusions, one token each.
 
     Args:
-        vision_config, projection_dim: CLIP ViT-L/14, of which the projected picture embedding is read.
+        vision_config, projection_dim: CLIP ViT-L/14; its projected image embedding is used.
         audio_config, audio_layers: chinese-HuBERT-large; the mean of these hidden states, and over time.
         text_config: Qwen2.5-7B.
-        missing_modality: `"drop"`: what a clip lacks has no placeholder and no sentence, as in the authors' prompts for
-            fewer modalities.
+        missing_modality: `"drop"`: a modality that a clip lacks has no placeholder and no sentence, as in the authors'
+            prompts for fewer modalities.
     """
 
     model_type = "affectgpt"
@@ -71,7 +71,7 @@ class AffectGPTConfig(EmotionConfig):
         return {"video": 2, "audio": 1}
 
 
-# Its own files travel with whatever is saved, so that a folder loads without this package.
+# The source files are saved with the model, so that a folder loads without this package.
 AffectGPTConfig.register_for_auto_class()
 
 __all__ = ["AffectGPTConfig"]

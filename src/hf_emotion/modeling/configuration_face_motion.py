@@ -1,4 +1,4 @@
-"""Configuration of the landmark tower: a vision tower that reads the face mesh in place of pixels."""
+"""Configuration of the landmark tower: a vision tower that reads the face mesh instead of pixels."""
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -13,8 +13,8 @@ class FaceMotionConfig(PreTrainedConfig):
         intermediate_size: width inside the region's two layers.
         regions: landmark indices of each facial region, in the order of the processor's regions; a frame has one token
             for each. Indices from 468 on (the irises) are left out: the canonical face has none.
-        calm_share: the share of a clip's frames, those nearest to the canonical face, whose mean is the person's own
-            calm face.
+        calm_share: the share of a clip's frames, those nearest to the canonical face, whose mean is taken as the
+            person's calm face.
     """
 
     model_type = "face_motion"

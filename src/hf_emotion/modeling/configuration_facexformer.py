@@ -40,7 +40,7 @@ class FaceXFormerConfig(PreTrainedConfig):
 
     @property
     def grid(self) -> int:
-        """Rows, and columns, of the fused map: 56 at full size."""
+        """Number of rows, and of columns, of the fused map: 56 at full size."""
         return self.backbone_config.image_size // self.backbone_config.patch_size
 
     @property

@@ -33,12 +33,12 @@ class HumanOmniConfig(EmotionConfig):
     Args:
         vision_config: SigLIP.
         vision_feature_layer: hidden state of the vision tower that is projected.
-        stage_depth: blocks of each RegNet stage in the projector: 2 (`AllInOneSmall`) or 4 (`AllInOne`).
-        sampler_padding: of the convolution between the stages, in height and width: 0 (`AllInOneSmall`) or 1
-            (`AllInOne`); an even and an odd grid of patches are both halved, rounded up.
+        stage_depth: number of blocks in each RegNet stage of the projector: 2 (`AllInOneSmall`) or 4 (`AllInOne`).
+        sampler_padding: padding of the convolution between the stages, in height and width: 0 (`AllInOneSmall`) or 1
+            (`AllInOne`); both even and odd grids of patches are halved, rounded up.
         compress_frames: the 7B model's `SFDynamicCompressor`: all frames at half the grid, then every fourth frame,
-            from the second on, at the whole grid.
-        instruction_config: BERT, which reads the instruction and weighs the three branches by it.
+            from the second on, at the full grid.
+        instruction_config: BERT, which reads the instruction; the three branches are weighted by its output.
         gate_size: width of the gate's hidden layer; 3,584 in both sizes.
         audio_config: the encoder of Whisper-large-v3; `None` builds the model without sound.
         audio_pool_stride: three steps of 20 ms become one token.
@@ -85,7 +85,7 @@ class HumanOmniConfig(EmotionConfig):
 
     @property
     def vision_grid(self) -> int:
-        """Rows, and columns, of the vision tower's patches: 14 in the 0.5B models, 27 in the 7B."""
+        """Number of rows, and of columns, of the vision tower's patches: 14 in the 0.5B models, 27 in the 7B."""
         return self.vision_config.image_size // self.vision_config.patch_size
 
     @property
@@ -95,7 +95,7 @@ class HumanOmniConfig(EmotionConfig):
 
     @property
     def audio_tokens_per_chunk(self) -> int:
-        """Tokens of 30 s of sound, of which the rest may be silence: 500."""
+        """Number of tokens of 30 s of sound, padded with silence: 500."""
         return self.audio_config.max_source_positions // self.audio_pool_stride
 
     def validate_projector(self):
@@ -110,7 +110,7 @@ class HumanOmniConfig(EmotionConfig):
             raise ValueError(f"audio_config is of type {self.audio_config.model_type!r}; 'whisper' is accepted")
 
     def num_video_tokens(self, num_frames: int) -> int:
-        """Tokens of a clip of so many frames."""
+        """Number of tokens of a clip of `num_frames` frames."""
         if not self.compress_frames:
             return num_frames * self.tokens_per_frame
         side = ceil(self.vision_grid / 2)
@@ -123,7 +123,7 @@ class HumanOmniConfig(EmotionConfig):
         return {"video": self.num_video_tokens(num_frames), "audio": audio}
 
 
-# Its own files travel with whatever is saved, so that a folder loads without this package.
+# The source files are saved with the model, so that a folder loads without this package.
 HumanOmniConfig.register_for_auto_class()
 
 __all__ = ["HumanOmniConfig"]

@@ -13,12 +13,12 @@ class ImageBindAudioConfig(PreTrainedConfig):
         projection_dim: width of the space all ImageBind modalities share.
         num_mel_bins, num_frames: size of one chunk's log-mel spectrogram: 2 s of sound.
         patch_size, patch_stride: patches overlap: 16 x 16, every 10 bins and every 10 frames.
-        mel_window_ms, mel_hop_ms: analysis window and hop behind the spectrogram, in ms; with them the tower knows the
-            time of each of its steps.
-        layer_norm_eps: of the blocks and the head.
-        stem_layer_norm_eps: of the norm behind the patch embedding alone.
+        mel_window_ms, mel_hop_ms: analysis window and hop of the spectrogram, in ms; the times of the tower's steps are
+            computed from them.
+        layer_norm_eps: eps of the norms in the blocks and the head.
+        stem_layer_norm_eps: eps of the norm after the patch embedding.
         logit_scale: L2 norm of the pooled output; fixed at 20 for sound, never trained.
-        add_bias_kv: each attention has one more, learned, key and value.
+        add_bias_kv: each attention has one additional, learned key and value.
     """
 
     model_type = "imagebind_audio"
@@ -53,11 +53,11 @@ class ImageBindAudioConfig(PreTrainedConfig):
     def validate_sizes(self):
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
         if min(self.num_mel_bins, self.num_frames) < self.patch_size:
             raise ValueError(
-                f"a spectrogram of {self.num_mel_bins} bins x {self.num_frames} frames holds no patch of "
+                f"a spectrogram of {self.num_mel_bins} bins x {self.num_frames} frames is smaller than one patch of "
                 f"{self.patch_size} x {self.patch_size}"
             )
 

@@ -15,40 +15,41 @@ class MicroEmoConfig(EmotionConfig):
     """Configuration of `MicroEmoModel` and `MicroEmoForConditionalGeneration`.
 
     The defaults are the paper's model: `MicroEmoConfig()` describes EVA ViT-g/14, the InstructBLIP Q-Former, ImageBind
-    audio, the Video-LLaMA Q-Formers and LLaMA-2-7B. Any transformers vision, audio or causal language model may stand
-    in their place.
+    audio, the Video-LLaMA Q-Formers and LLaMA-2-7B. Any transformers vision, audio or causal language model can be used
+    instead.
 
     Args:
         vision_config: "ViT-G/14 from EVA-CLIP as the image encoder" (4.1).
-        vision_post_layernorm_eps: eps of the vision tower's last LayerNorm alone; 1e-5 in the LAVIS family of
-            checkpoints, where transformers' class has one eps for all. `None` leaves the tower as it is.
+        vision_post_layernorm_eps: eps of the vision tower's last LayerNorm only; 1e-5 in the LAVIS family of
+            checkpoints, where transformers' class has one eps for all. `None` leaves the tower unchanged.
         image_qformer_config: "the image Q-Former [is] initialized from InstructBLIP's checkpoint" (4.1).
         num_query_tokens: queries of the image Q-Former (InstructBLIP: 32).
         video_qformer_config, num_video_query_tokens: "the video Q-Former for vision and audio is initialized from
             Video-LLaMA's checkpoint" (4.1): 2 layers, 32 queries.
         num_frame_positions: size of the table of frame positions (Video-LLaMA: 32); clips with more frames interpolate
-            it. Paper silent on positions.
+            it. The paper does not mention positions.
         audio_config: "Imagebind as the audio encoder" (4.1); `None` builds the model without sound.
         audio_feature: `"pooled"` takes one vector per chunk of sound (ImageBind in Video-LLaMA), `"frames"` every time
             step of the tower (HuBERT, Whisper).
         audio_qformer_config, num_audio_query_tokens, num_audio_positions: Video-LLaMA's audio Q-Former, 8 queries over
             8 chunks.
-        audio_windows: `"clip"` hears the clip as a whole, as the paper does; `"utterances"` is AcoustEmo's branch in
+        audio_windows: `"clip"` reads the sound as a whole, as in the paper; `"utterances"` is AcoustEmo's branch in
             this model: one window for the clip and one for each utterance. It needs `audio_feature="frames"`.
         text_config: "LLaMA-2 (7B) as the language foundation model" (4.1).
         use_regions: `False` is Table 2's "w/o global-local AVE".
         use_utterances: `False` is Table 2's "w/o utterance-aware V-QF"; both `False` is "w/o all proposed modules".
-        region_attention_size, region_attention_heads: inner width and heads of the regional attention. Paper silent.
+        region_attention_size, region_attention_heads: inner width and heads of the regional attention. Not
+            specified in the paper.
         num_regions: facial regions, R of `video_region_masks`; 13 in the processor's table.
-        local_qformer: whether global and local features go through one image Q-Former or two. The paper speaks of "the
-            image Q-Former" (3.2), so `"shared"`.
-        local_fusion: how "the global and local results are fused" (3.2); paper silent on the operator. `"gate"` is a
-            learnable weight per channel, `"sum"` adds, `"concat"` joins both and projects.
-        local_gate_init: start of the gate; 0 starts training from the model without the local branch.
-        local_dynamics: adds the change of the local result from frame to frame, through a gate of its own ("local
-            facial features of temporal dynamics", 1). Paper silent on how; off by default.
+        local_qformer: whether global and local features go through one image Q-Former or two. The paper says "the image
+            Q-Former" (3.2), so `"shared"`.
+        local_fusion: how "the global and local results are fused" (3.2); the paper does not name the operator. `"gate"`
+            is a learnable weight per channel, `"sum"` adds, `"concat"` concatenates both and projects.
+        local_gate_init: initial value of the gate; with 0 training starts from the model without the local branch.
+        local_dynamics: add the change of the local result from frame to frame, through a separate gate ("local facial
+            features of temporal dynamics", 1). The paper does not say how; off by default.
         share_video_qformers: one set of weights for the utterance-aware and the global video Q-Former. The paper has
-            "a global video Q-Former" beside the utterance-aware one (3.3), so `False`.
+            "a global video Q-Former" in addition to the utterance-aware one (3.3), so `False`.
     """
 
     model_type = "microemo"
@@ -101,7 +102,7 @@ class MicroEmoConfig(EmotionConfig):
 
     @property
     def audio_width(self) -> int:
-        """Width of what the audio tower hands to the audio Q-Former."""
+        """Width of the audio tower's output, as read by the audio Q-Former."""
         pooled_width = getattr(self.audio_config, "projection_dim", self.audio_config.hidden_size)
         return pooled_width if self.audio_feature == "pooled" else self.audio_config.hidden_size
 
@@ -114,7 +115,7 @@ class MicroEmoConfig(EmotionConfig):
         return {"video": self.num_video_query_tokens * windows, "audio": audio}
 
 
-# Its own files travel with whatever is saved, so that a folder loads without this package.
+# The source files are saved with the model, so that a folder loads without this package.
 MicroEmoConfig.register_for_auto_class()
 
 __all__ = ["MicroEmoConfig"]

@@ -1,4 +1,4 @@
-"""Configuration of the voice tower: an audio tower that reads pitch, energy, tilt and rate in place of spectra."""
+"""Configuration of the voice tower: an audio tower that reads pitch, energy, tilt and rate instead of spectra."""
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -9,8 +9,8 @@ class VoiceProsodyConfig(PreTrainedConfig):
     """Configuration of `VoiceProsodyModel`.
 
     Args:
-        num_channels: cues of a frame that the feature extractor gives.
-        frame_rate: frames a second, Hz.
+        num_channels: number of cues per frame from the feature extractor.
+        frame_rate: frames per second, Hz.
         hidden_size: D, width of a frame's state.
         intermediate_size: width inside.
     """

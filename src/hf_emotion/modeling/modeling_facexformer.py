@@ -1,9 +1,9 @@
 """FaceXFormer's encoder (arXiv 2403.12960): a face -> one fused map of four scales.
 
-Swin-B, the features of its four stages before each is merged into the next, one linear layer a stage, bilinear
-resizing to the finest grid, and a 1 x 1 convolution over all of them. What differs from the original: only the encoder
-is here (its decoder with the task heads is not used by Omni-Emotion), nothing is kept on the module between calls, and
-the backbone is transformers' `SwinModel`. `SwinBackbone` would not do: it puts a LayerNorm behind each stage.
+Swin-B, the features of its four stages before each is merged into the next, one linear layer per stage, bilinear
+resizing to the finest grid, and a 1 x 1 convolution over all of them. Differences from the original: only the encoder
+is implemented (Omni-Emotion does not use the decoder with its task heads), the module stores nothing between calls, and
+the backbone is transformers' `SwinModel`. `SwinBackbone` cannot be used: it adds a LayerNorm after each stage.
 """
 
 import torch
@@ -18,7 +18,7 @@ from .configuration_facexformer import FaceXFormerConfig
 
 
 class FaceXFormerBackbone(SwinModel):
-    """Swin, as it is; its input embedding is the layer that returns a tensor, or adapters could not train over it."""
+    """Swin, unchanged, except that its input embedding is the layer that returns a tensor, as adapters require."""
 
     def get_input_embeddings(self):
         return self.embeddings.patch_embeddings.projection
@@ -39,7 +39,7 @@ class FaceXFormerFusion(nn.Module):
         for scale, projection in zip(maps, self.projections, strict=True):
             scale = projection(scale.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (N, D, h_i, w_i)
             scales.append(nn.functional.interpolate(scale, size=finest, mode="bilinear", align_corners=False))
-        # The released weights hold the coarsest scale first.
+        # The released weights have the coarsest scale first.
         return self.fuse(torch.cat(scales[::-1], dim=1))
 
 
@@ -57,7 +57,7 @@ class FaceXFormerPreTrainedModel(PreTrainedModel):
 
 
 class FaceXFormerModel(FaceXFormerPreTrainedModel):
-    """Pictures of faces -> tokens of the fused map.
+    """Images of faces -> tokens of the fused map.
 
     The backbone's last LayerNorm belongs to Swin-B and to the released weights; FaceXFormer does not use it.
     """
@@ -73,7 +73,7 @@ class FaceXFormerModel(FaceXFormerPreTrainedModel):
 
     @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> tuple | BaseModelOutput:
-        """Encode N pictures.
+        """Encode N images.
 
         Args:
             pixel_values: (N, 3, image_size, image_size), RGB with ImageNet's mean and deviation; N may be 0.
@@ -82,7 +82,7 @@ class FaceXFormerModel(FaceXFormerPreTrainedModel):
             `last_hidden_state` (N, grid * grid, hidden_size), the fused map row by row; 56 x 56 x 256 at full size.
 
         Raises:
-            ValueError: pictures of another size.
+            ValueError: images of another size.
         """
         size = self.config.image_size
         if pixel_values.dim() != 4 or tuple(pixel_values.shape[1:]) != (3, size, size):

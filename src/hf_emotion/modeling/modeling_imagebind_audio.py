@@ -1,12 +1,12 @@
 """The audio tower of ImageBind (arXiv 2305.05665), which transformers lacks.
 
-Written from the architecture's description, not from the original code, whose licence (CC-BY-NC-SA 4.0) would pass on
-to this file; it covers the released weights too. A ViT-B over overlapping patches of a 2-s log-mel spectrogram, with
-one learned key and value more in each attention, and a head that puts a chunk on a sphere of radius 20.
+Written from the architecture's description, not from the original code, whose licence (CC-BY-NC-SA 4.0) would extend
+to this file; it also covers the released weights. A ViT-B over overlapping patches of a 2-s log-mel spectrogram, with
+one extra learned key and value in each attention, and a head that maps a chunk to a sphere of radius 20.
 
-What differs: the original's stochastic depth (training only) is absent, since every paper here keeps the tower frozen;
-the three input projections stay one matrix; the radius is a number of the configuration, for it is never trained; and
-`frame_states` gives the trunk's time steps, which AcoustEmo needs and the original never returns.
+Differences: the original's stochastic depth (training only) is omitted, since every paper here freezes the tower; the
+three input projections are one matrix; the radius is a configuration field, since it is never trained; and
+`frame_states` returns the trunk's time steps, which AcoustEmo needs and the original never returns.
 """
 
 from collections.abc import Callable
@@ -167,7 +167,7 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
             norm; `pooler_output` (N, projection_dim): the head's vector, of L2 norm `config.logit_scale`.
 
         Raises:
-            ValueError: if the spectrograms have another size; the learned positions fit one size only.
+            ValueError: the spectrograms have another size; the learned positions fit one size only.
         """
         expected = (self.config.num_mel_bins, self.config.num_frames)
         if input_features.dim() != 3 or tuple(input_features.shape[1:]) != expected:
@@ -189,8 +189,8 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
     def frame_states(self, last_hidden_state: torch.Tensor) -> torch.Tensor:
         """The trunk's time steps: the class token dropped, the mean taken over the frequency rows.
 
-        AcoustEmo speaks of frame-level features of ImageBind (3.2), which has none: its head returns one vector per
-        chunk. This is the only sequence in time that the tower holds.
+        AcoustEmo refers to frame-level features of ImageBind (3.2), which has none: its head returns one vector per
+        chunk. This is the only sequence in time in the tower.
 
         Args:
             last_hidden_state: (N, 1 + rows * columns, D).
@@ -201,10 +201,10 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
         return last_hidden_state[:, 1:].unflatten(1, self.config.grid).mean(dim=1)
 
     def frame_times(self, audio_times: torch.Tensor) -> torch.Tensor:
-        """Time of each step of `frame_states`: the middle of the sound that the step's patches look at.
+        """Time of each step of `frame_states`: the middle of the sound that the step's patches cover.
 
-        Step k looks at `patch_size` mel frames from frame `k * patch_stride` on; at full size at 175 ms of sound from
-        `100 * k` ms on, so at 87 ms, 187 ms ... 1,887 ms after the start of its chunk.
+        Step k covers `patch_size` mel frames from frame `k * patch_stride` on; at full size 175 ms of sound from
+        `100 * k` ms on, so its middle is 87 ms, 187 ms ... 1,887 ms after the start of its chunk.
 
         Args:
             audio_times: (...) int64, start of each chunk in ms, -1 for a padded chunk.
@@ -213,9 +213,9 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
             (..., columns) int64 ms, -1 throughout a padded chunk.
         """
         config = self.config
-        seen = (config.patch_size - 1) * config.mel_hop_ms + config.mel_window_ms
+        covered = (config.patch_size - 1) * config.mel_hop_ms + config.mel_window_ms
         steps = torch.arange(config.grid[1], device=audio_times.device)
-        offsets = steps * config.patch_stride * config.mel_hop_ms + seen // 2  # (columns,)
+        offsets = steps * config.patch_stride * config.mel_hop_ms + covered // 2  # (columns,)
         starts = audio_times.unsqueeze(-1)
         return torch.where(starts < 0, -1, starts + offsets)
 

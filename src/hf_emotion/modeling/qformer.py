@@ -3,13 +3,13 @@
 Both papers run one Q-Former over the whole clip and one over the frames of every utterance, and hand
 `[global; utt_1; ..; utt_N]` to the language model. The peers they build on (Video-LLaMA, TimeChat) loop over clips and
 windows and project the frames again for each of them. Here the weights and the numbers are those of
-`Blip2QFormerModel`, loadable both ways, and the cost follows the work that is necessary:
+`Blip2QFormerModel`, loadable both ways, and only the necessary work is done:
 
 * keys and values of a frame are projected once per layer and set of weights, for every window that sees it;
 * the queries of the first layer have seen no frame yet, so its self-attention runs once for all windows (with dropout,
   in training, once for each, since every window draws its own);
-* all else runs on the windows of the whole batch at once; only the attention core is called per group of windows of
-  like length.
+* everything else runs on the windows of the whole batch at once; only the attention core runs per group of windows of
+  similar length.
 
 Letters: B clips, T frames, K' tokens a frame, D width of the features, N utterances, K queries, H width of the
 Q-Former, W windows (of the whole batch), F frames that at least one window sees.
@@ -24,9 +24,9 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerMultiHeadAttention, eager_attention_forward
 
-# Windows may share an attention call when the shortest fills at least this part of the longest. On a CPU a call costs
-# little and masked padding costs time, so only equal lengths share; on an accelerator every call is a launch, and half
-# bounds them by log2(T) + 1.
+# Windows can share an attention call if the shortest fills at least this part of the longest. On a CPU a call costs
+# little and masked padding costs time, so only equal lengths share; on an accelerator every call is a kernel launch,
+# and one half limits their number to log2(T) + 1.
 LEAST_FILL = {"cpu": 1.0, "accelerator": 0.5}
 
 
@@ -37,9 +37,9 @@ class WindowError(ValueError):
 def utterance_windows(times: Tensor, spans: Tensor) -> Tensor:
     """The frames of every utterance: `start <= t < end`.
 
-    An utterance that holds no frame (it falls between two, or lies beyond the last) keeps the frame nearest to its
-    midpoint, the earlier of two equally near, so that no utterance of a clip with frames is without one (paper
-    silent). Windows may overlap.
+    An utterance that contains no frame (it falls between two, or lies beyond the last) gets the frame nearest to its
+    midpoint, the earlier of two equally near, so that every utterance of a clip with frames has one (not specified in
+    the paper). Windows can overlap.
 
     Args:
         times: (B, T) int64 ms, -1 = padded frame.
@@ -49,7 +49,7 @@ def utterance_windows(times: Tensor, spans: Tensor) -> Tensor:
         (B, N, T) bool. Rows of padded utterances, and of clips without frames, are all False.
 
     Raises:
-        WindowError: `times` or `spans` has another shape, their batch sizes differ, or one is not of integers.
+        WindowError: `times` or `spans` has another shape, their batch sizes differ, or one has non-integer values.
     """
     if times.dim() != 2 or spans.dim() != 3 or spans.shape[-1] != 2 or times.shape[0] != spans.shape[0]:
         raise WindowError(
@@ -71,7 +71,7 @@ def utterance_windows(times: Tensor, spans: Tensor) -> Tensor:
 
 
 class PositionTable(nn.Embedding):
-    """Learned positions with interpolation, so that a table of 32 serves a clip of 96 frames (Video-LLaMA, TimeChat).
+    """Learned positions with interpolation, so that a table of 32 works for 96 frames (Video-LLaMA, TimeChat).
 
     A clip that fits the table reads it by index; a longer one spreads its steps evenly over the table. The table is
     read per clip, never per batch: a clip's positions do not depend on its neighbours.
@@ -94,10 +94,10 @@ class WindowGroups:
     """How W windows share F frames and few attention calls; windows are ordered by length.
 
     Attributes:
-        rows: index of the frame that stands at each place of each window (its length padded to the longest of its
-            group), or None where that is simply 0 .. F - 1.
-        sizes: for each group, its windows and the frames each of them has a place for.
-        masks: for each group, the mask of its attention call in the form that call wants; None = all places are real.
+        rows: index of the frame at each place of each window (its length padded to the longest of its group), or None
+            where that is simply 0 .. F - 1.
+        sizes: for each group, the number of windows and of places for frames in each.
+        masks: for each group, the mask of its attention call in the form that it takes; None = all places are real.
     """
 
     rows: Tensor | None
@@ -106,7 +106,7 @@ class WindowGroups:
 
 
 class FrameSharingCrossAttention(Blip2QFormerMultiHeadAttention):
-    """The cross-attention of `Blip2QFormerModel`, which can also let many windows attend to one store of frames."""
+    """The cross-attention of `Blip2QFormerModel`; with `windows`, many windows attend to one shared set of frames."""
 
     def forward(
         self,
@@ -127,7 +127,7 @@ class FrameSharingCrossAttention(Blip2QFormerMultiHeadAttention):
         key, value = self.key(encoder_hidden_states), self.value(encoder_hidden_states)  # (F, K', H)
         if windows.rows is not None:
             # One gather for all windows: its backward is one addition per frame, where a slice per window would fill
-            # a gradient of the whole store each time.
+            # a gradient of the whole set each time.
             key, value = key.index_select(0, windows.rows), value.index_select(0, windows.rows)
         counts = [count for count, _ in windows.sizes]
         places = [count * length for count, length in windows.sizes]
@@ -165,8 +165,8 @@ class WindowedQFormerModel(Blip2QFormerModel):
 class QFormer(nn.Module):
     """Learnable queries that read features through a query-only Q-Former (BLIP-2).
 
-    The model that owns this block initialises `query_tokens` in its `_init_weights` with
-    `init.normal_(module.query_tokens, std=config.initializer_range)`; zeros would meet a LayerNorm with eps 1e-12 and
+    The model that contains this block initialises `query_tokens` in its `_init_weights` with
+    `init.normal_(module.query_tokens, std=config.initializer_range)`; zeros through a LayerNorm with eps 1e-12 would
     give gradients near 1e12.
     """
 
@@ -178,7 +178,7 @@ class QFormer(nn.Module):
         self.qformer = WindowedQFormerModel(config)
 
     def forward(self, features: Tensor, mask: Tensor | None = None, windows: WindowGroups | None = None) -> Tensor:
-        """Reads one sequence of features a row or, with `windows`, one store of frames for all windows.
+        """Reads one sequence of features per row or, with `windows`, one set of frames for all windows.
 
         Args:
             features: (B, L, D); with `windows` (F, K', D).
@@ -208,7 +208,7 @@ class QFormer(nn.Module):
 def group_windows(
     qformer: QFormer, rows: Tensor, lengths: Tensor, features: Tensor
 ) -> tuple[Tensor | None, WindowGroups, Tensor]:
-    """Plans the attention calls of W windows: windows of like length share one.
+    """Plans the attention calls of W windows: windows of similar length share one.
 
     Args:
         qformer: the Q-Former that will read the windows.
@@ -217,8 +217,8 @@ def group_windows(
         features: (B, T, K', D), for its shape and device.
 
     Returns:
-        the rows that are used at all (F,), or None where that is all of them; the groups; and the windows' order in
-        them (W,), on the CPU.
+        the rows that are used (F,), or None for all of them; the groups; and the windows' order in them (W,), on the
+        CPU.
     """
     device = features.device
     lengths, order = lengths.sort(descending=True, stable=True)
@@ -260,15 +260,15 @@ def group_windows(
 class UtteranceQFormer(nn.Module):
     """Utterance-aware Q-Former: tokens of the whole clip and of each utterance (MicroEmo 3.3; AcoustEmo Eqs. 2-3).
 
-    Positions are the caller's: the papers add them to the frames before this block, counted over the clip. The papers
-    speak of a second, "parallel" global Q-Former, so the two have weights of their own unless `share_weights`.
+    The caller adds positions: the papers add them to the frames before this block, counted over the clip. The papers
+    mention a second, "parallel" global Q-Former, so the two have separate weights unless `share_weights`.
 
     Args:
         config: width, layers and heads; `encoder_hidden_size` is D, `cross_attention_frequency=1` the papers' layout.
         num_query_tokens: K, tokens each window yields (both papers: 32).
-        use_global: read the whole clip too. Without it a clip that has no utterance is read as one window.
+        use_global: also read the whole clip. Without it a clip that has no utterance is read as one window.
         use_utterances: read the utterances. Without it they are ignored (ablation "w/o utterance-aware").
-        share_weights: one Q-Former, `utterance_qformer`, for both; frames are then projected once for both.
+        share_weights: use one Q-Former, `utterance_qformer`, for both; frames are then projected once for both.
 
     `global_qformer` is None with `share_weights` or without `use_global`, `utterance_qformer` is None when only the
     global one would ever run: no parameter is left without a gradient.
@@ -299,11 +299,11 @@ class UtteranceQFormer(nn.Module):
     def forward(self, features: Tensor, times: Tensor, spans: Tensor | None = None) -> tuple[Tensor, list[int]]:
         """Reads all windows of all clips.
 
-        In training every parameter gets a gradient whatever the batch holds (zero where it did not take part), so
-        that data-parallel ranks with unlike batches wait for the same gradients.
+        In training every parameter gets a gradient, whatever the batch contains (zero where it was not used), so that
+        data-parallel ranks with different batches wait for the same gradients.
 
         Args:
-            features: (B, T, K', D), positions added; what padded frames hold is ignored.
+            features: (B, T, K', D), positions added; padded frames are ignored.
             times: (B, T) int64 ms, -1 = padded frame.
             spans: (B, N, 2) int64 ms, -1 = padded utterance; None = no utterances.
 
@@ -319,36 +319,36 @@ class UtteranceQFormer(nn.Module):
                 f"features must be (B, T, K', {self.encoder_hidden_size}) for times (B, T); found features "
                 f"{tuple(features.shape)} and times {tuple(times.shape)}."
             )
-        seen = self.windows(times, spans)  # (B, 1 + N, T)
+        windows = self.windows(times, spans)  # (B, 1 + N, T)
         if self.utterance_qformer is None or self.global_qformer is None:
-            passes = [(self.utterance_qformer or self.global_qformer, seen, 0)]
+            passes = [(self.utterance_qformer or self.global_qformer, windows, 0)]
         else:
-            passes = [(self.global_qformer, seen[:, :1], 0), (self.utterance_qformer, seen[:, 1:], 1)]
+            passes = [(self.global_qformer, windows[:, :1], 0), (self.utterance_qformer, windows[:, 1:], 1)]
 
         frames = features.flatten(0, 1)  # (B * T, K', D)
         read, places, idle = [], [], 0.0
         for qformer, part, first in passes:
             clip, slot, frame = part.nonzero(as_tuple=True)
             if len(frame):
-                window, lengths = (clip * seen.shape[1] + slot + first).unique_consecutive(return_counts=True)
-                used, groups, order = group_windows(qformer, clip * seen.shape[2] + frame, lengths, features)
+                window, lengths = (clip * windows.shape[1] + slot + first).unique_consecutive(return_counts=True)
+                used, groups, order = group_windows(qformer, clip * windows.shape[2] + frame, lengths, features)
                 read.append(qformer(frames if used is None else frames.index_select(0, used), windows=groups))
                 places.append(window[order])
             elif self.training:
-                # A blank frame of no weight: the unused Q-Former, and whatever made the features, get a gradient.
+                # A blank frame with zero weight gives a gradient to the unused Q-Former and to the features' source.
                 blank = features.new_zeros(1, *features.shape[2:]) + features[:0].sum()
                 idle = idle + 0.0 * qformer(blank).sum()
         if read:
             tokens = torch.cat(read).index_select(0, torch.cat(places).argsort().to(features.device))
         else:
             tokens = qformer.query_tokens[:0]
-        counts = seen.any(-1).sum(-1) * self.num_query_tokens
+        counts = windows.any(-1).sum(-1) * self.num_query_tokens
         return tokens.flatten(0, 1) + idle, counts.tolist()
 
     def windows(self, times: Tensor, spans: Tensor | None) -> Tensor:
         """(B, 1 + N, T) bool on the CPU, where attention calls are planned: the whole clip, then its utterances.
 
-        Rows that are not to be read (padded, switched off, of a clip without frames) are all False.
+        Rows that are not read (padded, switched off, in a clip without frames) are all False.
         """
         times = times.cpu()
         if spans is None or not self.use_utterances:

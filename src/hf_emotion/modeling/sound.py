@@ -1,7 +1,7 @@
-"""Sound through an audio tower: its states, which of them are real, and when each of them begins.
+"""Sound through an audio tower: its states, which of them are real, and when each one begins.
 
 A tower reads chunks of a spectrogram (ImageBind, Whisper) or a waveform (HuBERT, wav2vec 2.0, WavLM). Letters as in
-`modeling_emotion.py`, and C chunks a clip.
+`modeling_emotion.py`, and C chunks per clip.
 """
 
 import torch
@@ -30,10 +30,10 @@ def encode_sound(
         input_features: (B, C, mel, frames), chunks of sound, or
         input_values: (B, samples), a waveform.
         audio_attention_mask: (B, C) for chunks that are real throughout, (B, C, frames) for chunks whose end may be
-            padding, or (B, samples); True where real. Rows may be all False: a clip without sound.
+            padding, or (B, samples); True where real. A row can be all False: a clip without sound.
         layers, layer_reduction: the tower's hidden states (0 is the embedding, -1 the last layer) whose `"mean"` or
-            `"sum"` makes the frames; `None` takes the tower's output.
-        kwargs: of the tower, such as `output_attentions`.
+            `"sum"` gives the frames; `None` takes the tower's output.
+        kwargs: passed to the tower, such as `output_attentions`.
 
     Returns:
         the tower's own output over the real chunks or clips, the states (B, L, D), zero where padded, and their mask
@@ -84,13 +84,14 @@ def cached_mask(tower: nn.Module, states: Tensor, audio_attention_mask: Tensor) 
 def sound_times(
     tower: nn.Module, mask: Tensor, frame_rate: float, audio_times: Tensor | None = None, moment: str = "middle"
 ) -> Tensor:
-    """Times of the states that `encode_sound` gave as frames.
+    """Times of the states that `encode_sound` returned as frames.
 
     Args:
         tower, mask: the audio tower, and the states' mask (B, L) bool.
         frame_rate: steps per second (f_s of AcoustEmo's Eq. 1), Hz.
         audio_times: (B, C) int64 ms, start of each chunk, -1 where padded; `None` for a waveform.
-        moment: `"start"`: step i begins at i / frame_rate; `"middle"`: ImageBind's at the middle of its patches.
+        moment: `"start"`: step i begins at i / frame_rate; `"middle"`: a step of ImageBind is at the middle of its
+            patches.
 
     Returns:
         (B, L) int64 ms, -1 where padded.
@@ -124,9 +125,9 @@ def sound_frames(
         frame_rate, moment: as for `sound_times`.
         input_features, input_values, audio_attention_mask: as for `encode_sound`.
         audio_times: (B, C) int64 ms, start of each chunk, -1 where padded; not needed for a waveform.
-        audio_ends: (B, C) int64 ms, where the sound in each chunk ends; `None` where the mask says it.
-        audio_features: (B, L, D), cached frames of the tower, in place of sound; their mask may also be (B, L).
-        kwargs: `layers` and `layer_reduction` of `encode_sound`, and those of the tower.
+        audio_ends: (B, C) int64 ms, where the sound in each chunk ends; `None` if the mask shows it.
+        audio_features: (B, L, D), cached frames of the tower, instead of sound; their mask can also be (B, L).
+        kwargs: `layers` and `layer_reduction` of `encode_sound`, and arguments of the tower.
 
     Returns:
         the tower's output, the frames (B, L, D), and their times (B, L) int64 ms, -1 where there is no sound.
@@ -140,7 +141,7 @@ def sound_frames(
         mask = cached_mask(tower, states, audio_attention_mask)
     times = sound_times(tower, mask, frame_rate, audio_times, moment)
     if audio_ends is not None:
-        # A chunk may run past the end of its sound, into silence; its first frame always holds some of the sound.
+        # A chunk can extend past the end of its sound, into silence; its first frame always contains some sound.
         steps = mask.shape[1] // audio_ends.shape[1]
         within = times < audio_ends.repeat_interleave(steps, dim=1)
         within[:, ::steps] = True

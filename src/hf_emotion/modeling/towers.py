@@ -9,9 +9,9 @@ from .modeling_facexformer import FaceXFormerModel
 from .modeling_imagebind_audio import ImageBindAudioModel
 from .modeling_voice_prosody import VoiceProsodyModel
 
-# Towers that AutoModel cannot build: transformers lacks FaceXFormer and ImageBind, does not list EVA ViT-g
-# (InstructBLIP) by itself, and means encoder and decoder together by "whisper".
-OWN_TOWERS = {
+# Towers that AutoModel cannot build: transformers has no FaceXFormer and no ImageBind, does not list EVA ViT-g
+# (InstructBLIP) separately, and "whisper" is its encoder and decoder together.
+OTHER_TOWERS = {
     "face_motion": FaceMotionModel,
     "facexformer": FaceXFormerModel,
     "imagebind_audio": ImageBindAudioModel,
@@ -23,5 +23,5 @@ OWN_TOWERS = {
 
 def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
     """The encoder that `config` describes, with random weights."""
-    own = OWN_TOWERS.get(config.model_type)
-    return AutoModel.from_config(config) if own is None else own(config)
+    tower_class = OTHER_TOWERS.get(config.model_type)
+    return AutoModel.from_config(config) if tower_class is None else tower_class(config)

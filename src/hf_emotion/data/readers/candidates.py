@@ -26,7 +26,7 @@ def read_openset(annotations, media: MediaFolder, subtitles=None, language: str 
 def read_candidates(annotations, media: MediaFolder, subtitles=None, language: str = "english") -> Reading:
     """Rows of a table of names to predict (MER2026: `track1_track2_candidate.csv`, `track3_candidate.csv`).
 
-    A table with the columns `a1` and `a2` asks for a preference; a clip can then come with several pairs, and the id is
+    A table with the columns `a1` and `a2` asks for a preference; a clip can then have several pairs, and the id is
     `name/pair number`.
     """
     path = Path(annotations)

@@ -25,10 +25,10 @@ def read_conversations(annotations, media: MediaFolder) -> Reading:
 
     Args:
         annotations: the `.json` or `.jsonl` file.
-        media: folder below which the file's paths lie; absolute paths are taken as they are.
+        media: folder that the file's paths are relative to; absolute paths are used unchanged.
 
     Raises:
-        DataError: not such a file, or an object without a question or without media; the message names the object.
+        DataError: not a conversation file, or an object without a question or media; the message names the object.
     """
     path = Path(annotations)
     rows, ids, longer = [], Ids(path), 0
@@ -36,27 +36,29 @@ def read_conversations(annotations, media: MediaFolder) -> Reading:
         turns = item.get("conversations") or item.get("messages")
         if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
             raise DataError(path, number, "the object has neither 'conversations' nor 'messages'; a list is needed")
-        said = [(str(turn.get("from") or turn.get("role")), turn.get("value") or turn.get("content")) for turn in turns]
-        asked = [text for role, text in said if role in ASKING]
-        answered = [text for role, text in said if role in ANSWERING]
-        if not asked or not isinstance(asked[0], str):
+        texts = [
+            (str(turn.get("from") or turn.get("role")), turn.get("value") or turn.get("content")) for turn in turns
+        ]
+        questions = [text for role, text in texts if role in ASKING]
+        answers = [text for role, text in texts if role in ANSWERING]
+        if not questions or not isinstance(questions[0], str):
             raise DataError(path, number, f"the object has no turn of {' or '.join(ASKING)} with text")
-        longer += len(asked) > 1
-        answer = answered[0].strip() if answered and isinstance(answered[0], str) else None
+        longer += len(questions) > 1
+        answer = answers[0].strip() if answers and isinstance(answers[0], str) else None
         files = {kind: _file(path, number, item, kind, media) for kind in ("video", "audio")}
         if not any(files.values()):
-            raise DataError(path, number, "the object names no video and no audio")
+            raise DataError(path, number, "the object has neither a video nor an audio file")
         name = item.get("id")
         rows.append(
             make_row(
                 id=ids.add(number, str(number - 1 if name is None else name)),
                 **files,
-                question=_PLACEHOLDER.sub("", asked[0]).strip(),
+                question=_PLACEHOLDER.sub("", questions[0]).strip(),
                 answer=answer,
                 label=answer if answer and len(answer) <= 80 and "\n" not in answer else None,
             )
         )
-    notes = [f"{longer} conversations have more than one question; the first is taken"] if longer else []
+    notes = [f"{longer} conversations have more than one question; the first is used"] if longer else []
     return Reading({"all": rows}, notes)
 
 
@@ -101,7 +103,7 @@ def write_conversations(rows: Iterable[Mapping], path: str | Path, form: str) ->
         form: "llama-factory" or "ms-swift".
 
     Raises:
-        ValueError: an unknown form, a suffix that is not its own, or no row with a question, an answer and media.
+        ValueError: an unknown form, the wrong suffix for it, or no row with a question, an answer and media.
     """
     if form not in ("llama-factory", "ms-swift"):
         raise ValueError(f"form is {form!r}; accepted are llama-factory and ms-swift")
@@ -111,7 +113,7 @@ def write_conversations(rows: Iterable[Mapping], path: str | Path, form: str) ->
             continue
         media = {f"{kind}s": [row[kind]] for kind in ("video", "audio") if row.get(kind)}
         marks = "".join(f"<{kind}>" for kind in ("video", "audio") if row.get(kind))
-        # A placeholder in the question would be taken for a further file.
+        # A placeholder in the question would be read as another file.
         question = _PLACEHOLDER.sub("", row["question"])
         turns = [
             {"role": "user", "content": f"{marks}{question}"},
@@ -131,7 +133,7 @@ def write_conversations(rows: Iterable[Mapping], path: str | Path, form: str) ->
         columns = {key: value for key, value in _COLUMNS.items() if key == "messages" or key in kinds}
         entry = {"file_name": path.name, "formatting": "sharegpt", "columns": columns, "tags": _TAGS}
         write_whole(path.with_name("dataset_info.json"), json.dumps({path.stem: entry}, indent=2) + "\n")
-        # One list per object, empty where it has no such file: the trainer reads the columns as a table.
+        # One list per object, empty if it has no such file: the trainer reads the columns as a table.
         items = [{**{key: [] for key in sorted(kinds)}, **item} for item in items]
         text = json.dumps(items, ensure_ascii=False, indent=1) + "\n"
     write_whole(path, text)

@@ -11,14 +11,14 @@ METADATA, NEUTRAL = "metadata.jsonl", "neutral"
 
 
 class DemoError(ValueError):
-    """A demo corpus that cannot be made or read."""
+    """A demo corpus that cannot be created or read."""
 
 
 def read_demo(folder: str | os.PathLike, split: str | None = None) -> list[dict]:
-    """Rows of a corpus made by `make_demo`, with `video` joined to the folder.
+    """Rows of a corpus created by `make_demo`, with `video` joined to the folder.
 
-    Beside `schema.FIELDS` they have `cue`; `control` (whether the cue is absent); `twin` (id of the matching clip, or
-    None); `planted` (the label of the cue clip, also on its control, where nothing shows it); `moved_regions`;
+    In addition to `schema.FIELDS` they have `cue`; `control` (whether the cue is absent); `twin` (id of the matching
+    clip, or None); `planted` (the label of the cue clip, also on its control, which does not show it); `moved_regions`;
     `emotional_utterance` (0-based; None if the cue is in none); `offset_ms` (delay of the sound after the picture; None
     if the lips do not move); `split`.
 
@@ -27,7 +27,7 @@ def read_demo(folder: str | os.PathLike, split: str | None = None) -> list[dict]
     """
     path = Path(folder) / METADATA
     if not path.is_file():
-        raise DemoError(f"{folder} has no {METADATA}; make_demo writes it when all clips are made")
+        raise DemoError(f"{folder} has no {METADATA}; make_demo writes it once all clips are created")
     rows = [json.loads(line) for _, line in read_lines(path)]
     return [row | {"video": str(Path(folder) / row["video"])} for row in rows if split in (None, row["split"])]
 
@@ -43,13 +43,13 @@ def read_corpus(annotations, media: MediaFolder) -> Reading:
         if not Path(row["video"]).is_file():
             media.missing.append(row["id"])
             row["video"] = None
-        # The corpus has questions of its own for the quickstart; a dataset asks by its tasks.
+        # The corpus has its own questions for the quickstart; a dataset gets its questions from its tasks.
         fields = {name: row[name] for name in FIELDS} | {"question": None, "answer": None}
         splits.setdefault(row["split"], []).append(make_row(**fields))
-        # A control shows nothing in any utterance; agreement between sound and picture is in none of them.
+        # A control has no cue in any utterance; agreement between sound and picture belongs to no utterance.
         if row["emotional_utterance"] is not None or (row["control"] and row["cue"] != "agreement"):
             labels = utterance_labels[row["id"]] = [NEUTRAL] * len(row["utterances"])
             if row["emotional_utterance"] is not None:
                 labels[row["emotional_utterance"]] = row["label"]
-    notes = ["every emotion is planted by a generator; nobody's feelings are in this corpus"]
+    notes = ["a generator planted every emotion; the corpus contains nobody's feelings"]
     return Reading(splits, notes, utterance_labels)

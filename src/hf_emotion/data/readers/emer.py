@@ -2,9 +2,9 @@
 
 Version 1 (`gt-eng.csv`, `gt-chi.csv`; 100 clips): `names, emotions, subtitles, reasons`. Version 2
 (`final-EMER-reason.csv`; 332 clips): `name, chinese, english`; the words of MER2024-OV (`check-openset.csv`: `name,
-openset`) belong to the same 332 clips and can be joined. No split is published: all clips come as "test", which is
-how Omni-Emotion and ESVA use them. MicroEmo and AcoustEmo train on a part they do not name; `hf-emotion build --split
-NAME=FILE` takes a list of names.
+openset`) belong to the same 332 clips and can be joined. No split is published: all clips are in "test", which is how
+Omni-Emotion and ESVA use them. MicroEmo and AcoustEmo train on a part that they do not specify; `hf-emotion build
+--split NAME=FILE` takes a list of names.
 """
 
 from ..files import DataError, Ids, MediaFolder, Reading, find_file, read_csv, subtitles_of, word_list
@@ -40,7 +40,7 @@ def read_emer_v1(annotations, media: MediaFolder, language: str = "english") -> 
 
 
 def read_emer_v2(annotations, media: MediaFolder, language: str = "english", subtitles=None, labels=None) -> Reading:
-    """Rows of EMER version 2: `description` in `language`; `labels` and `subtitle` from their tables where given.
+    """Rows of EMER version 2: `description` in `language`; `labels` and `subtitle` from their tables, if passed.
 
     Args: `subtitles` = transcript table (`subtitles_of`); `labels` = table `name, openset`.
     """
@@ -64,7 +64,7 @@ def read_emer_v2(annotations, media: MediaFolder, language: str = "english", sub
     for what, table in (("subtitle", texts if subtitles else None), ("words", words if labels else None)):
         absent = [row["id"] for row in rows if table is not None and row["id"] not in table]
         if absent:
-            notes.append(f"{len(absent)} of {len(rows)} clips have no {what} in the table given: {', '.join(absent)}")
+            notes.append(f"{len(absent)} of {len(rows)} clips have no {what} in its table: {', '.join(absent)}")
     return Reading({"test": rows}, notes)
 
 

@@ -12,7 +12,7 @@
     mer2026_human     track2_train_human.csv                                        name, openset
     mer2026_prefer    track3_emoprefer.csv, track3_emopreferv2.csv                  name, a1, a2, preference
 
-MER2023 to MER2026 are also read from the label archives of MERBench (`label-6way.npz`, `track1_label_6way.npz`). The
+MER2023 to MER2026 can also be read from the label archives of MERBench (`label-6way.npz`, `track1_label_6way.npz`). The
 clips of all of them come from one pool, so names can repeat between sources; `build` compares them.
 """
 
@@ -38,7 +38,7 @@ from .emer import openset_of
 
 MER_CLASSES = ("neutral", "angry", "happy", "sad", "worried", "surprise")
 MERR_CLASSES = (*MER_CLASSES, "fear", "contempt", "doubt")
-# MERBench writes -10 where a clip has no valence.
+# MERBench writes -10 for a clip without valence.
 NO_VALENCE = -10
 
 EMER_LEAK = (
@@ -62,8 +62,8 @@ def read_merr(
 ) -> Reading:
     """Rows of MERR: `label` = the pseudo label, `description` = the caption of that grain ("coarse" or "fine").
 
-    `annotations`: the JSON, or its folder. Where the `.txt` list of the same stem lies beside it, its names and classes
-    are the ones Emotion-LLaMA trains on, so they decide; a name without an entry in the JSON is an error.
+    `annotations`: the JSON, or its folder. If the `.txt` list of the same stem is next to it, its names and classes are
+    used, since Emotion-LLaMA trains on them; a name without an entry in the JSON is an error.
     """
     path = find_file(annotations, f"MERR_{grain}_grained.json")
     entries, texts, notes = read_json(path), subtitles_of(subtitles, language), [POOL]
@@ -78,20 +78,20 @@ def read_merr(
         ]
         if different:
             notes.append(
-                f"{where.name} and {path.name} name another class for {len(different)} clips; the former is used"
+                f"{where.name} and {path.name} have different classes for {len(different)} clips; the former is used"
             )
     caption, rows = {"coarse": "caption", "fine": "smp_reason_caption"}[grain], []
     for name, listing in listing_of.items():
         if name not in entries:
             raise DataError(where, listing[0], f"the name {name!r} has no entry in {path.name}")
         entry = entries[name]
-        lost = [
+        missing = [
             key
             for key in ("pseu_emotion", caption)
             if not isinstance(entry, dict) or not isinstance(entry.get(key), str)
         ]
-        if lost or not name.strip():
-            raise DataError(path, json_line(path, name), f"the entry {name!r} has no text under {', '.join(lost)}")
+        if missing or not name.strip():
+            raise DataError(path, json_line(path, name), f"the entry {name!r} has no text under {', '.join(missing)}")
         label = listing[1] if listing else entry["pseu_emotion"]
         line = listing[0] if listing else json_line(path, name)
         rows.append(
@@ -120,7 +120,7 @@ def _merr_list(path: Path) -> dict[str, tuple[int, str]]:
 
 
 def _classified(path, media, texts, classes=MER_CLASSES) -> list[dict]:
-    """Rows of a table `name, discrete` with, where there is one, `valence`."""
+    """Rows of a table `name, discrete` and, if present, `valence`."""
     ids, rows = Ids(path), []
     for line, cells in read_csv(path, ("name", "discrete")):
         name = ids.add(line, cells["name"])
@@ -159,7 +159,7 @@ def _archive(path, media, texts) -> dict[str, list[dict]]:
 
 
 def _challenge(annotations, media, tables: dict[str, str], subtitles, language, notes) -> Reading:
-    """A challenge set: split -> table name; an archive, one table, or a folder that holds some of them."""
+    """A challenge set: split -> table name; an archive, one table, or a folder with some of them."""
     path, texts = Path(annotations), subtitles_of(subtitles, language)
     if path.suffix == ".npz":
         splits = _archive(path, media, texts)
@@ -196,13 +196,13 @@ def read_mer2024(annotations, media: MediaFolder, subtitles=None, language: str 
 
 
 def read_mer2025(annotations, media: MediaFolder, subtitles=None, language: str = "english") -> Reading:
-    """Rows of MER2025 track 1: train and, where its labels have been released to you, test."""
+    """Rows of MER2025 track 1: train and, if its labels have been released to you, test."""
     tables = {"train": "track1_train_disdim.csv", "test": "track1_test_dis.csv"}
     return _challenge(annotations, media, tables, _beside(annotations, subtitles), language, [EMER_LEAK, POOL])
 
 
 def read_mer2026(annotations, media: MediaFolder, subtitles=None, language: str = "english") -> Reading:
-    """Rows of MER2026 track 1: train and, where its labels have been released to you, test."""
+    """Rows of MER2026 track 1: train and, if its labels have been released to you, test."""
     tables = {"train": "track1_train.csv", "test": "track1_test.csv"}
     return _challenge(annotations, media, tables, _beside(annotations, subtitles), language, [EMER_LEAK, POOL])
 
@@ -223,7 +223,7 @@ def read_captions(
     leak=POOL,
 ) -> Reading:
     """Rows of one MER2025/2026 track 2 table (`words`: `name, openset`), with the descriptions of track 3 (`reasons`:
-    `name, reason`) where that table lies beside it; then a name without a description is an error.
+    `name, reason`) if that table is next to it; then a name without a description is an error.
 
     An empty list stays empty; the official loader writes "neutral" there, which its own metric then drops.
     """
@@ -236,7 +236,7 @@ def read_captions(
             ids.add(n, cells["name"]): cells["reason"].strip() for n, cells in read_csv(table, ("name", "reason"))
         }
     elif reasons:
-        notes.append(f"{reasons} is not beside {path.name}: the rows have no description")
+        notes.append(f"{reasons} is not next to {path.name}: the rows have no description")
     labels = openset_of(path)
     absent = [name for name in labels if described is not None and not described.get(name)]
     if absent:
@@ -262,8 +262,8 @@ def read_captions(
 def read_mer2026_prefer(annotations, media: MediaFolder, subtitles=None, language: str = "english") -> Reading:
     """Rows of MER2026 track 3 (MER-Prefer): two descriptions as the question, `a1`, `a2` or `same` as answer and label.
 
-    A clip can come with several pairs, so the id is `name/pair number`; a pair that comes twice is an error. Splits:
-    emoprefer (majority of three annotators) and emopreferv2 (one annotator), whichever table is there.
+    A clip can have several pairs, so the id is `name/pair number`; a repeated pair is an error. Splits: emoprefer
+    (majority of three annotators) and emopreferv2 (one annotator), depending on which tables are present.
     """
     path = Path(annotations)
     tables = [path] if path.is_file() else sorted(path.glob("track3_emoprefer*.csv"))
@@ -276,7 +276,7 @@ def read_mer2026_prefer(annotations, media: MediaFolder, subtitles=None, languag
         for line, cells in read_csv(table, ("name", "a1", "a2", "preference")):
             pair = (cells["name"], cells["a1"], cells["a2"])
             if pair in lines:
-                raise DataError(table, line, f"this pair of {pair[0]!r} already stands on line {lines[pair]}")
+                raise DataError(table, line, f"this pair of {pair[0]!r} is already on line {lines[pair]}")
             lines[pair] = line
             name = cells["name"]
             count[name] = count.get(name, 0) + 1

@@ -1,11 +1,11 @@
-"""Data of your own: a folder of clips, a CSV, or JSON rows.
+"""Your own data: a folder of clips, a CSV, or JSON rows.
 
-Folder: each media file is a clip, named by its stem; the folder it lies in is its label; folders named train,
-validation (val, dev) or test above it are splits. Beside a clip, `.srt`, `.vtt`, `.json` or `.TextGrid` gives its
-utterances and `.txt` its subtitle. Tables (`.csv`, `.jsonl`, `.json`): a column or key for any field of the schema;
-`name` is read as `id`; `split` names the split ("train" without it); `utterances` is a list of rows or the path of a
-subtitle file. Paths are taken from the media folder, or from the folder of the table. A row without `video` and
-`audio` is found in the media folder by its id.
+Folder: each media file is a clip, named by its stem; its folder is its label; folders named train, validation (val,
+dev) or test above it are splits. Next to a clip, a `.srt`, `.vtt`, `.json` or `.TextGrid` file has its utterances and
+a `.txt` file its subtitle. Tables (`.csv`, `.jsonl`, `.json`): a column or key for any field of the schema; `name` is
+read as `id`; `split` names the split ("train" if absent); `utterances` is a list of rows or the path of a subtitle
+file. Paths are relative to the media folder, or else to the folder of the table. For a row without `video` and `audio`,
+the media folder is searched by id.
 """
 
 from pathlib import Path
@@ -58,25 +58,26 @@ def read_folder(annotations, media: MediaFolder | None = None) -> Reading:
             for path in paths:
                 clip = clips.setdefault(path.parent / path.stem, {"video": None, "audio": None})
                 if clip[kind] is not None:
-                    raise DataError(path, None, f"a second {kind} file of the clip {path.stem!r}, beside {clip[kind]}")
+                    raise DataError(path, None, f"a second {kind} file of {path.stem!r}; the first is {clip[kind]}")
                 clip[kind] = str(path)
     if not clips:
         suffixes = ", ".join((*VIDEO_SUFFIXES, *AUDIO_SUFFIXES))
         raise DataError(root, None, f"no clips in this folder ({suffixes})")
-    splits, seen = {}, {}
+    splits, folder_of = {}, {}
     for stem, paths in sorted(clips.items()):
         folders = list(stem.parent.relative_to(root).parts)
         split = SPLITS[folders.pop(0).lower()] if folders and folders[0].lower() in SPLITS else "train"
         name = stem.name
-        if name in seen:
-            raise DataError(stem.parent, None, f"the clip name {name!r} occurs more than once (first in {seen[name]})")
-        seen[name] = stem.parent
+        if name in folder_of:
+            message = f"the clip name {name!r} occurs more than once (first in {folder_of[name]})"
+            raise DataError(stem.parent, None, message)
+        folder_of[name] = stem.parent
         words, timed = (
             Path(f"{stem}.txt"),
             [Path(f"{stem}{s}") for s in UTTERANCE_SUFFIXES if Path(f"{stem}{s}").is_file()],
         )
         if len(timed) > 1:
-            raise DataError(timed[1], None, f"a second file with utterances, beside {timed[0].name}")
+            raise DataError(timed[1], None, f"a second file with utterances; the first is {timed[0].name}")
         label = folders[-1] if folders else None
         splits.setdefault(split, []).append(
             make_row(
@@ -92,7 +93,7 @@ def read_folder(annotations, media: MediaFolder | None = None) -> Reading:
 
 
 def read_table(annotations, media: MediaFolder) -> Reading:
-    """Rows of a CSV, JSON Lines or JSON table. Raises `DataError` with the line of the first row that is wrong."""
+    """Rows of a CSV, JSON Lines or JSON table. Raises `DataError` with the line of the first invalid row."""
     path = Path(annotations)
     ids, splits, ignored = Ids(path), {}, set()
     for line, cells in _records(path):
@@ -114,7 +115,7 @@ def read_table(annotations, media: MediaFolder) -> Reading:
             fields["valence"] = number(path, line, "valence", fields.get("valence"))
             if fields.get("labels") is not None:
                 fields["labels"] = word_list(path, line, "labels", fields["labels"])
-        fields["utterances"] = _given_utterances(path, line, fields.get("utterances"), media)
+        fields["utterances"] = _utterances_of(path, line, fields.get("utterances"), media)
         ids.add(line, fields["id"])
         fields.update(_media(path, line, fields, media))
         if fields.get("labels") is None and isinstance(fields.get("label"), str):
@@ -125,13 +126,13 @@ def read_table(annotations, media: MediaFolder) -> Reading:
             raise DataError(path, line, str(error)) from None
     if not splits:
         raise DataError(path, 1, "there are no rows in this file")
-    notes = [f"columns that no row has are left out: {', '.join(sorted(ignored))}"] if ignored else []
+    notes = [f"columns that are not in the schema are left out: {', '.join(sorted(ignored))}"] if ignored else []
     return Reading(splits, notes)
 
 
 def _records(path: Path):
     if path.suffix == ".csv":
-        # Either name will do, so the reader of rows asks for it, not the reader of cells.
+        # The id can be under either name, so read_table checks for it, not read_csv.
         yield from read_csv(path, ())
     elif path.suffix == ".jsonl":
         for line, text in read_lines(path):
@@ -150,35 +151,35 @@ def _records(path: Path):
         raise DataError(path, None, "a folder of clips, or a .csv, .jsonl or .json table is needed")
 
 
-def _given_utterances(path: Path, line: int | None, given, media: MediaFolder) -> list[dict] | None:
-    if given is None or isinstance(given, list):
-        return given
-    if isinstance(given, str) and given.lstrip().startswith("["):
-        return parse_json(path, given, line or 1, "column utterances is ")
-    if not isinstance(given, str):
+def _utterances_of(path: Path, line: int | None, value, media: MediaFolder) -> list[dict] | None:
+    if value is None or isinstance(value, list):
+        return value
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return parse_json(path, value, line or 1, "column utterances is ")
+    if not isinstance(value, str):
         raise DataError(
-            path, line, f"utterances is {short(given)}; a list of rows or the path of a subtitle file is needed"
+            path, line, f"utterances is {short(value)}; a list of rows or the path of a subtitle file is needed"
         )
-    found = _resolve(path, given, media)
-    if not found.is_file():
-        raise DataError(path, line, f"the file of utterances {given} does not exist")
-    return _utterances(found)
+    file = _resolve(path, value, media)
+    if not file.is_file():
+        raise DataError(path, line, f"the file of utterances {value} does not exist")
+    return _utterances(file)
 
 
-def _resolve(path: Path, given: str, media: MediaFolder) -> Path:
-    return (media.root if media.root is not None else path.parent).joinpath(given).resolve()
+def _resolve(path: Path, name: str, media: MediaFolder) -> Path:
+    return (media.root if media.root is not None else path.parent).joinpath(name).resolve()
 
 
 def _media(path: Path, line: int | None, fields: dict, media: MediaFolder) -> dict:
-    """The media of a row: the paths it names (those that do not exist are noted as missing), else by its id."""
+    """The media of a row: the paths it names (missing files are recorded as missing), else the files with its id."""
     named = {kind: fields.get(kind) for kind in ("video", "audio") if fields.get(kind) is not None}
     if not named:
         return media.take(fields["id"])
-    for kind, given in named.items():
-        if not isinstance(given, str):
-            raise DataError(path, line, f"{kind} is {short(given)}; a path is needed")
-    found = {kind: _resolve(path, given, media) for kind, given in named.items()}
-    absent = [kind for kind, file in found.items() if not file.is_file()]
+    for kind, name in named.items():
+        if not isinstance(name, str):
+            raise DataError(path, line, f"{kind} is {short(name)}; a path is needed")
+    files = {kind: _resolve(path, name, media) for kind, name in named.items()}
+    absent = [kind for kind, file in files.items() if not file.is_file()]
     if absent:
         media.missing.append(f"{fields['id']} ({', '.join(named[kind] for kind in absent)})")
-    return {kind: None if kind in absent else str(file) for kind, file in found.items()}
+    return {kind: None if kind in absent else str(file) for kind, file in files.items()}

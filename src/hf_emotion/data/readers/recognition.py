@@ -74,7 +74,7 @@ def _fold(path, fold: int) -> int:
 
 
 def _whole(text: str) -> str:
-    """A number as spreadsheets write it, `12.0` -> `12`; any other text as it is."""
+    """A number as spreadsheets write it, `12.0` -> `12`; any other text unchanged."""
     return re.sub(r"(?<=\d)\.0+$", "", text.strip())
 
 
@@ -96,7 +96,7 @@ def read_dfew(annotations, media: MediaFolder, fold: int = 1) -> Reading:
         return _read_dfew_votes(table, media)
     splits = {}
     for split in ("train", "test"):
-        # Spelled with a hyphen in some releases and with an underscore in others.
+        # Some releases spell it with a hyphen, others with an underscore.
         folder = next(root.glob(f"{split}(single_labeled)"), root / f"{split}(single-labeled)")
         path = find_file(folder, f"set_{_fold(root, fold)}.csv")
         ids, rows = Ids(path), []
@@ -110,7 +110,7 @@ def read_dfew(annotations, media: MediaFolder, fold: int = 1) -> Reading:
 
 
 def _read_dfew_votes(path: Path, media: MediaFolder) -> Reading:
-    """`annotation.xlsx`: the votes for each of `DFEW_CLASSES`, the clip, its class (0: the votes decide for none)."""
+    """`annotation.xlsx`: the votes for each of `DFEW_CLASSES`, the clip, its class (0: undecided)."""
     ids, rows, undecided = Ids(path), [], 0
     for line, cells in read_xlsx(path):
         if line == 1 and not cells[0].strip().isdigit():
@@ -124,9 +124,9 @@ def _read_dfew_votes(path: Path, media: MediaFolder) -> Reading:
             continue
         label = DFEW_CLASSES[int(code) - 1]
         rows.append(make_row(id=name, **media.take(name), label=label, labels=[label]))
-    notes = ["annotation.xlsx has no splits: all clips come as train"]
+    notes = ["annotation.xlsx has no splits: all clips are in train"]
     if undecided:
-        notes.append(f"{undecided} clips are left out: their votes decide for no single class")
+        notes.append(f"{undecided} clips are left out: their votes do not decide on a single class")
     return Reading({"train": rows}, notes)
 
 
@@ -175,7 +175,7 @@ def _read_mafw_tables(root: Path, media: MediaFolder, language: str) -> Reading:
     single, several = (
         _mafw_classes(tables[name], column) if name in tables else {} for name, column in MAFW_TABLES.items()
     )
-    described, notes = {}, ["the label tables have no splits: all clips come as train"]
+    described, notes = {}, ["the label tables have no splits: all clips are in train"]
     path = root / "descriptive_text.xlsx"
     if root.is_dir() and path.is_file():
         ids = Ids(path)
@@ -193,7 +193,7 @@ def _read_mafw_tables(root: Path, media: MediaFolder, language: str) -> Reading:
 
 
 def _mafw_classes(path: Path, column: str) -> dict[str, list[str]]:
-    """Clip -> its classes, from the first column and the column `column` (numbers from 1, parted by commas)."""
+    """Clip -> its classes, from the first column and the column `column` (numbers from 1, separated by commas)."""
     ids, classes, at = Ids(path), {}, None
     for line, cells in read_xlsx(path):
         if at is None:
@@ -204,13 +204,13 @@ def _mafw_classes(path: Path, column: str) -> dict[str, list[str]]:
         name = ids.add(line, cells[0].strip().removesuffix(".mp4"))
         codes = [_whole(code) for code in re.split("[,，]", cells[at] if at < len(cells) else "")]
         numbers = [int(choice(path, line, column, code, [str(n) for n in range(12)])) for code in codes]
-        if any(numbers):  # 0: the annotators decided for none
+        if any(numbers):  # 0: the annotators did not decide
             classes[name] = [MAFW_CLASSES[number - 1] for number in numbers if number]
     return classes
 
 
 def ravdess_name(path) -> dict:
-    """The seven factors of a RAVDESS file name. Raises `DataError` naming the file and the factor that is wrong."""
+    """The seven factors of a RAVDESS file name. Raises `DataError` naming the file and the invalid factor."""
     path = Path(path)
     codes = path.stem.split("-")
     if len(codes) != 7 or not all(re.fullmatch("[0-9]{2}", code) for code in codes):
@@ -350,7 +350,7 @@ def read_meld(annotations, media: MediaFolder) -> Reading:
         raise DataError(root, None, "none of train_sent_emo.csv, dev_sent_emo.csv, test_sent_emo.csv is here")
     if without_span:
         notes.append(
-            f"{len(without_span)} clips do not end after their start, their utterance is unknown: "
+            f"{len(without_span)} clips do not end after their start, so their utterance is unknown: "
             + ", ".join(without_span)
         )
     return Reading(splits, notes)
@@ -432,7 +432,7 @@ def read_iemocap(annotations, media: MediaFolder, test_session: int = 5) -> Read
 def _iemocap_transcript(path: Path) -> dict[str, str]:
     texts, ids = {}, Ids(path)
     for line, text in read_lines(path):
-        # Remarks without a time ("M: [LAUGHTER]") belong to no turn.
+        # Remarks without a time ("M: [LAUGHTER]") do not belong to a turn.
         if not text.startswith("Ses"):
             continue
         match = re.fullmatch(r"(\S+) \[[\d.]+\s*-\s*[\d.]+\]:\s*(.*)", text.rstrip())
