@@ -1,7 +1,7 @@
 """The tests that transformers runs on its own models, run on ours: `make test-transformers` fetches them and runs this.
 
-They stand in the source distribution of transformers alone, under `tests/`. Each paper brings the model and the batch
-of its contract case (`tests/test_modeling_common.py`). What is skipped is named with its reason.
+They are only in the source distribution of transformers, under `tests/`. Each paper uses the model and the batch of its
+contract case (`tests/test_modeling_common.py`). Skipped tests are listed with their reasons.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def stand_in(name: str, **names) -> None:
-    """A module that the mixins import and that the source distribution leaves out."""
+    """A stub for a module that the mixins import and the source distribution does not include."""
     sys.modules[name] = module = types.ModuleType(name)
     module.__dict__.update(names)
 
@@ -34,7 +34,7 @@ contract = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(contract)
 
 SKIPPED = {
-    "test_eager_matches_sdpa_inference": "it leaves the media out of a prompt that holds their placeholders; "
+    "test_eager_matches_sdpa_inference": "it leaves the media out of a prompt that contains their placeholders; "
     "the contract compares eager and sdpa on whole batches",
     "test_generation_tester_mixin_inheritance": "GenerationTesterMixin is not in the source distribution",
     "test_get_audio_features_output": "one row for each real chunk of the batch, not for each clip",

@@ -5,8 +5,8 @@
 MODEL is a folder or a Hub id (`hf-emotion init microemo --output MODEL` writes a tiny one with random weights). Each
 row of the table names a clip and the answer that the model should give: {"id": "a", "video": "a.mp4", "question": "How
 does she feel?", "answer": "Relieved: she smiles and her voice is soft.", "utterances": [{"start": 0.2, "end": 1.1,
-"text": "There you are."}]}. Everything that `TrainingArguments` knows is an option. Many GPUs: `torchrun
---nproc_per_node N` in place of `python`. The adapter and the processor are written to --output_dir.
+"text": "There you are."}]}. Every field of `TrainingArguments` is an option. Several GPUs: `torchrun
+--nproc_per_node N` instead of `python`. The adapter and the processor are written to --output_dir.
 """
 
 import sys
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def has_both(row: dict) -> bool:
-    """Whether the row says what to ask and what to answer."""
+    """Whether the row has a question and an answer."""
     return bool(row["question"] and row["answer"])
 
 

@@ -6,9 +6,9 @@ by it. It takes JSON, `{"inputs": ..., "parameters": {...}}`, or a clip's bytes 
     python handler.py --model . --port 8080
     curl --data-binary @clip.mp4 -H "Content-Type: video/mp4" http://127.0.0.1:8080
 
-Requests come from strangers, so whatever they may cost is bounded by the constants below: bytes, seconds and pixels of
-a clip, characters of texts, tokens of an answer, the addresses that a URL may lead to, the time that a request and a
-download may take, connections, and requests that are worked on at once.
+Requests come from strangers, so the constants below limit their cost: bytes, seconds and pixels of a clip, characters
+of texts, tokens of an answer, the addresses that a URL may lead to, the time for a request and a download, connections,
+and the number of requests processed at the same time.
 """
 
 import argparse
@@ -48,7 +48,7 @@ READ_SECONDS = 30.0  # for a request, from its first byte to its last
 WRITE_SECONDS = 30.0  # for an answer
 WAIT_SECONDS = 120.0  # until work on a request that was read begins
 MAX_CONNECTIONS = 128  # more are answered with 503
-MAX_WORKING = 4  # requests that are held in memory and decoded at once
+MAX_WORKING = 4  # requests held in memory and decoded at the same time
 REDIRECTS = 5
 # Parameters of a request, each with its type and its bounds.
 PARAMETERS = {
@@ -130,7 +130,7 @@ class EndpointHandler:
             raise RequestError(500, f"the request could not be answered ({type(error).__name__})") from error
 
     def answer(self, data: dict) -> list[dict]:
-        """As `__call__`, with whatever errors come up."""
+        """`__call__`, without handling of errors."""
         if not isinstance(data, dict) or "inputs" not in data:
             raise RequestError(400, 'the body needs the key "inputs" with the clip')
         inputs, options = data["inputs"], self.parameters(data.get("parameters"))
@@ -418,7 +418,7 @@ def connect(parts: Any, deadline: float, allowed: Callable[[Any], bool]) -> http
 
 
 def look_up(host: str, port: int, deadline: float) -> list[tuple]:
-    """The addresses of a host. In a thread of its own, since the system's look-up knows no deadline."""
+    """The addresses of a host. In a separate thread, since the system's look-up has no timeout."""
     outcome: list = []
 
     def ask() -> None:
@@ -461,7 +461,7 @@ def length_of(header: str) -> int | None:
 
 
 class Server(ThreadingHTTPServer):
-    """A server that answers no more connections at once than it has threads for."""
+    """A server that limits the number of connections answered at the same time to its threads."""
 
     request_queue_size = MAX_CONNECTIONS
     daemon_threads = True

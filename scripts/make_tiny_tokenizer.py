@@ -1,9 +1,8 @@
 """Make the tokenizer of the tiny models: byte-level BPE over text that this script writes itself.
 
 It is the language model's tokenizer and, at tiny size, the Q-Former's for timestamps. No paper uses it: the papers'
-own models come with LLaMA's and BERT's tokenizers. As in LLaMA's, `<s>` is put in front of a text and `</s>` ends an
-answer; every byte is in the vocabulary, so no text is out of reach. Digits stay single, so that every time is spelt
-alike.
+models use LLaMA's and BERT's tokenizers. As in LLaMA's, `<s>` begins a text and `</s>` ends an answer; every byte is in
+the vocabulary, so every text can be encoded. Digits are single tokens, so that all times are spelt the same way.
 
     python scripts/make_tiny_tokenizer.py
 """

@@ -27,7 +27,7 @@ LABEL_SETS = {"dfew": DFEW_CLASSES, "mafw": MAFW_CLASSES, "mer": classes.MER_LAB
 
 
 class EvaluationError(ValueError):
-    """A run that cannot be done as asked: missing references, settings of another run, a metric without what it
+    """A run that cannot be done as requested: missing references, settings of another run, a metric without what it
     needs."""
 
 
@@ -155,7 +155,7 @@ def _sentiment(predictions, references, settings: Settings, names) -> Clips:
 
 
 def _official(name: str) -> Callable:
-    """A benchmark's own scorer; an answer that is missing is an empty one."""
+    """A benchmark's own scorer; a missing answer counts as empty."""
 
     def clips(predictions, references, settings: Settings, names) -> Clips:
         return official.OFFICIAL[name](["" if cell is None else cell for cell in _texts(predictions)], references)
@@ -295,7 +295,7 @@ def score(
     if name not in METRICS:
         raise EvaluationError(f"metric {name!r} is not one of {', '.join(METRICS)}")
     if not references:
-        raise EvaluationError(f"no references are given to score {name} against")
+        raise EvaluationError(f"no references are available to score {name} against")
     metric, settings = METRICS[name], settings or Settings()
     cells, truths, missing = wheel.by_name(predictions, references, strict=settings.strict)
     cells, names = _read(metric, cells, settings), list(references)
@@ -339,7 +339,7 @@ def _baselines(metric: Metric, cells, truths, settings: Settings, names, seed: i
     for description, constant in answers.items():
         yield description, _numbers(metric.clips(constant, truths, _changed(settings, **valence), names).scores())
     rng = np.random.default_rng(seed)
-    # A judge is asked anew for every pair, so its baseline is one shuffle.
+    # A judge is asked again for every pair, so its baseline is one shuffle.
     number = 1 if metric.clips is _overlap or isinstance(settings.grouper, LanguageModelGroups) else SHUFFLES
     shuffled = []
     for _ in range(number):
@@ -437,11 +437,11 @@ def predict(
         path: the JSONL file. Beside it `<stem>.run.json` holds `settings`.
         settings: what the predictions depend on (model, question, ...).
         batch_size: rows per call.
-        question: asked of every clip; None = the question of each row, or the model's own.
+        question: asked about every clip; None = the question of each row, or the model's default.
         progress: show a bar.
-        shard: (i, n), 1 <= i <= n: answer every n-th row only, beginning with row i, into a file of its own beside
-            `path`. Processes with different i need not know of each other; a later call without `shard` reads all files
-            and answers what is left.
+        shard: (i, n), 1 <= i <= n: answer every n-th row only, beginning with row i, into a separate file next to
+            `path`. Processes with different i are independent; a later call without `shard` reads all files and answers
+            the remaining rows.
 
     Returns:
         one dict per row that is answered, in order: `id`, `description`, `labels` ... or `id` and `error`, and
@@ -477,7 +477,7 @@ def predict(
     for file in files:
         if file.exists():
             # Another process may be writing its file: only its whole lines are read.
-            done |= {row["id"]: row for row in _whole_lines(file, mend=file == path) if "error" not in row}
+            done |= {row["id"]: row for row in _whole_lines(file, repair=file == path) if "error" not in row}
     mine = rows if shard is None else rows[shard[0] - 1 :: shard[1]]
     waiting = [row for row in mine if row["id"] not in done]
     with path.open("a", encoding="utf-8") as file:
@@ -497,11 +497,11 @@ def predict(
     return [done[row["id"]] for row in rows if row["id"] in done]
 
 
-def _whole_lines(path: Path, mend: bool = True) -> list[dict]:
-    """Rows of a JSONL file; a last line that was cut off in the middle is left out and, with `mend`, removed."""
+def _whole_lines(path: Path, repair: bool = True) -> list[dict]:
+    """Rows of a JSONL file; an incomplete last line is left out and, with `repair`, removed."""
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
-    if mend and end < len(data):
+    if repair and end < len(data):
         with path.open("r+b") as file:
             file.truncate(end)
     return [json.loads(line) for line in data[:end].decode("utf-8").split("\n") if line.strip()]

@@ -123,7 +123,7 @@ class LanguageModelGroups:
 
     Args:
         chat: the language model, prompt -> reply; None = stored replies only.
-        cache: where replies are kept, by the sorted words; give one with a file to make a score repeatable.
+        cache: where replies are stored, by the sorted words; pass one with a file to make a score repeatable.
         tries: questions per clip while the reply is empty.
     """
 

@@ -88,8 +88,8 @@ class ServerChat:
     Args:
         url: base address, for instance http://127.0.0.1:8000/v1. Nothing is contacted before the first call.
         model: name of the model on that server.
-        api_key: sent as a bearer token when given.
-        temperature, max_tokens: of the reply; 0 = greedy.
+        api_key: sent as a bearer token, if set.
+        temperature, max_tokens: temperature (0 = greedy) and maximum length of the reply.
         timeout: seconds for one request.
         tries: requests per prompt when the server is busy or broken (status 429 or 5xx, no connection).
 
@@ -219,7 +219,7 @@ class JudgeCache:
             task: what is asked, for instance "groups".
             prompt: sent when nothing is stored.
             key: what the prompt was made from, in a fixed order (sorted where order has no meaning).
-            attempt: number of the try; a second try has an entry of its own.
+            attempt: number of the try; a second try has a separate entry.
 
         Raises:
             JudgeError: there is no judge, and nothing is stored or the stored replies of several judges differ.

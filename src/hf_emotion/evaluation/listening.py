@@ -44,7 +44,7 @@ def listen(model, processor, clip, utterances=None, layer=-1) -> Listening:
         layer: which of the Q-Former's layers.
 
     Raises:
-        ValueError: the model has no windows of sound, or the clip no sound.
+        ValueError: the model has no windows of sound, or the clip has no sound.
     """
     if not hasattr(model, "attention_over_time"):
         raise ValueError(f"{type(model).__name__} has no windows of sound; an AcoustEmo model is accepted")

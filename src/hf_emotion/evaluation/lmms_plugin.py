@@ -71,7 +71,9 @@ class EmotionLMM(lmms):
         )
 
     def loglikelihood(self, requests: list[Instance]):
-        raise NotImplementedError("hf_emotion answers questions (generate_until); it weighs no given answers")
+        raise NotImplementedError(
+            "hf_emotion answers questions (generate_until); it does not compute the likelihood of given answers"
+        )
 
     def generate_until_multi_round(self, requests: list[Instance]):
         raise NotImplementedError("hf_emotion answers one question about a clip; it holds no conversation")

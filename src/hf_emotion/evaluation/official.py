@@ -1,4 +1,4 @@
-"""What each benchmark's own scoring code computes, replies compared as that code compares them.
+"""The scores of each benchmark's own code, with replies compared as that code compares them.
 
 `hf-emotion benchmark --strict` scores by these functions; the golden cases in `tests/golden` hold the outputs of the
 original code. By default the benchmarks are scored by the metrics of this package, which read the replies first.
@@ -177,11 +177,11 @@ def mme_emotion_clips(judged: Sequence, truths: Sequence[str], task: str | None 
         scored = ~np.isnan(rows[:, 0])
         per_class = {}
         for number, label in enumerate(labels):
-            own = scored & (rows[:, 3] == number)
-            own_counts = None if counts is None else counts[own]
-            if size(own, counts):
-                recognition, reasoning = (mean(rows[own, column], own_counts) for column in (0, 1))
-                per_class[label] = {"recognition": recognition, "reasoning": reasoning, "n": size(own, counts)}
+            in_class = scored & (rows[:, 3] == number)
+            class_counts = None if counts is None else counts[in_class]
+            if size(in_class, counts):
+                recognition, reasoning = (mean(rows[in_class, column], class_counts) for column in (0, 1))
+                per_class[label] = {"recognition": recognition, "reasoning": reasoning, "n": size(in_class, counts)}
         recognition, reasoning = mean(rows[:, 0], counts), mean(rows[:, 1], counts)
         return {
             "recognition": recognition,

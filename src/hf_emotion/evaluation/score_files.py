@@ -1,4 +1,4 @@
-"""Reading what the field scores: predictions and references in the official challenge formats, and our own.
+"""Reading files to score: predictions and references in the official challenge formats and in ours.
 
 | suffix | what | from |
 | --- | --- | --- |
@@ -27,7 +27,7 @@ NAME_COLUMNS = ("id", "name", "names", "video_name", "video_id", "filename", "vi
 MEDIA_SUFFIXES = (".mp4", ".avi", ".wav", ".mkv", ".mov", ".npy")
 EMPTY_CELLS = frozenset(["", "nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "None", "<NA>", "#N/A", "-nan", "-NaN"])
 
-# Bytes of the contents of an archive, all together; a file that claims more is not opened.
+# Maximum total size in bytes of an archive's contents; a file that declares more is not opened.
 MAX_UNPACKED = 2**30
 
 
@@ -44,7 +44,7 @@ def read_cells(path: str | Path, columns: Sequence[str], optional: bool = False)
     Args:
         path: file or folder in one of the formats above.
         columns: names of the value column, the best first; not used by formats with one value per clip.
-        optional: {} instead of an error where no such column is there.
+        optional: {} instead of an error if there is no such column.
 
     Raises:
         ScoreFileError: no such file, an unknown format, no name column, none of `columns`, or contents that cannot be
@@ -125,7 +125,7 @@ def _json(path: Path, columns: Sequence[str], optional: bool) -> dict:
             f"{path}: an object with {', '.join(map(str, nameless)) or 'nothing'} names no clip; one of "
             f"{', '.join(NAME_COLUMNS)} is needed"
         )
-    # A failed clip has no answer; where all failed, there is no column either.
+    # A failed clip has no answer; if all failed, there is no column either.
     if all("error" in row for row in content) and not optional:
         return {_name(row[next(key for key in NAME_COLUMNS if key in row)]): None for row in content}
     key, column = _columns(path, header, columns, optional)

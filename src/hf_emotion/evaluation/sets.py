@@ -184,7 +184,7 @@ def _set_scores(columns: np.ndarray, counts: np.ndarray | None) -> dict:
 def lexicon_clips(predictions: Sequence, references: Sequence, lexicon: Lexicon | None = None) -> Clips:
     """Set scores with the package's own lexicon as the grouping, at both of its levels. Never an official score.
 
-    Words that the lexicon does not know are kept as groups of their own (the wheels of MER2025 drop them).
+    Words that are not in the lexicon form separate groups (the wheels of MER2025 drop them).
 
     Returns:
         Clips with scores `level1_f`, `level1_precision`, `level1_recall`, the same for level2, `f` (mean of the two F),
@@ -200,7 +200,7 @@ def lexicon_clips(predictions: Sequence, references: Sequence, lexicon: Lexicon 
     labels = known.side(references)
     known.last = references, labels
     columns = np.full((len(predictions), 7), np.nan)
-    # Unknown words are groups of their own; few clips have one on both sides.
+    # Unknown words form separate groups; few clips have one on both sides.
     shared = np.zeros(len(predictions))
     for i in np.flatnonzero((predicted.counts[:, 2] > 0) & (labels.counts[:, 2] > 0)):
         shared[i] = len(predicted.unknown[i] & labels.unknown[i])

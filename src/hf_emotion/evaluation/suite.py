@@ -100,7 +100,7 @@ def suites() -> list[str]:
 
 
 def load_suite(name: str | Path) -> Suite:
-    """A shipped suite by name, or a suite file of your own by path.
+    """A shipped suite by name, or your own suite file by path.
 
     Raises:
         EvaluationError: no such suite, or a field that suites do not have; the message names it.
@@ -207,7 +207,7 @@ def read_pair(reply, first: Sequence[str], second: Sequence[str]) -> str | None:
 
 @dataclass
 class Answers:
-    """What is known about a task's answers: id -> text, and how they came about."""
+    """A task's answers: id -> text, and how they were obtained."""
 
     texts: dict[str, object]
     failed: dict[str, str] = field(default_factory=dict)
@@ -237,7 +237,7 @@ def ask(
 
 
 def constant(text: str) -> Callable[..., list[dict]]:
-    """A `describe` that gives the same answer for every clip: what any model has to beat."""
+    """A `describe` that gives the same answer for every clip: the baseline for every model."""
 
     def describe(clips, **options):
         return [{"clip": str(clip), "description": text, "labels": emotion_words(text)} for clip in clips]
@@ -320,12 +320,12 @@ def run_suite(
         output: folder of the results. An interrupted run continues.
         describe: the model, (clips, utterances=..., question=...) -> one dict per clip with `description`, as
             `hf_emotion.inference.describe`; or `constant(text)`.
-        predictions: in place of a model, task -> file with answers (`score_files.read_cells`).
+        predictions: instead of a model, task -> file with answers (`score_files.read_cells`).
         model: its name in the table.
         tasks: only these.
         options: arguments of the reader (`fold`, `split`, `speakers`, `subtitles`).
         settings: what the metrics need (`wheel_dir`, `strict`, a judge).
-        question: asked in place of the suite's.
+        question: asked instead of the suite's.
         batch_size, limit: clips generated together; only the first clips of each task.
         draws, seed: bootstrap draws.
         shard: (i, n): answer every n-th clip only and score nothing; see `evaluate.predict`. A later run without it
@@ -398,8 +398,8 @@ def run_suite(
         if not truths:
             unscored[task.name] = f"no labels are in the data; {len(answers.texts)} answers are written"
             continue
-        own = {name: fold for name, fold in folds.items() if name in truths}
-        reports[task.name] = score_task(task, answers, truths, rows, own, settings, draws, seed)
+        task_folds = {name: fold for name, fold in folds.items() if name in truths}
+        reports[task.name] = score_task(task, answers, truths, rows, task_folds, settings, draws, seed)
     results = {
         "suite": suite.name,
         "title": suite.title,

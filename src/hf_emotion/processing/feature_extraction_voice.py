@@ -1,9 +1,9 @@
-"""Waveforms -> how somebody speaks: pitch, energy, spectral tilt, rate, and their course, for the voice tower.
+"""Waveforms -> how somebody speaks: pitch, energy, spectral tilt, rate, and their changes, for the voice tower.
 
-Every 20 ms a frame of 64 ms, long enough to tell harmonics apart, gives level, pitch, periodicity and two spectral
-tilts. Every 100 ms the tower's frame describes the 1.3 s around it by medians and spreads of those, as they are and
-relative to the whole clip: what differs within a clip is how the voice moves, not whose it is or how far the
-microphone stood. The cues are those that reviews of vocal emotion tabulate (Scherer 2003; Juslin & Laukka 2003):
+Every 20 ms a frame of 64 ms, long enough to separate harmonics, gives level, pitch, periodicity and two spectral tilts.
+Every 100 ms the tower's frame describes the 1.3 s around it by their medians and spreads, absolute and relative to the
+whole clip: differences within a clip show how the voice changes, not whose it is or how far away the microphone was.
+The cues are those that reviews of vocal emotion tabulate (Scherer 2003; Juslin & Laukka 2003):
 mean, range and contour of F0, intensity and its variability, energy at high frequencies, rate, pauses, irregularity.
 """
 
@@ -14,7 +14,7 @@ from transformers.feature_extraction_utils import BatchFeature
 HOP_MS = 20
 WINDOW_SAMPLES = 1024
 LOWEST_PITCH, HIGHEST_PITCH = 70, 600  # Hz
-# Frames of analysis between two frames of the tower, and how many it looks at to either side.
+# Analysis frames between two frames of the tower, and the number it uses on either side.
 STEP, REACH = 5, 32
 # A frame is speech from this level on: dB below the clip's loudest, and dB above full scale's floor.
 SPEECH_RANGE_DB, SILENCE_DB = 30.0, -62.0
@@ -62,7 +62,7 @@ class VoiceCueExtractor(SequenceFeatureExtractor):
         window = np.hanning(size + 1)[:-1].astype(np.float32)
         padded = np.pad(np.asarray(waveform, np.float32), size // 2)
         frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: rate * HOP_MS // 1000]
-        # A constant offset of the recording would pass for the most periodic of voices.
+        # A constant offset in the recording would look perfectly periodic.
         frames = (frames - frames.mean(1, keepdims=True)) * window
         power = np.abs(np.fft.rfft(frames, 2 * size, axis=1)) ** 2
         frequency = np.fft.rfftfreq(2 * size, 1 / rate)
@@ -74,16 +74,16 @@ class VoiceCueExtractor(SequenceFeatureExtractor):
         level = 10 * np.log10(band(50, 5000) / (0.75 * window.sum() ** 2))
         tilt = 10 * np.log10(band(1000, 5000) / band(50, 1000))
         low_tilt = 10 * np.log10(band(500, 1000) / band(50, 500))
-        # Autocorrelation, the window's own divided out (Boersma 1993).
+        # Autocorrelation, divided by that of the window (Boersma 1993).
         longest = rate // LOWEST_PITCH
-        own = np.fft.irfft(np.abs(np.fft.rfft(window, 2 * size)) ** 2)[:longest]
+        window_correlation = np.fft.irfft(np.abs(np.fft.rfft(window, 2 * size)) ** 2)[:longest]
         correlation = np.fft.irfft(power, axis=1)[:, :longest]
-        correlation = correlation / (correlation[:, :1] + 1e-9) / (own / own[0] + 1e-3)
+        correlation = correlation / (correlation[:, :1] + 1e-9) / (window_correlation / window_correlation[0] + 1e-3)
         lags = np.arange(rate // HIGHEST_PITCH, longest)
         # Of equally good lags the shortest: the others are its multiples.
-        judged = correlation[:, lags] - 0.03 * np.log2(lags / lags[0])
-        best = judged.argmax(1)
-        return np.stack([level, np.log2(rate / lags[best] / 150), judged.max(1), tilt, low_tilt], 1)
+        strength = correlation[:, lags] - 0.03 * np.log2(lags / lags[0])
+        best = strength.argmax(1)
+        return np.stack([level, np.log2(rate / lags[best] / 150), strength.max(1), tilt, low_tilt], 1)
 
     def cues(self, analysed) -> np.ndarray:
         """(F, 5) of a whole clip -> (len(CUES), frames) float32, every 100 ms; zero where there is no speech."""
@@ -159,7 +159,7 @@ class VoiceCueExtractor(SequenceFeatureExtractor):
         }
         for row, (name, (centre, half)) in zip(cues, CUES.items(), strict=True):
             row[:] = ((values[name] - centre) / half).clip(-4, 4)
-        # A window with next to no voice says nothing.
+        # A window with almost no voice carries no information.
         cues[:, counted(voiced) < 5] = 0.0
         return cues
 
@@ -197,7 +197,7 @@ class VoiceCueExtractor(SequenceFeatureExtractor):
 
 
 def pad_cues(cues) -> dict[str, np.ndarray]:
-    """(channels, F) arrays of unlike lengths -> the extractor's batch."""
+    """(channels, F) arrays of different lengths -> the extractor's batch."""
     longest = max(x.shape[1] for x in cues)
     features = np.zeros((len(cues), 1, len(CUES), longest), np.float32)
     mask = np.zeros((len(cues), 1, longest), bool)

@@ -1,8 +1,8 @@
-"""Sounds of any length for audio towers that take one length (Whisper) or a whole waveform (HuBERT and its kin).
+"""Sounds of any length for audio towers that take one length (Whisper) or a whole waveform (HuBERT and similar).
 
-Whisper's encoder reads exactly 30 s. What differs from its own feature extractor, which drops the rest: a longer sound
-becomes consecutive chunks, each with the time at which it starts and a mask of the frames that are sound. What differs
-for waveforms: a sound too short for the tower's first convolutions is followed by silence.
+Whisper's encoder reads exactly 30 s. Its own feature extractor drops the rest; here a longer sound becomes consecutive
+chunks, each with its start time and a mask of the frames that are sound. For waveforms, a sound too short for the
+tower's first convolutions is followed by silence.
 
 Letters: B batch, C chunks of sound, F spectrum frames of a chunk.
 """
@@ -32,7 +32,7 @@ def whole_sound_extractor(audio_config) -> SequenceFeatureExtractor:
 
 
 def sound_input_names(feature_extractor) -> list[str]:
-    """The model's inputs that `whole_sound_features` makes."""
+    """The names of the model inputs that `whole_sound_features` returns."""
     names = [
         "audio_attention_mask" if name == "attention_mask" else name for name in feature_extractor.model_input_names
     ]
@@ -87,7 +87,7 @@ def check_length(feature_extractor, waveform, longest_seconds, source="the input
     seconds = len(waveform) / feature_extractor.sampling_rate
     if "input_values" in feature_extractor.model_input_names and seconds > longest_seconds:
         raise ValueError(
-            f"{source}: a sound of {seconds:.1f} s came for an audio tower that attends to whole waveforms; up to "
+            f"{source}: a sound of {seconds:.1f} s was passed to an audio tower that attends to whole waveforms; up to "
             f"{longest_seconds:g} s is accepted (max_waveform_seconds), and towers that take chunks (ImageBind, "
             f"Whisper) have no such limit."
         )
