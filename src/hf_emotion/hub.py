@@ -497,7 +497,7 @@ def push(
         examples: clips that the model page can play; publish only faces of people who agreed to it.
         dataset: Hub id of the data behind the results.
         base: Hub id of an adapter's base model, where the adapter was trained from a folder.
-        readme: a card to publish in place of the one made here.
+        readme: a card to publish instead of the one made here.
         private: by default as the parents' licences require (`private_because`), else the Hub's default.
         token, revision, create_pr, commit_message, commit_description: as everywhere in huggingface_hub.
         max_shard_size: of the weights' files, for a model.

@@ -53,7 +53,7 @@ def load(
     device = usable_device(device)
     options = {"trust_remote_code": trust_remote_code, "local_files_only": local_files_only}
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # weights that do not fit are reported below, in a sentence in place of a table
+    logging.set_verbosity_error()  # weights that do not fit are reported below, in a sentence instead of a table
     try:
         model, report = AutoModelForMultimodalLM.from_pretrained(
             source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options

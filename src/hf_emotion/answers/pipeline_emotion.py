@@ -130,7 +130,7 @@ class EmotionRecognitionPipeline(Pipeline):
                 `utterances`: what `utterances.read` takes (srt, vtt, whisper json, TextGrid, rows), for one clip; for
                 several clips put them into dicts.
                 `asr`: a speech recogniser, such as a transformers pipeline, for clips without utterances.
-                `every`: ask about windows of that many seconds in place of utterances; `track.write_track` writes the
+                `every`: ask about windows of that many seconds instead of utterances; `track.write_track` writes the
                     result as a track (JSON, CSV, TextGrid, plot).
                 `question`: asked about every clip that brings none; default the model's own.
                 `candidate_labels`: a closed set; the labels are then these, and the scores of a clip sum to 1.
@@ -503,7 +503,7 @@ def rows_of(media, row: int, times: int):
 
 
 def with_urls_read(source, allow_urls: bool):
-    """The source with bytes in place of URLs; a path stays a path.
+    """The source with bytes instead of URLs; a path stays a path.
 
     Raises:
         ClipError: an http(s) URL without `allow_urls`, or one that cannot be read.

@@ -53,7 +53,7 @@ class MediaGenerationMixin(GenerationMixin):
         media: MediaTokens | None = None,
         **kwargs,
     ) -> Tensor | ModelOutput:
-        """As transformers' `generate`; `media` takes what `encode_media` returned in place of pixels and sound.
+        """As transformers' `generate`; `media` takes what `encode_media` returned instead of pixels and sound.
 
         A placeholder is never generated: an id within the vocabulary would stand for media in the next step.
 

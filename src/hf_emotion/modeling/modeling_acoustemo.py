@@ -50,7 +50,7 @@ class AcoustEmoModel(EmotionModel):
         self,
         pixel_values_videos: Tensor | None = None,  # (B, T, 3, height, width)
         video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
-        video_features: Tensor | None = None,  # (B, T, tokens, D), cached, in place of pixels
+        video_features: Tensor | None = None,  # (B, T, tokens, D), cached, instead of pixels
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """T_V (3.1): the image Q-Former's tokens, frame by frame; `pooler_output` is B tensors (T_b * K, H)."""

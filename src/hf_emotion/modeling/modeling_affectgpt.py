@@ -66,7 +66,7 @@ class AffectGPTModel(EmotionModel):
         self,
         pixel_values_videos: Tensor | None = None,  # (B, T, 3, height, width), faces or frames
         video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
-        video_features: Tensor | None = None,  # (B, T, D), cached `frame_features`, in place of pixels
+        video_features: Tensor | None = None,  # (B, T, D), cached `frame_features`, instead of pixels
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """The token of the picture; `pooler_output` is B tensors (1, H), (0, H) without picture."""
@@ -84,7 +84,7 @@ class AffectGPTModel(EmotionModel):
         self,
         input_values: Tensor | None = None,  # (B, C, samples), segments of 2 s
         audio_attention_mask: Tensor | None = None,  # (B, C) bool, real segments
-        audio_features: Tensor | None = None,  # (B, C, D), cached `sound_features`, in place of sound
+        audio_features: Tensor | None = None,  # (B, C, D), cached `sound_features`, instead of sound
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """The token of the sound; `pooler_output` is B tensors (1, H), (0, H) without sound."""

@@ -229,7 +229,7 @@ class EmotionModel(EmotionPreTrainedModel):
         Args:
             pixels: (B, T, 3, height, width).
             real: (B, T) bool, which frames are real.
-            features: (B, T, ...), the tower's cached states (`frame_features`), in place of pixels.
+            features: (B, T, ...), the tower's cached states (`frame_features`), instead of pixels.
 
         Returns:
             the tower's output, with `last_hidden_state` (F, ...) for the F real frames of the batch.
@@ -239,11 +239,11 @@ class EmotionModel(EmotionPreTrainedModel):
         return self.vision_tower(pixels[real].to(self.vision_tower.dtype), return_dict=True, **kwargs)
 
     def frame_features(self, pixels: Tensor) -> Tensor:
-        """What is cached of the vision tower's output in place of frames (F, 3, height, width): (F, ...)."""
+        """What is cached of the vision tower's output instead of frames (F, 3, height, width): (F, ...)."""
         return self.vision_tower(pixels.to(self.vision_tower.dtype), return_dict=True).last_hidden_state
 
     def sound_features(self, audio_attention_mask: Tensor, **sound) -> tuple[Tensor, Tensor]:
-        """What is cached of the audio tower's output in place of sound, and the mask that goes with it.
+        """What is cached of the audio tower's output instead of sound, and the mask that goes with it.
 
         Args:
             audio_attention_mask: as for `encode_sound`.
@@ -257,7 +257,7 @@ class EmotionModel(EmotionPreTrainedModel):
 
     @torch.no_grad()
     def tower_features(self, **inputs: Tensor | None) -> dict[str, Tensor]:
-        """The towers' outputs in place of what the towers read.
+        """The towers' outputs instead of what the towers read.
 
         Args:
             inputs: media inputs of `forward`, of one padded batch.
@@ -467,7 +467,7 @@ class EmotionForConditionalGeneration(EmotionPreTrainedModel, MediaGenerationMix
         Args:
             input_ids, attention_mask: (B, S).
             labels: (B, S), -100 outside the answer.
-            media: what `encode_media` returned, in place of the media inputs.
+            media: what `encode_media` returned, instead of the media inputs.
             others: the media inputs, see the `get_<name>_features` of the model; an unknown name is refused.
 
         Raises:

@@ -156,7 +156,7 @@ class HumanOmniModel(EmotionModel):
         video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
         video_instruction_ids: Tensor | None = None,  # (B, W) the instruction in BERT's tokens
         video_instruction_mask: Tensor | None = None,  # (B, W) 1 where real
-        video_features: Tensor | None = None,  # (B, T, P, D), cached `frame_features`, in place of pixels
+        video_features: Tensor | None = None,  # (B, T, P, D), cached `frame_features`, instead of pixels
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Video tokens; `pooler_output` is B tensors (n_b, H)."""
@@ -185,7 +185,7 @@ class HumanOmniModel(EmotionModel):
         self,
         input_features: Tensor | None = None,  # (B, C, mel, frames), chunks of 30 s
         audio_attention_mask: Tensor | None = None,  # (B, C, frames) or (B, C), True where there is sound
-        audio_features: Tensor | None = None,  # (B, C * l, D), cached states of the audio tower, in place of sound
+        audio_features: Tensor | None = None,  # (B, C * l, D), cached states of the audio tower, instead of sound
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Audio tokens, of whole chunks; `pooler_output` is B tensors (n_b, H)."""

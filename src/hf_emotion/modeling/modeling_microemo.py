@@ -186,7 +186,7 @@ class MicroEmoModel(EmotionModel):
         self,
         pixel_values_videos: Tensor | None = None,  # (B, T, 3, height, width)
         video_landmarks: Tensor | None = None,  # (B, T, 468, 3) pixels, for a landmark tower
-        video_features: Tensor | None = None,  # (B, T, tokens, D), cached, in place of pixels or landmarks
+        video_features: Tensor | None = None,  # (B, T, tokens, D), cached, instead of pixels or landmarks
         video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
         video_timestamp_ids: Tensor | None = None,  # (B, T, W), the sentence that states each frame's time
         video_timestamp_mask: Tensor | None = None,  # (B, T, W)

@@ -175,7 +175,7 @@ class OmniEmotionModel(EmotionModel):
         self,
         pixel_values_videos: Tensor | None = None,  # (B, T, 3, height, width)
         video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
-        video_features: Tensor | None = None,  # (B, T, P, D), cached (`frame_states`), in place of pixels
+        video_features: Tensor | None = None,  # (B, T, P, D), cached (`frame_states`), instead of pixels
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """General visual tokens (4.2, 4.4): the frames' and the newline.
@@ -201,7 +201,7 @@ class OmniEmotionModel(EmotionModel):
         self,
         pixel_values_faces: Tensor | None = None,  # (B, T, 3, height, width), face crops, else the whole frame
         video_times: Tensor | None = None,  # (B, T) int64 ms, -1 for padded frames
-        face_features: Tensor | None = None,  # (B, T, P, D), cached maps, whole or pooled, in place of pixels
+        face_features: Tensor | None = None,  # (B, T, P, D), cached maps, whole or pooled, instead of pixels
         face_found: Tensor | None = None,  # (B, T) bool, frames that show a face; decides `modalities` alone
         **kwargs,
     ) -> BaseModelOutputWithPooling:
@@ -230,7 +230,7 @@ class OmniEmotionModel(EmotionModel):
         self,
         input_features: Tensor | None = None,  # (B, C, mel, frames), chunks of sound, 30 s each at full size
         audio_attention_mask: Tensor | None = None,  # (B, C, frames) bool, True for sound, or (B, C) for whole chunks
-        audio_features: Tensor | None = None,  # (B, C * l, D), cached states of the audio tower, in place of sound
+        audio_features: Tensor | None = None,  # (B, C * l, D), cached states of the audio tower, instead of sound
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Audio tokens (4.1), chunk after chunk; `pooler_output` is B tensors (n_b, H)."""

@@ -1,4 +1,4 @@
-"""The tensors of a landmark tower (`modeling_face_motion.py`): mesh landmarks in place of pixels."""
+"""The tensors of a landmark tower (`modeling_face_motion.py`): mesh landmarks instead of pixels."""
 
 import numpy as np
 

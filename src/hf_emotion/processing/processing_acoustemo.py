@@ -50,7 +50,7 @@ class AcoustEmoProcessor(EmotionProcessor):
         window_seconds: length of windows over the whole sound that replace the utterances; the prompt still lists the
             utterances: Table 2's "w/ fixed-length windows (2s)" at 2.0.
         context_seconds: s of sound added before and after each utterance, for times that cut into words. Paper silent.
-        interleave: each utterance's line of the prompt holds its own audio tokens, in place of one run of T_A. A
+        interleave: each utterance's line of the prompt holds its own audio tokens, instead of one run of T_A. A
             finished prompt then needs one `<audio>` for the whole clip (with `use_global`) and one an utterance.
         max_length: "The maximum sequence length for the LLM is set to 1024 tokens" (4.1). Where a clip's prompt would
             not fit, its shortest neighbouring utterances (or windows) are merged until it does, with a warning and a

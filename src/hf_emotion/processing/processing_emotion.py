@@ -243,7 +243,7 @@ class EmotionProcessor(ProcessorMixin):
             config: the model's; its placeholder ids are set to the tokenizer's.
             tokenizer: the language model's.
             settings: further settings of the processor, and components (`feature_extractor=`, `image_processor=`,
-                `chat_template=`) in place of those that would be made.
+                `chat_template=`) instead of those that would be made.
 
         Raises:
             ValueError: there is no tokenizer.

@@ -1,4 +1,4 @@
-"""Outputs of frozen towers, computed once: training then reads them in place of pixels and sound.
+"""Outputs of frozen towers, computed once: training then reads them instead of pixels and sound.
 
     hf-emotion cache MODEL --data DATA --output FEATURES
 
@@ -370,7 +370,7 @@ class FeatureCache:
             )
 
     def __getitem__(self, row: Mapping) -> ClipInputs:
-        """The features of a row's clip, in place of its pixels and its sound.
+        """The features of a row's clip, instead of its pixels and its sound.
 
         Raises:
             FeatureCacheError: there are none, or the file was damaged after it was written.
@@ -396,7 +396,7 @@ class FeatureCache:
         return ClipInputs(**inputs, tensors=tensors)
 
     def fill(self, row: Mapping) -> dict:
-        """A row with the features of its clip in place of its files; nothing is decoded.
+        """A row with the features of its clip instead of its files; nothing is decoded.
 
         Raises:
             FeatureCacheError: as `__getitem__`; a row whose clip stands in `messages`.
@@ -408,7 +408,7 @@ class FeatureCache:
         return {**row, "video": self[row], "audio": None, "utterances": None} if media_of(row) else dict(row)
 
     def encode(self, processor: EmotionProcessor, row: Mapping, **options) -> dict[str, torch.Tensor]:
-        """As `collator.encode` for one row, with the features in place of pixels and sound."""
+        """As `collator.encode` for one row, with the features instead of pixels and sound."""
         return encode(processor, [self.fill(row)], **options)
 
 
@@ -456,7 +456,7 @@ def cropped_chunks(states: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tens
 
 
 def whole_chunks(states: torch.Tensor, steps: int, kept: Sequence[int]) -> torch.Tensor:
-    """`cropped_chunks` undone, with zeros in place of what was not stored: (C * l, D)."""
+    """`cropped_chunks` undone, with zeros instead of what was not stored: (C * l, D)."""
     whole = states.new_zeros(len(kept), steps, states.shape[1])
     for chunk, part in zip(whole, states.split(list(kept)), strict=True):
         chunk[: len(part)] = part

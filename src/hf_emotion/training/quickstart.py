@@ -5,7 +5,7 @@ The training shows the machinery. Its faces are one photograph, warped; its voic
 what it says of real people means nothing. Clips of yours are described by the model in the box.
 
 The paper starts from published encoders and trains in two stages (3.4). So does the quickstart: first the paths of
-frames and sound learn to see facial movements and to tell voices apart, in clips rendered in memory, in place of
+frames and sound learn to see facial movements and to tell voices apart, in clips rendered in memory, instead of
 published weights; then the towers are frozen, their outputs are computed once, and the rest learns to answer questions,
 from the same rendered clips and from real video and sound files.
 """
@@ -252,7 +252,7 @@ def learn_to_listen(model, processor, samples, seed: int, epochs: int = LISTEN_E
 
 @torch.no_grad()
 def with_features(model, samples) -> list[dict]:
-    """The samples with the frozen towers' outputs in place of pixels and sound."""
+    """The samples with the frozen towers' outputs instead of pixels and sound."""
     cached = []
     for sample in tqdm(samples, desc="towers", unit="clip", delay=2):
         text = {name: sample[name] for name in ("input_ids", "attention_mask", "labels")}
