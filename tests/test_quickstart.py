@@ -1,11 +1,12 @@
-"""The quickstart's own pieces: what stage 1 is shown, its targets, the frames that are left out, the score."""
+"""The quickstart's own pieces: the adapter, its training, the fresh process, the scores and the page."""
 
+import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from hf_emotion import starter
 from hf_emotion.data import demo
 from hf_emotion.training import quickstart
 
@@ -13,81 +14,48 @@ pytest.importorskip("skimage", reason="the demo corpus needs scikit-image: pip i
 
 
 @pytest.fixture(scope="module")
-def small():
-    model, processor = quickstart.new_model(0)
-    return model, processor, quickstart.rendered(processor, 0, num_faces=10, num_voices=10)
+def small(tmp_path_factory):
+    model, processor = starter.load("cpu")
+    folder = tmp_path_factory.mktemp("corpus")
+    rows = quickstart.prepare(folder, 0, num_clips=2, size=64, fps=4, num_workers=0, progress=False)
+    return model, processor, rows, [quickstart.encode(processor, [row]) for row in rows]
 
 
-def test_rendered_clips_are_rows_with_their_media_beside_and_controls_as_frequent_as_each_emotion():
-    faces = list(demo.render_clips("face", range(12), 5, size=64))
-    assert [row["label"] for row, _ in faces].count("neutral") == 2
-    row, draws = faces[0]
-    assert row["video"]["frames"].shape[1:] == (64, 64, 3)
-    times = np.arange(len(row["video"]["frames"])) / row["video"]["fps"]
-    assert demo.movement_sizes(draws, times).max() > 0.5
-    row, _ = next(demo.render_clips("prosody", range(1), 5))
-    assert set(row["video"]) == {"waveform", "sampling_rate"}
-    with pytest.raises(demo.DemoError, match="'words'"):
-        next(demo.render_clips("words", range(1), 5))
+def test_the_question_and_its_answers_are_the_starters_own(small):
+    _, processor, rows, samples = small
+    for row, sample in zip(rows, samples, strict=True):
+        assert row["answer"] in starter.sentences.LABELS
+        learnt = processor.tokenizer.decode(sample["labels"][0][sample["labels"][0] != -100], skip_special_tokens=True)
+        assert learnt.strip() == row["answer"]
+    assert set(demo.EMOTIONS) | {demo.NEUTRAL} <= set(starter.sentences.LABELS)
 
 
-def test_a_window_has_the_furthest_movement_of_its_frames_or_of_the_nearest_frame():
-    batch = {
-        "video_times": torch.tensor([[0, 500, 1000, -1], [0, 400, 800, 1200]]),
-        "utterance_spans": torch.tensor([[[0, 600], [620, 700]], [[900, 1300], [-1, -1]]]),
-        "movements": torch.tensor([[[0.1], [0.2], [0.3], [9.0]], [[0.8], [0.1], [0.2], [0.5]]]),
-    }
-    found = quickstart.movements_of_windows(batch).flatten().tolist()
-    assert found == pytest.approx([0.3, 0.2, 0.2, 0.8, 0.5])
-    del batch["utterance_spans"]
-    assert quickstart.movements_of_windows(batch).flatten().tolist() == pytest.approx([0.3, 0.8])
-
-
-def test_stage_1_trains_the_ways_of_frames_and_sound_and_nothing_else(small):
-    model, processor, drawn = small
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    assert quickstart.learn_to_look(model, processor, drawn["face"], seed=0, epochs=2) < 1
-    after_looking = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    assert all(name.split(".")[1] in quickstart.FRAME_PATH for name in after_looking)
-    assert {name.split(".")[1] for name in after_looking} == set(quickstart.FRAME_PATH) - {"local_qformer"}
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    quickstart.LISTEN_BATCH, batch = 4, quickstart.LISTEN_BATCH
-    try:
-        assert 0 <= quickstart.learn_to_listen(model, processor, drawn["prosody"], seed=0, epochs=2) <= 1
-    finally:
-        quickstart.LISTEN_BATCH = batch
-    heard = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    assert {name.split(".")[1].split("_")[0] for name in heard} == {"audio"}
-
-
-def test_cached_tower_outputs_give_the_loss_of_pixels_and_sound(small):
-    model, processor, drawn = small
-    collate = quickstart.EmotionCollator(processor)
-    samples = [drawn["face"][0], drawn["prosody"][0], drawn["face"][1]]
-    plain = [{k: x for k, x in sample.items() if k not in ("movements", "voice")} for sample in samples]
-    with torch.no_grad():
-        wanted = model(**collate(plain)).loss
-        found = model(**collate(quickstart.with_features(model, samples))).loss
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
-
-
-def test_left_out_frames_leave_every_frame_tensor_alike(small):
-    _, processor, drawn = small
-    kept = quickstart.FrameDropper(processor).thinned(drawn["face"][0])
-    lengths = {kept[name].shape[1] for name in quickstart.FrameDropper.frame_tensors if name in kept}
-    assert lengths == {drawn["face"][0]["video_times"].shape[1] * 3 // 4}
-    assert (kept["video_times"].diff() > 0).all()
-
-
-def test_a_fresh_process_answers_about_a_clip_named_by_a_relative_path(small, tmp_path, monkeypatch):
-    model, processor, _ = small
+def test_an_adapter_is_trained_saved_and_asked_in_a_process_without_the_package(small, tmp_path, monkeypatch):
+    starter_model, processor, rows, samples = small
     monkeypatch.chdir(tmp_path)
-    [row] = demo.make_demo("corpus", 1, cues=("face",), size=64, fps=4, num_workers=0, progress=False)
-    model.save_pretrained("model")
-    processor.save_pretrained("model")
-    samples = quickstart.with_features(model, [quickstart.encode(processor, [row])])
-    expected = quickstart.answers(model.eval(), processor, samples)
-    assert quickstart.ask_afresh(Path("model"), row).strip() == expected[0].splitlines()[-1].strip()
+    monkeypatch.setattr(quickstart, "LEARNING_RATE", 1e-2)
+    model = copy.deepcopy(starter_model)
+    model.save_pretrained("base")
+    processor.save_pretrained("base")
+    model = quickstart.with_adapter(model, 0)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    # One clip, again and again, until it is named.
+    wanted = rows[1]["answer"]
+    losses = quickstart.train(model, processor, samples[1:] * 8, tmp_path / "training", seed=0, epochs=12)
+    assert losses[-1]["loss"] < 0.5
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert any("language_model" in name and "lora_" in name for name in changed)
+    assert all("lora_" in name or "modules_to_save" in name for name in changed)
+    assert not any("tower" in name for name in changed)
+    assert quickstart.answers(model, processor, samples[1:]) == [wanted]
+    model.save_pretrained("adapter")
+    assert quickstart.ask_afresh(Path("base"), Path("adapter"), rows[1:]) == [wanted]
+
+
+def test_folders_that_do_not_load_are_reported_with_the_reason(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    with pytest.raises(RuntimeError, match="does not load by itself"):
+        quickstart.ask_afresh(tmp_path / "base", tmp_path / "adapter", [])
 
 
 def test_the_score_counts_clips_whose_emotion_alone_is_named():
@@ -96,27 +64,35 @@ def test_the_score_counts_clips_whose_emotion_alone_is_named():
         {"cue": "face", "labels": ["sad"]},
         {"cue": "prosody", "labels": ["happy"]},
     ]
-    texts = ["The person seems happy.", "The person seems happy.", "They seem happy and sad."]
-    found = quickstart.score(rows, texts, "happy")
-    assert found["face"]["model"] == 0.5
-    assert found["prosody"]["model"] == 0.0
+    found = quickstart.score(rows, ["sad", "sad", "calm"], ["happy", "happy", "happy and sad"], "happy")
+    assert found["face"] == {"clips": 2, "before": 0.5, "after": 0.5, "constant": 0.5}
+    assert found["prosody"]["after"] == 0.0
     assert found["all"]["constant"] == pytest.approx(2 / 3)
 
 
+def test_the_verdict_is_honest():
+    numbers = {"clips": 10, "before": 0.3, "after": 0.2, "constant": 0.4}
+    assert "did not help" in quickstart.verdict_on(numbers)
+    assert "one constant answer is at least as good" in quickstart.verdict_on({**numbers, "after": 0.4})
+    assert "5 more of 10 clips" in quickstart.verdict_on({**numbers, "after": 0.8})
+
+
 def test_the_page_shows_right_and_wrong_answers_and_the_clips_of_the_user(small, tmp_path):
-    _, processor, _ = small
-    rows = demo.make_demo(tmp_path / "corpus", 3, cues=("face",), size=64, fps=4, num_workers=0, progress=False)
-    texts = [f"The person seems {row['label']}." for row in rows]
-    texts[1] = "The person seems <nothing>."
-    numbers = {"clips": 3, "model": 2 / 3, "constant": 1 / 3, "shuffled": 0.0}
+    _, processor, rows, _ = small
+    numbers = {"clips": 2, "before": 0.0, "after": 0.5, "constant": 0.5}
     report = {
-        "seconds": 7,
+        "train_clips": 7,
         "constant": "happy",
         "scores": {"all": numbers},
+        "verdict": quickstart.verdict_on(numbers),
+        "fresh_process": {"asked": 2, "same": 1},
         "described": [{"clip": "mine.mp4", "description": "A <smile>."}, {"clip": "b.mp4", "error": "b.mp4: no file"}],
     }
-    quickstart.write_report(tmp_path / "report.html", processor, rows, texts, report)
+    after = [rows[0]["answer"], "<nothing>"]
+    quickstart.write_report(tmp_path / "report.html", processor, rows, ["afraid", "bored"], after, report)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert (page.count(": correct</h2>"), page.count(": wrong</h2>")) == (2, 1)
+    assert (page.count(": correct</h2>"), page.count(": wrong</h2>")) == (1, 1)
     assert "mine.mp4: A &lt;smile&gt;." in page
     assert "&lt;nothing&gt;" in page
+    assert "do not judge anybody by it" in page
+    assert "to\n1 of 2 clips" in page

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("quickstart_output"), metavar="FOLDER", help="folder to write"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of corpus, weights and training")
+    parser.add_argument("--seed", type=int, default=0, help="seed of corpus and training")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -54,7 +54,7 @@ class MicroEmoConfig(EmotionConfig):
 
     model_type = "microemo"
     sub_configs_defaults = {
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_vision_model"),
+        "vision_config": TowerSpec(config_class=AutoConfig, model_type="instructblip_vision_model"),
         "image_qformer_config": SubConfigSpec(
             config_class=InstructBlipQFormerConfig, init_kwargs={"vocab_size": 30523}
         ),
