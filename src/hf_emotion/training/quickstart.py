@@ -11,6 +11,7 @@ adapter learns from them says nothing about real people. Clips of the user are d
 import html
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -136,6 +137,8 @@ def named(text: str, row: dict) -> bool:
 
 def score(rows: list[dict], before: list[str], after: list[str], constant: str) -> dict[str, dict]:
     """Share of clips whose emotion is named, by cue: before and after training, and by one constant answer."""
+    shuffled = after.copy()
+    random.Random(0).shuffle(shuffled)
     result = {}
     for cue in (None, *CUES):
         chosen = [i for i, row in enumerate(rows) if cue in (None, row["cue"])]
@@ -144,6 +147,9 @@ def score(rows: list[dict], before: list[str], after: list[str], constant: str) 
                 "clips": len(chosen),
                 "before": sum(named(before[i], rows[i]) for i in chosen) / len(chosen),
                 "after": sum(named(after[i], rows[i]) for i in chosen) / len(chosen),
+                # As `hf-emotion push` reads a results file.
+                "model": sum(named(after[i], rows[i]) for i in chosen) / len(chosen),
+                "shuffled": sum(named(shuffled[i], rows[i]) for i in chosen) / len(chosen),
                 "constant": sum([constant] == rows[i]["labels"] for i in chosen) / len(chosen),
             }
     return result
