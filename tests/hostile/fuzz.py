@@ -32,6 +32,14 @@ PEAK = 2 * 2**30  # bytes of resident memory that no case may make a worker reac
 RECYCLE = 400  # cases after which a worker is replaced, so that a leak of one kind does not count for another
 
 
+def peak_bytes() -> int:
+    """The most resident memory that this program had. `ru_maxrss` would include the program that started it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def work() -> None:
     """A worker: reads `seed index` or `kind path` lines, writes one JSON line for each."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -65,7 +73,7 @@ def work() -> None:
             except Exception:
                 outcome, report = "traceback", traceback.format_exc()
             answer = {"outcome": outcome, "kind": kind, "report": report, "seconds": time.monotonic() - begun}
-            answer["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            answer["peak"] = peak_bytes()
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
     finally:

@@ -26,6 +26,8 @@ class AffectGPTModel(EmotionModel):
     config: AffectGPTConfig
     processor_class = "processing_affectgpt.AffectGPTProcessor"
     frozen_parts = ("vision_tower", "visual_projection", "audio_tower", "language_model")
+    # transformers names only the other of the two layers that a HuBERT encoder can have.
+    _no_split_modules = ["HubertEncoderLayerStableLayerNorm"]
 
     def __init__(self, config: AffectGPTConfig):
         super().__init__(config)
