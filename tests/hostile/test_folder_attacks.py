@@ -134,9 +134,8 @@ def test_a_folders_template_follows_no_attribute_and_makes_no_giant_text(folder,
 
 def test_a_chat_template_reaches_nothing_of_python(folder):
     (folder / "chat_template.jinja").write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")
-    _, processor = load(folder, device="cpu")
-    with pytest.raises(Exception, match="unsafe"):
-        processor.apply_chat_template([{"role": "user", "content": "hello"}])
+    with pytest.raises(ModelFolderError, match="unsafe"):
+        load(folder, device="cpu")
 
 
 def test_links_out_of_a_folder_are_not_published_and_the_files_are_listed_first(folder, tmp_path, monkeypatch):

@@ -604,7 +604,7 @@ def file_hash(row: Mapping) -> str:
     """SHA-256 over the clip's files.
 
     Raises:
-        MediaError: there is no file, or one cannot be read.
+        MediaError: a file is missing or cannot be read.
     """
     digest_of_files = hashlib.sha256()
     paths = [row[kind] for kind in ("video", "audio") if row[kind]]
