@@ -108,6 +108,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 1rem auto
 figure { margin: 0 } figure img { width: 100% } figcaption { color: #666; font-size: .85rem }
 svg { width: 100%; background: #fafafa } svg .wave { fill: #56718a } svg .voice { fill: #2b7a9b; opacity: .6 }
 svg .utterance { fill: #e69f00 } svg line { stroke: #c33 } svg text { font-size: 11px }
+h1, li, td { overflow-wrap: anywhere }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f2f6fa; padding: .6rem }
 .legend { color: #666; font-size: .9rem }
 """
