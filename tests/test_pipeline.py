@@ -52,6 +52,13 @@ def without_name(result):
     return {name: value for name, value in result.items() if name != "clip"}
 
 
+def rounded(value):
+    """A result with scores to three digits: sums depend on the batch they are taken in."""
+    if isinstance(value, dict):
+        return {key: float(f"{item:.3g}") if key == "score" else rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
 @torch.no_grad()
 def plain_answer(pipe, clip, question, **options):
     """Text and tokens by the processor and `generate` alone."""
@@ -266,10 +273,10 @@ STREAMS = {
 
 @pytest.mark.parametrize("kind", STREAMS)
 def test_a_stream_is_answered_like_a_list(one_pipe, clip, kind):
-    expected = without_name(one_pipe(str(clip), **OPTIONS))
+    expected = rounded(without_name(one_pipe(str(clip), **OPTIONS)))
     results = one_pipe(STREAMS[kind](clip), batch_size=2, **OPTIONS)
     assert iter(results) is results
-    assert [without_name(result) for result in results] == [expected] * 3
+    assert [rounded(without_name(result)) for result in results] == [expected] * 3
 
 
 def test_a_stream_is_read_only_as_far_as_results_are_asked_for(one_pipe, clip):
