@@ -241,7 +241,7 @@ def test_twenty_minutes_are_heard_to_their_end_or_refused_in_one_sentence():
     assert chunks["audio_attention_mask"].shape == (1, 600)
     assert chunks["utterance_spans"].tolist() == [[[0, 2000], [1197000, 1199500]]]
     waves = make(feature_extractor=Wav2Vec2FeatureExtractor(return_attention_mask=True))
-    with pytest.raises(ValueError, match=r"a sound of 1200\.0 s came .* up to 120 s is accepted"):
+    with pytest.raises(ValueError, match=r"a sound of 1200\.0 s was passed .* up to 120 s is accepted"):
         waves(videos=long, return_tensors="pt")
 
 
@@ -249,7 +249,7 @@ def test_a_sound_too_long_for_its_tower_does_not_stop_the_clips_beside_it():
     model, processor = build("acoustemo", audio_config=HUBERT)
     found = describe([sound(1), sound(121), sound(1)], model, processor, max_new_tokens=2)
     assert ["error" in result for result in found] == [False, True, False]
-    assert "a sound of 121.0 s came" in found[1]["error"]
+    assert "a sound of 121.0 s was passed" in found[1]["error"]
 
 
 def test_settings_that_contradict_each_other_are_refused():

@@ -280,7 +280,7 @@ def test_clips_of_unlike_length_make_the_same_batch_together_and_by_the_collator
 def test_a_sound_too_long_for_a_tower_of_whole_waveforms_is_refused_in_one_sentence(shipped):
     model, _ = shipped
     processor = ESVAProcessor.from_config(model.config, tiny_tokenizer(), max_waveform_seconds=1.5)
-    with pytest.raises(ValueError, match=r"a sound of 2\.0 s came .* up to 1\.5 s is accepted"):
+    with pytest.raises(ValueError, match=r"a sound of 2\.0 s was passed .* up to 1\.5 s is accepted"):
         processor(videos=[clip()])
     with pytest.raises(ValueError, match=r"up to 1\.5 s is accepted"):
         processor.load_clips([clip()])  # where predict loads clips one by one

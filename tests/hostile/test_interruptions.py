@@ -13,6 +13,14 @@ from hf_emotion import cli
 from hf_emotion.cli import info
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """A runner that was started in the background hands down an ignored interrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def run(monkeypatch, action) -> int:
     monkeypatch.setattr(info, "run", lambda args: action())
     return cli.main(["info", "microemo"])
