@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: where the real test media lie, and one torch thread so that runs repeat."""
 
 import os
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real test media not found at {folder}; set HF_EMOTION_TEST_DATA to their folder")
     return folder
+
+
+@contextmanager
+def limit_files(size: int):
+    """No file may grow beyond `size` bytes, as on a full disk or under a quota."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture(scope="session")
+def files_limited_to():
+    """`with files_limited_to(bytes):` stands for a full disk."""
+    return limit_files

@@ -2,25 +2,13 @@
 
 import errno
 import json
-import resource
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 
 from hf_emotion.data.build import build
 from hf_emotion.data.files import MediaFolder, read_lines, replacing, write_whole
 from hf_emotion.data.readers.own import read_table
-
-
-@contextmanager
-def files_limited_to(size: int):
-    """No file may grow beyond `size` bytes, as on a full disk or under a quota."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_file_is_replaced_by_the_new_one_and_no_temporary_file_is_left(tmp_path):
@@ -30,7 +18,7 @@ def test_a_file_is_replaced_by_the_new_one_and_no_temporary_file_is_left(tmp_pat
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path):
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, files_limited_to):
     path = tmp_path / "a.txt"
     write_whole(path, "old")
     with pytest.raises(OSError, match=r"a\.txt") as error, files_limited_to(1000):
@@ -58,7 +46,7 @@ def test_a_folder_is_replaced_at_once_or_stays_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_build_on_a_full_disk_leaves_the_dataset_that_was_there(tmp_path):
+def test_a_build_on_a_full_disk_leaves_the_dataset_that_was_there(tmp_path, files_limited_to):
     table = tmp_path / "rows.jsonl"
     write_whole(table, "".join(json.dumps({"id": str(n), "description": "x" * 2000}) + "\n" for n in range(50)))
     build("table", table, output=tmp_path / "out")

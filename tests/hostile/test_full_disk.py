@@ -4,25 +4,12 @@
 """
 
 import json
-import resource
-from contextlib import contextmanager
 
 import av
 import numpy as np
 import pytest
 
 from hf_emotion.cli import main
-
-
-@contextmanager
-def files_limited_to(size: int):
-    """No file may grow beyond `size` bytes, as on a full disk or under a quota."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.fixture(scope="module")
@@ -50,56 +37,61 @@ def rows(tmp_path_factory):
     return folder / "rows.jsonl"
 
 
-def run(capsys, limit: int, *words) -> str:
-    """The error of a command whose files may not grow beyond `limit` bytes."""
-    capsys.readouterr()
-    with files_limited_to(limit):
-        code = main([str(word) for word in words])
-    error = capsys.readouterr().err
-    assert code in (1, 2)
-    assert "Traceback" not in error
-    lines = [line for line in error.splitlines() if line.startswith("hf-emotion")]
-    assert len(lines) == 1, error
-    return lines[0]
+@pytest.fixture
+def run(capsys, files_limited_to):
+    """The error of a command whose files may not grow beyond `limit` bytes: run(limit, *words)."""
+
+    def run_limited(limit: int, *words) -> str:
+        capsys.readouterr()
+        with files_limited_to(limit):
+            code = main([str(word) for word in words])
+        error = capsys.readouterr().err
+        assert code in (1, 2)
+        assert "Traceback" not in error
+        lines = [line for line in error.splitlines() if line.startswith("hf-emotion")]
+        assert len(lines) == 1, error
+        return lines[0]
+
+    return run_limited
 
 
-def test_init_leaves_no_folder(tmp_path, capsys):
-    run(capsys, 100_000, "init", "microemo", "--output", tmp_path / "model")
+def test_init_leaves_no_folder(tmp_path, run):
+    run(100_000, "init", "microemo", "--output", tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_space_leaves_no_folder(tmp_path, capsys):
-    run(capsys, 100, "space", "me/model", "--output", tmp_path / "space")
+def test_space_leaves_no_folder(tmp_path, run):
+    run(100, "space", "me/model", "--output", tmp_path / "space")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_inspect_leaves_no_page(tmp_path, capsys, rows):
-    run(capsys, 100, "inspect", rows.parent / "0.wav", "--output", tmp_path / "page.html")
+def test_inspect_leaves_no_page(tmp_path, run, rows):
+    run(100, "inspect", rows.parent / "0.wav", "--output", tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cache_leaves_no_file_of_features_and_can_be_repeated(tmp_path, capsys, model, rows):
+def test_cache_leaves_no_file_of_features_and_can_be_repeated(tmp_path, run, capsys, model, rows):
     words = ("cache", model, "--data", rows, "--output", tmp_path / "features")
-    run(capsys, 3_000, *words)
+    run(3_000, *words)
     assert not list((tmp_path / "features").glob("features-*.arrow"))
     assert main([str(word) for word in words]) == 0
     assert "3 clips" in capsys.readouterr().out
 
 
-def test_evaluate_keeps_whole_answers_and_can_be_repeated(tmp_path, capsys, model, rows):
+def test_evaluate_keeps_whole_answers_and_can_be_repeated(tmp_path, run, capsys, model, rows):
     words = ("evaluate", "--model", model, "--data", rows, "--metrics", "emotion_lexicon", "--output", tmp_path / "out")
     words += ("--max-new-tokens", 2, "--bootstrap", 0, "--batch-size", 1)
-    run(capsys, 700, *words)
+    run(700, *words)
     assert not (tmp_path / "out" / "scores.json").exists()
     assert main([str(word) for word in words]) == 0
     answers = (tmp_path / "out" / "predictions.jsonl").read_text().strip().split("\n")
     assert sorted(json.loads(line)["id"] for line in answers if "id" in json.loads(line)) == ["0", "1", "2"]
 
 
-def test_predict_keeps_whole_results(tmp_path, capsys, model, rows):
+def test_predict_keeps_whole_results(tmp_path, run, model, rows):
     clips = [rows.parent / f"{i}.wav" for i in range(3)]
     words = ("predict", *clips, "--model", model, "--output", tmp_path / "results.jsonl", "--max-new-tokens", 2)
-    run(capsys, 500, *words)
+    run(500, *words)
     assert main([str(word) for word in words]) == 0
     results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().strip().split("\n")]
     assert [result["clip"] for result in results] == [str(clip) for clip in clips]
