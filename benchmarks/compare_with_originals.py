@@ -5,12 +5,12 @@
 
 Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA,
 RenShuhuai-Andy/TimeChat, Kartik-3004/facexformer, ZebangCheng/Emotion-LLaMA (`--emotion-llama`), HumanMLLM/R1-Omni
-(`--humanomni`) or zeroQiaoba/MERTools (`--affectgpt CHECKOUT/MER2025/MER2025_Track23`), the last two with `--timm
-FOLDER`; whole released models are compared in `released_models.py`, beside this file. Nothing is fetched, and none of
-their code is part of this package. Their modules are imported one file at a time, with small stand-ins for packages
-that this package does not need (timm, einops, iopath, ftfy) and for what transformers has since moved or dropped.
-FaceXFormer's network needs torchvision's own Swin, for
-which there is no stand-in: FOLDER is where you unpacked a wheel of the torchvision that fits the installed torch
+(`--humanomni`), ooochen-30/Emotion-LLaMA-v2 (`--emotion-llama-v2`) or zeroQiaoba/MERTools (`--affectgpt
+CHECKOUT/MER2025/MER2025_Track23`, `--affectgpt-2026 CHECKOUT/MER2026/MER2026_Track2`); HumanOmni, AffectGPT and
+Emotion-LLaMA-v2 need `--timm FOLDER`. Whole released models are compared in `released_models.py`, beside this file.
+Nothing is fetched, and none of their code is part of this package. Their modules are imported one file at a time, with
+small stand-ins for packages that this package does not need (timm, einops, iopath, ftfy) and for what transformers has
+since moved or dropped. FaceXFormer's network needs torchvision's own Swin, for which there is no stand-in: FOLDER is where you unpacked a wheel of the torchvision that fits the installed torch
 (`pip download torchvision==0.28.0 --no-deps`, unzip); its compiled operators are not called and need not load. Random
 weights are filled into the original, its state dict goes through our converter into our module, and the same input
 through both; largest absolute differences are printed and written to benchmarks/results/compare_with_originals.json,
@@ -172,7 +172,13 @@ def import_lavis(checkout, package, file):
         "timm.models.layers": layers,
         "timm.models.registry": module("timm.models.registry", register_model=lambda function: function),
     }
-    # What transformers 5 has moved; head pruning it dropped, and nothing here calls it.
+    with originals(own, foreign), moved_names():
+        return importlib.import_module(f"{package}.models.{file}")
+
+
+@contextlib.contextmanager
+def moved_names():
+    """What transformers 5 has moved; head pruning it dropped, and nothing here calls it."""
     moved = {
         "apply_chunking_to_forward": pytorch_utils.apply_chunking_to_forward,
         "find_pruneable_heads_and_indices": None,
@@ -182,8 +188,7 @@ def import_lavis(checkout, package, file):
     for name in added:
         setattr(modeling_utils, name, moved[name])
     try:
-        with originals(own, foreign):
-            return importlib.import_module(f"{package}.models.{file}")
+        yield
     finally:
         for name in added:
             delattr(modeling_utils, name)
@@ -232,22 +237,25 @@ def peer_bert(code, layers, frequency, width, queries, text):
     )
     config.encoder_width, config.add_cross_attention = width, True
     config.cross_attention_freq, config.query_length = frequency, queries
-    # What transformers 5 no longer sets on every configuration, and the originals read.
-    for name, value in (("chunk_size_feed_forward", 0), ("is_decoder", False), ("use_cache", True)):
-        setattr(config, name, getattr(config, name, value))
-    # Every parameter is filled below; transformers 5 would want to know of tied weights.
-    code.BertModel.init_weights = lambda self: None
+    restore_bert(code, config)
     bert = code.BertModel(config, add_pooling_layer=False)
-    # Two methods of its base class that transformers 5 has dropped, as transformers 4 had them.
-    bert.get_head_mask = lambda mask, count: [None] * count
-    bert.invert_attention_mask = lambda mask: (
-        (1.0 - mask[:, None, None, :].to(bert.dtype)) * torch.finfo(bert.dtype).min
-    )
     if not text:
         bert.embeddings.word_embeddings = bert.embeddings.position_embeddings = None
         for layer in bert.encoder.layer:
             layer.output = layer.intermediate = None
     return randomise(bert, 4)
+
+
+def restore_bert(code, config):
+    """What the originals' BERT needs of transformers 4: values on `config`, methods of its classes."""
+    for name, value in (("chunk_size_feed_forward", 0), ("is_decoder", False), ("use_cache", True)):
+        setattr(config, name, getattr(config, name, value))
+    # Every parameter is filled afterwards; transformers 5 would want to know of tied weights.
+    code.BertPreTrainedModel.init_weights = lambda self: None
+    code.BertModel.get_head_mask = lambda self, mask, count: [None] * count
+    code.BertModel.invert_attention_mask = lambda self, mask: (
+        (1.0 - mask[:, None, None, :].to(self.dtype)) * torch.finfo(self.dtype).min
+    )
 
 
 def compare_query_qformers(checkout, package):
@@ -373,6 +381,7 @@ def main(arguments=None):
     parser.add_argument("--emotion-llama", type=Path, metavar="CHECKOUT")
     parser.add_argument("--humanomni", type=Path, metavar="CHECKOUT")
     parser.add_argument("--affectgpt", type=Path, metavar="FOLDER", help="MER2025/MER2025_Track23 of MERTools")
+    parser.add_argument("--affectgpt-2026", type=Path, metavar="FOLDER", help="MER2026/MER2026_Track2 of MERTools")
     parser.add_argument("--timm", type=Path, metavar="FOLDER", help="where timm and einops were unpacked")
     args = parser.parse_args(arguments)
     # Here, since it takes the helpers of this file.
@@ -389,8 +398,11 @@ def main(arguments=None):
         ("Emotion-LLaMA", args.emotion_llama, released.manifest_emotion_llama),
         ("HumanOmni", args.humanomni, released.with_folder(args.timm, released.compare_humanomni)),
         ("HumanOmni", args.humanomni, released.with_folder(args.timm, released.manifest_humanomni)),
-        ("AffectGPT", args.affectgpt, released.with_folder(args.timm, released.compare_affectgpt)),
-        ("AffectGPT", args.affectgpt, released.with_folder(args.timm, released.manifest_affectgpt)),
+        *(
+            (source, folder, released.with_folder(args.timm, part))
+            for source, folder in (("AffectGPT", args.affectgpt), ("AffectGPT-2026", args.affectgpt_2026))
+            for part in (released.compare_affectgpt, released.manifest_affectgpt)
+        ),
     ]
     if all(path is None for _, path, _ in runs):
         parser.error("give at least one checkout; see --help")

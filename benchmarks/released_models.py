@@ -12,13 +12,14 @@ import importlib
 import sys
 import tempfile
 import types
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 
 import peft
 import torch
 import transformers
-from compare_with_originals import DTYPES, largest, module, noise, originals, randomise
+from compare_with_originals import DTYPES, largest, module, moved_names, noise, originals, randomise, restore_bert
 from torch import nn
 from transformers import (
     BertConfig,
@@ -469,8 +470,8 @@ def manifest_humanomni(checkout):
 
 
 def import_affectgpt(checkout):
-    """`AffectGPT` of MERTools. Stand-ins: its paths, registry, base class (mixed precision alone), tokenizer table and
-    Q-Former, and its encoders' file, whose preprocessing goes through PIL: the encoders are given below."""
+    """`AffectGPT` of MERTools, with its Q-Former. Stand-ins: its paths, registry, base class (only mixed precision),
+    tokenizer table, and its encoders' file, whose preprocessing goes through PIL: the encoders are given below."""
     package = checkout / "my_affectgpt"
     base = type("Blip2Base", (nn.Module,), {"maybe_autocast": lambda self, **kwargs: contextlib.nullcontext()})
     tokens = {f"DEFAULT_{kind}_PATCH_TOKEN": f"<{kind.title()}Here>" for kind in AFFECTGPT_TOKENS}
@@ -482,16 +483,17 @@ def import_affectgpt(checkout):
         "my_affectgpt.common.registry": module("my_affectgpt.common.registry", registry=register),
         "my_affectgpt.models": module("my_affectgpt.models", package / "models"),
         "my_affectgpt.models.blip2": module("my_affectgpt.models.blip2", Blip2Base=base, disabled_train=None),
-        "my_affectgpt.models.Qformer": module("my_affectgpt.models.Qformer", BertConfig=None, BertLMHeadModel=None),
         "my_affectgpt.models.tokenizer": module("my_affectgpt.models.tokenizer", load_tokenizer_from_LLM=None),
         "my_affectgpt.models.encoder": module("my_affectgpt.models.encoder"),
     }
     if importlib.util.find_spec("einops") is None:
         raise ImportError("einops is not installed; AffectGPT reorders dimensions by it")
-    with originals(own, {}):
-        return importlib.import_module("my_affectgpt.models.affectgpt")
+    with originals(own, {}), moved_names():
+        code = importlib.import_module("my_affectgpt.models.affectgpt")
+        return code, importlib.import_module("my_affectgpt.models.Qformer")
 
 
+AFFECTGPT_KINDS = ("video", "audio", "multi")
 AFFECTGPT_TOKENS = ("IMAGE", "AUDIO", "FRAME", "FACE", "MULTI")
 
 
@@ -524,8 +526,21 @@ class SoundEncoder(nn.Module):
         return states.mean(1).unflatten(0, sound.shape[:2])
 
 
-def make_affectgpt(checkout, clip, hubert, text):
-    code = import_affectgpt(checkout)
+# How frames, segments and both together become tokens, how many of each, and whether pictures are faces: the two
+# released setups (all six of their training files; the code of both years is equal), and other options of the code.
+AFFECTGPT = {
+    "best setup, faces": (("attention",) * 3, (1, 1, 1), True),
+    "best setup, frames": (("attention",) * 3, (1, 1, 1), False),
+    "Q-Formers, faces": (("qformer",) * 3, (4, 3, 2), True),
+    "Q-Former of frames, mean of sound": (("qformer", "mean", "attention"), (3, 2, 2), False),
+    "mean of frames, Q-Former of both": (("mean", "attention", "qformer"), (2, 1, 5), True),
+}
+
+
+def make_affectgpt(checkout, clip, hubert, text, bert, fusions, counts):
+    code, qformers = import_affectgpt(checkout)
+    restore_bert(qformers, bert)
+    code.BertConfig = types.SimpleNamespace(from_pretrained=lambda name: deepcopy(bert))
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens([f"<{kind.title()}Here>" for kind in AFFECTGPT_TOKENS], special_tokens=True)
     code.load_tokenizer_from_LLM = lambda name: tokenizer
@@ -536,16 +551,17 @@ def make_affectgpt(checkout, clip, hubert, text):
     )
     frozen = ("video_proj", "video_Qformer", "audio_Qformer", "audio_proj", "llm", "multi_Qformer", "multi_llama_proj")
     return code.AffectGPT(
-        "CLIP_VIT_LARGE", "HUBERT_LARGE", "Qwen25", lora_r=16, multi_fusion_type="attention",
-        video_fusion_type="attention", audio_fusion_type="attention", image_fusion_type="mean",
+        "CLIP_VIT_LARGE", "HUBERT_LARGE", "Qwen25", lora_r=16, image_fusion_type="mean", num_image_query_token=1,
         **{f"frozen_{part}": False for part in frozen},
-        **{f"num_{kind}_query_token": 1 for kind in ("video", "audio", "multi", "image")},
+        **{f"{kind}_fusion_type": how for kind, how in zip(AFFECTGPT_KINDS, fusions, strict=True)},
+        **{f"num_{kind}_query_token": count for kind, count in zip(AFFECTGPT_KINDS, counts, strict=True)},
     ), tokenizer  # fmt: skip
 
 
-def ours_from_affectgpt(peer, clip, hubert, text):
+def ours_from_affectgpt(peer, clip, hubert, text, counts, head_size=64):
     """Our model in assembly, with the peer's weights through the converter."""
-    tensors, _, fields = affectgpt.convert_state_dict(saved_by_lavis(peer))
+    tokens = {f"num_{name}_query_tokens": n for name, n in zip(("video", "audio", "fusion"), counts, strict=True)}
+    tensors, _, fields = affectgpt.convert_state_dict(saved_by_lavis(peer), head_size, **tokens)
     config = AffectGPTConfig(
         vision_config=clip.vision_config.to_dict(), audio_config=hubert.to_dict(), text_config=text.to_dict(),
         video_token_id=text.vocab_size, audio_token_id=text.vocab_size + 1, **fields,
@@ -568,7 +584,7 @@ def ours_from_affectgpt(peer, clip, hubert, text):
 
 
 def compare_affectgpt(checkout):
-    """Faces, sound and prompt to logits: CLIP, HuBERT and Qwen2 of two to five layers."""
+    """Pictures, sound and prompt to logits: CLIP, HuBERT and Qwen2 of two to five layers, BERT of width 32."""
     clip = CLIPConfig(
         vision_config={"image_size": 28, "patch_size": 14, "hidden_size": 32, "intermediate_size": 64,
                        "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -581,42 +597,56 @@ def compare_affectgpt(checkout):
         do_stable_layer_norm=True, apply_spec_augment=False,
     )  # fmt: skip
     text = Qwen2Config(**{**SMALL_QWEN, "vocab_size": 2064})
-    peer, tokenizer = make_affectgpt(checkout, clip, hubert, text)
+    for setup, (fusions, counts, faces) in AFFECTGPT.items():
+        for row in compare_affectgpt_setup(checkout, clip, hubert, text, fusions, counts, faces):
+            yield f"{setup}: {row[0]}", *row[1:]
+
+
+def compare_affectgpt_setup(checkout, clip, hubert, text, fusions, counts, faces):
+    bert = BertConfig(hidden_size=32, num_attention_heads=4, intermediate_size=64, vocab_size=60,
+                      attn_implementation="eager")  # fmt: skip
+    peer, tokenizer = make_affectgpt(checkout, clip, hubert, text, bert, fusions, counts)
     randomise(peer, 17)
     with torch.no_grad():
         for parameter in peer.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(5 / max(parameter[0].numel(), 9) ** 0.5)
-    assembly = ours_from_affectgpt(peer.double(), clip, hubert, text)
+    assembly = ours_from_affectgpt(peer.double(), clip, hubert, text, counts, head_size=8)
     model = AffectGPTForConditionalGeneration(assembly.config).double().eval()
     model.load_state_dict(assembly.tensors, strict=True)
-    content = [{"type": "video", "faces": True}, {"type": "audio"}, {"type": "utterances", "line": "Well, well."}]
+    video = {"type": "video", "faces": True} if faces else {"type": "video"}
+    content = [video, {"type": "audio"}, {"type": "utterances", "line": "Well, well."}]
     question = "Please recognize all possible emotional states of the character."
     message = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
     written = tokenizer.apply_chat_template(
         [message], chat_template=AFFECTGPT_TEMPLATE, tokenize=False, add_generation_prompt=True
     )
-    # The authors' `get_prompt_for_multimodal`, "multiface_audio_face_text".
+    # The authors' `get_prompt_for_multimodal`, "multiface_audio_face_text" or "multiframe_audio_frame_text".
+    kind, extracted = ("Face", " and extract faces from these frames") if faces else ("Frame", "")
     prompt = (
         "###Human: The audio and video merged info is: <Multi><MultiHere></Multi>. "
         "The audio content is as follows: <Audio><AudioHere></Audio>. Meanwhile, we uniformly sample raw frames from "
-        "the video and extract faces from these frames: <Video><FaceHere></Video>. The subtitle of this video is: "
+        f"the video{extracted}: <Video><{kind}Here></Video>. The subtitle of this video is: "
         "<Subtitle>Well, well.</Subtitle>. Now, please answer my question based on all the provided information. "
         f"{question} ###Assistant: "
     )
-    plain = written.removeprefix("<|im_start|>").replace("<video>", "<FaceHere>").replace("<audio>", "<AudioHere>")
-    assert plain.replace("<FaceHere>", "<MultiHere>", 1) == prompt
+    plain = written.removeprefix("<|im_start|>").replace("<video>", f"<{kind}Here>").replace("<audio>", "<AudioHere>")
+    assert plain.replace(f"<{kind}Here>", "<MultiHere>", 1) == prompt
+    # Their `replace_token_for_multimodal`.
+    for name, count in zip((kind, "Audio", "Multi"), counts, strict=True):
+        prompt = prompt.replace(f"<{name}Here>", f"<{name}Here>" * count)
     theirs = torch.tensor([[1, *tokenizer(prompt, add_special_tokens=False).input_ids]] * 2)
     ours = theirs.clone()
-    for kind, token in (("Multi", 2064), ("Face", 2064), ("Audio", 2065)):
-        ours[theirs == tokenizer.convert_tokens_to_ids(f"<{kind}Here>")] = token
+    for name, token in (("Multi", 2064), (kind, 2064), ("Audio", 2065)):
+        ours[theirs == tokenizer.convert_tokens_to_ids(f"<{name}Here>")] = token
     for name, dtype in reversed(DTYPES.items()):
         set_dtype(dtype, peer, model)
         pixels, sound = noise(2, 4, 3, 28, 28, dtype=dtype), noise(2, 8, 4000, seed=1, dtype=dtype)
-        faces = pixels.transpose(1, 2)
+        pictures, place = pixels.transpose(1, 2), f"{kind.lower()}s"
         samples = {
-            "face_or_frame": "multiface_audio_face_text", "faces": faces, "raw_faces": faces, "audios": sound,
-            "raw_audios": sound, "input_ids": theirs, "labels": theirs, "attention_masks": torch.ones_like(theirs),
+            "face_or_frame": f"multi{kind.lower()}_audio_{kind.lower()}_text", place: pictures,
+            f"raw_{place}": pictures, "audios": sound, "raw_audios": sound, "input_ids": theirs, "labels": theirs,
+            "attention_masks": torch.ones_like(theirs),
         }  # fmt: skip
         inputs = {
             "input_ids": ours,
@@ -648,10 +678,12 @@ def compare_affectgpt(checkout):
 
 
 def manifest_affectgpt(checkout):
-    """The published size: CLIP ViT-L/14, HuBERT-large, Qwen2.5-7B, LoRA of rank 16 on seven projections."""
+    """The published size, with BERT-base's where there are Q-Formers: CLIP ViT-L/14, HuBERT-large, Qwen2.5-7B, LoRA of
+    rank 16 on seven projections."""
     default = AffectGPTConfig()
     clip = CLIPConfig(vision_config=default.vision_config.to_dict(), projection_dim=768)
-    with without_memory():
-        peer, _ = make_affectgpt(checkout, clip, default.audio_config, default.text_config)
-    assembly = ours_from_affectgpt(peer, clip, default.audio_config, default.text_config)
-    yield from manifest_rows("AffectGPT", assembly, ())
+    for setup, counts in (("best setup, faces", (1, 1, 1)), ("Q-Formers, faces", (32, 8, 16))):
+        sizes = (clip, default.audio_config, default.text_config)
+        with without_memory():
+            peer, _ = make_affectgpt(checkout, *sizes, BertConfig(), AFFECTGPT[setup][0], counts)
+        yield from manifest_rows(f"AffectGPT, {setup}", ours_from_affectgpt(peer, *sizes, counts), ())

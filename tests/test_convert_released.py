@@ -12,6 +12,8 @@ from transformers import (
     AutoConfig,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    Blip2QFormerConfig,
+    Blip2QFormerModel,
     CLIPConfig,
     CLIPModel,
     InstructBlipVisionConfig,
@@ -21,9 +23,10 @@ from transformers.models.instructblip.modeling_instructblip import InstructBlipV
 
 from hf_emotion import hub
 from hf_emotion.cli import main
+from hf_emotion.convert import convert_affectgpt_to_hf as affectgpt
 from hf_emotion.convert.checkpoints import SIGNATURES, ConversionError, check_is, recognise, rename_all
 from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
-from hf_emotion.papers import humanomni_config
+from hf_emotion.papers import build, humanomni_config
 
 WIDTH = LAYERS["hidden_size"]
 
@@ -208,11 +211,15 @@ def clips():
     ]
 
 
-def load(folder):
+def load_model(folder):
     model, report = AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=False, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
-    return model.eval(), AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    return model.eval()
+
+
+def load(folder):
+    return load_model(folder), AutoProcessor.from_pretrained(folder, trust_remote_code=False)
 
 
 # From the converted folder to an answer
@@ -365,6 +372,47 @@ def test_affectgpt_fuses_picture_and_sound_as_its_equations_say(tmp_path, clips)
     assert media.video[0].abs().min() > 0
     heard = apply("audio_llama_proj", (sound * apply("audio_attention_mlp", sound)).sum(0))
     torch.testing.assert_close(media.audio[0][0], heard)
+
+
+def test_affectgpts_qformers_read_a_clip_in_a_batch_as_they_do_alone(tmp_path, clips):
+    settings = {"video_fusion": "qformer", "audio_fusion": "mean", "fusion": "qformer"}
+    counts = {"num_video_query_tokens": 3, "num_audio_query_tokens": 2, "num_fusion_query_tokens": 4}
+    model, processor = build("affectgpt", use_faces=False, **settings, **counts)
+    batch = processor(videos=clips, text=["What?", "Why?"], return_tensors="pt")
+    prompt = processor.decode(batch["input_ids"][0])
+    assert f"<Multi>{'<video>' * 4}</Multi>" in prompt
+    assert f"<Audio>{'<audio>' * 2}</Audio>" in prompt
+    assert f": <Video>{'<video>' * 3}</Video>" in prompt
+    together = model.encode_media(**batch)
+    for row, clip in enumerate(clips):
+        alone = model.encode_media(**processor(videos=[clip], text=["What?"], return_tensors="pt"))
+        assert alone.video[0].shape == (7, model.config.text_config.hidden_size)
+        torch.testing.assert_close(together.video[row], alone.video[0])
+        torch.testing.assert_close(together.audio[row], alone.audio[0])
+    model.save_pretrained(tmp_path)
+    assert torch.equal(load_model(tmp_path).encode_media(**batch).video[1], together.video[1])
+
+
+def test_an_affectgpt_checkpoint_says_how_it_fuses():
+    block = Blip2QFormerModel(
+        Blip2QFormerConfig(
+            hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=64,
+            cross_attention_frequency=1, encoder_hidden_size=24,
+        )
+    )  # fmt: skip
+    bert = {
+        "video_Qformer.bert." + (f"embeddings.LayerNorm.{name[10:]}" if name.startswith("layernorm.") else
+        name.replace("attention.attention.", "attention.self.")): tensor for name, tensor in block.state_dict().items()
+    }  # fmt: skip
+    extra = {"video_query_tokens": noise(1, 5, 32), "video_frame_position_embedding.weight": noise(16, 24)}
+    checkpoint = {name: t for name, t in affectgpt_checkpoint().items() if "_attention_mlp" not in name}
+    tensors, _, fields = affectgpt.convert_state_dict({**checkpoint, **bert, **extra}, head_size=8)
+    assert (fields["video_fusion"], fields["audio_fusion"], fields["fusion"]) == ("qformer", "mean", "attention")
+    assert (fields["num_video_query_tokens"], fields["num_frame_positions"]) == (5, 16)
+    for name, tensor in block.state_dict().items():
+        assert torch.equal(tensors[f"model.video_qformer.reader.qformer.{name}"], tensor)
+    with pytest.raises(ConversionError, match="only some of the Q-Former of video"):
+        affectgpt.convert_state_dict({**checkpoint, **bert}, head_size=8)
 
 
 def test_humanomni_asks_bert_what_it_asks_the_language_model(tmp_path, clips):

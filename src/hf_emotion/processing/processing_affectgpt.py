@@ -1,7 +1,7 @@
 """AffectGPT's inputs: eight faces, eight segments of sound, the subtitle, and its prompt (zeroQiaoba).
 
 What differs from the papers: the sound is eight segments of 2 s, spread over the clip and normalised together, as in
-the authors' code; and a clip with picture and sound has a third token, their fusion, which the prompt names first. A
+the authors' code; and a clip with picture and sound has a further token, their fusion, which the prompt names first. A
 clip that lacks a modality gets the authors' prompt for fewer, a silent film's without a subtitle.
 
 Letters: T frames, C segments.
@@ -60,6 +60,8 @@ class AffectGPTProcessor(EmotionProcessor):
         bgr_faces: the order of a face's colours. The faces of the authors' data were written by OpenCV and read as if
             they were RGB, so blue and red are exchanged in what the weights know.
         face_margin: a crop's side is (1 + margin) times the face's. Not published.
+        num_video_query_tokens, num_audio_query_tokens, num_fusion_query_tokens: tokens of the picture, of the sound and
+            of their fusion; one each in the released setups.
         others: see `EmotionProcessor`.
     """
 
@@ -75,6 +77,9 @@ class AffectGPTProcessor(EmotionProcessor):
         use_faces=True,
         bgr_faces=True,
         face_margin=0.2,
+        num_video_query_tokens=1,
+        num_audio_query_tokens=1,
+        num_fusion_query_tokens=1,
         default_question="Please recognize all possible emotional states of the character.",
         **settings,
     ):
@@ -84,6 +89,14 @@ class AffectGPTProcessor(EmotionProcessor):
         self.use_faces = use_faces
         self.bgr_faces = bgr_faces
         self.face_margin = face_margin
+        self.num_video_query_tokens = num_video_query_tokens
+        self.num_audio_query_tokens = num_audio_query_tokens
+        self.num_fusion_query_tokens = num_fusion_query_tokens
+
+    @classmethod
+    def settings_of(cls, config) -> dict[str, Any]:
+        names = (f"num_{name}_query_tokens" for name in ("video", "audio", "fusion"))
+        return {**super().settings_of(config), **{name: getattr(config, name) for name in names}}
 
     @property
     def model_input_names(self) -> list[str]:
@@ -95,8 +108,11 @@ class AffectGPTProcessor(EmotionProcessor):
         return self.use_faces
 
     def placeholders(self, clip: Clip) -> dict[Medium, list[str]]:
-        video = [] if clip.frames is None else [self.video_token] * (1 + (clip.waveform is not None))
-        return {"video": video, "audio": [] if clip.waveform is None else [self.audio_token]}
+        video = [] if clip.frames is None else [self.video_token * self.num_video_query_tokens]
+        if video and clip.waveform is not None:
+            video.insert(0, self.video_token * self.num_fusion_query_tokens)
+        audio = [] if clip.waveform is None else [self.audio_token * self.num_audio_query_tokens]
+        return {"video": video, "audio": audio}
 
     def _clip_parts(self, clip: ClipInputs) -> list[dict]:
         parts = super()._clip_parts(clip)
@@ -139,9 +155,10 @@ class AffectGPTProcessor(EmotionProcessor):
     def _get_num_multimodal_tokens(self, video_sizes=None, audio_lengths=None, **kwargs):
         counts: dict[str, Any] = {}
         if video_sizes is not None:
-            counts["num_video_tokens"] = [1 + (audio_lengths is not None)] * len(video_sizes)
+            fused = 0 if audio_lengths is None else self.num_fusion_query_tokens
+            counts["num_video_tokens"] = [fused + self.num_video_query_tokens] * len(video_sizes)
         if audio_lengths is not None:
-            counts["num_audio_tokens"] = [1] * len(audio_lengths)
+            counts["num_audio_tokens"] = [self.num_audio_query_tokens] * len(audio_lengths)
         return MultiModalData(**counts)
 
 
