@@ -437,14 +437,15 @@ def test_predictions_are_written_row_by_row_and_a_run_goes_on_where_it_stopped(t
     with path.open("a") as file:
         file.write('{"id": "c", "descr')  # the machine went down in the middle of a line
     rest = Describer(broken=("d.mp4",))
-    answers = evaluate.predict(ROWS, rest, path, settings, batch_size=1)
+    answers = list(evaluate.predict(ROWS, rest, path, settings, batch_size=1))
     assert [call[0] for call in rest.calls] == [["c.mp4"], ["d.mp4"]]
     assert [answer["id"] for answer in answers] == ["a", "b", "c", "d"]
     assert answers[3]["error"] == "d.mp4: no such file"
     again = Describer()
-    answers = evaluate.predict(ROWS, again, path, settings)
+    answers = list(evaluate.predict(ROWS, again, path, settings))
     assert [call[0] for call in again.calls] == [["d.mp4"]]  # what failed is tried again, nothing else
     assert answers[3]["labels"] == [{"label": "calm", "score": 0.9}]
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["a", "b", "c", "d"]
     assert read_cells(path, ("labels",)) == {"a": ["glad"], "b": ["sorrow"], "c": ["furious"], "d": ["calm"]}
 
 

@@ -14,6 +14,7 @@ import torch
 
 from hf_emotion.cli import main
 from hf_emotion.data.demo import make_demo
+from hf_emotion.data.shares import Processes
 from hf_emotion.inference import load
 from hf_emotion.papers import PAPERS, build
 from hf_emotion.processing.processing_emotion import ClipInputs
@@ -256,15 +257,22 @@ def test_many_writers_of_one_folder_lose_no_row(tmp_path, monkeypatch):
         assert len(FeatureCache(folder)) == 16
 
 
-def test_processes_of_one_run_share_the_clips(rows, tmp_path, monkeypatch):
+def test_processes_of_one_run_share_the_clips(rows, tmp_path):
     model, processor = build("microemo")
     rows = [{**row, "utterances": utterances} for row in rows for utterances in (row["utterances"], None)]
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    sizes = []
-    for rank in "01":
-        monkeypatch.setenv("RANK", rank)
-        sizes.append(len(FeatureCache.build(tmp_path / "features", model, processor, rows, **OPTIONS)))
-    assert 0 < sizes[0] < sizes[1] == len(rows)
+    arguments = (tmp_path / "features", model, processor, rows)
+    with ThreadPoolExecutor(2) as pool:
+        meeting = Barrier(2)
+
+        class Thread(Processes):
+            def wait(self):
+                meeting.wait()
+
+        first, second = pool.map(
+            lambda rank: FeatureCache.build(*arguments, share=Thread(rank, 2), **OPTIONS), range(2)
+        )
+    assert (first.added, second.added) == (len(rows) // 2, len(rows) // 2)
+    assert len(first) == len(second) == len(rows)
 
 
 def test_data_that_was_moved_as_a_whole_is_found_again(made, rows, tmp_path):

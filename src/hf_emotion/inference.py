@@ -109,13 +109,15 @@ def check_settings(processor: EmotionProcessor) -> None:
 
 
 def usable_device(name: str | torch.device | None = None) -> torch.device:
-    """The device of that name; `None` is a GPU where there is one, else the CPU.
+    """The device of that name; `None` is a GPU where there is one, else the CPU. Processes of a launcher that share a
+    machine take a GPU each.
 
     Raises:
         ValueError: this machine, or this build of torch, has no such device.
     """
     if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        gpus = torch.cuda.device_count()
+        name = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % gpus}" if gpus else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

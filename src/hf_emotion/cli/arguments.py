@@ -2,9 +2,14 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..data.shares import ResultFile
 
 OK, SOME_FAILED, FAILED = 0, 1, 2
 INTERRUPTED, TERMINATED = 130, 143  # as shells report Ctrl-C and SIGTERM
@@ -95,6 +100,13 @@ def add_row_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="split of the data (default: the only one)")
     parser.add_argument("--media-root", type=Path, metavar="FOLDER", help="folder of the clips (default: the data's)")
+
+
+def report_share(results: "ResultFile") -> None:
+    """Say how many rows this process did, if there are several."""
+    share = results.processes
+    if share.count > 1:
+        print(f"process {share.rank + 1} of {share.count}: {results.written} rows", file=sys.stderr)
 
 
 def chosen(args: argparse.Namespace, *names: str) -> dict:

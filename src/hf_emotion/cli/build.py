@@ -110,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
         num_proc=args.num_proc,
         **options,
     )
+    if report is None:  # another process reports
+        return OK
     if args.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:

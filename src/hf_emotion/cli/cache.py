@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compute or complete a feature cache; returns 0."""
     from ..data.rows import read_rows
+    from ..data.shares import processes
     from ..inference import load
     from ..training.cache import FeatureCache
 
@@ -41,6 +42,11 @@ def run(args: argparse.Namespace) -> int:
     )
     for reason in cache.skipped:
         print(f"skipped {reason}", file=sys.stderr)
+    share = processes()
+    if share.count > 1:
+        print(f"process {share.rank + 1} of {share.count}: {cache.added} rows", file=sys.stderr)
+    if not share.is_first:
+        return OK
     size = sum(path.stat().st_size for path in args.output.glob("features-*.arrow"))
     each = f"{size / 2**20:.1f} MB ({size / max(1, len(cache)) / 2**20:.2f} MB a clip)"
     print(f"{len(cache)} clips, {each}, {len(cache.skipped)} skipped: {args.output}")

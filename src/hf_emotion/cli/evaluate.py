@@ -27,6 +27,7 @@ from .arguments import (
     add_row_options,
     chosen,
     positive_int,
+    report_share,
 )
 from .metric_options import add_metric_options, settings_of
 
@@ -71,6 +72,9 @@ def run(args: argparse.Namespace) -> int:
     record = {"model": args.model, "data": str(args.data), "split": args.split, "question": args.question, **options}
     path = args.output / "predictions.jsonl"
     answers = predict(rows, answer, path, record, args.batch_size, args.question, progress=sys.stderr.isatty())
+    report_share(answers)
+    if not answers.processes.is_first:
+        return OK
     return score_answers(args.metrics, answers, rows, references, settings, args)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from .arguments import (
     add_clip_options,
     add_loading_options,
     chosen,
+    report_share,
 )
 
 
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Describe clips; returns 0, 1 (some failed) or 2 (all failed)."""
     from .. import starter
     from ..answers.track import write_track
+    from ..data.shares import processes
     from ..inference import describe, load
 
     utterances = [None] * len(args.clips)
@@ -76,6 +78,9 @@ def run(args: argparse.Namespace) -> int:
     names = ("num_frames", "sampling", "fps", "max_duration", "modalities", "max_new_tokens", "num_beams", "every")
     options = chosen(args, *names)
     options |= {"candidate_labels": args.labels, "per_utterance": not args.whole_clip_only}
+    share = processes()
+    if share.count > 1 and args.output is None:
+        raise ValueError(f"{share.count} processes share the clips; --output is needed, the file for their results")
     if args.model is None:
         model, processor = starter.load(args.device)
     else:
@@ -87,11 +92,13 @@ def run(args: argparse.Namespace) -> int:
         results = write_results(args, utterances, options, answer)
     else:
         results = answer(args.clips, utterances=utterances, question=args.question, progress=sys.stderr.isatty())
+    if not share.is_first:
+        return OK
     failed = [result for result in results if "error" in result]
     if args.track is not None and not failed:
-        print(write_track(results[0], args.track), file=sys.stderr)
+        print(write_track(next(iter(results)), args.track), file=sys.stderr)
     if args.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        print(json.dumps(list(results), indent=2, ensure_ascii=False))
     elif args.output is None:
         for result in results:
             if "error" not in result:
@@ -101,18 +108,19 @@ def run(args: argparse.Namespace) -> int:
     return OK if not failed else FAILED if len(failed) == len(results) else SOME_FAILED
 
 
-def write_results(args: argparse.Namespace, utterances: list, options: dict, answer) -> list[dict]:
+def write_results(args: argparse.Namespace, utterances: list, options: dict, answer) -> Collection[dict]:
     """The results, in the file `--output`; clips that an earlier run described are not described again."""
     from ..evaluation.evaluate import predict
 
     if len(set(args.clips)) < len(args.clips):
         raise ValueError("a clip is named twice; with --output each clip is accepted once")
     rows = [{"id": clip, "video": clip, "utterances": file} for clip, file in zip(args.clips, utterances, strict=True)]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     settings = {"model": args.model, "question": args.question, **options}
     results = predict(rows, answer, args.output, settings, args.batch_size, args.question, progress=sys.stderr.isatty())
-    described = sum("error" not in result for result in results)
-    print(f"{args.output}: {described} of {len(results)} clips described")
+    report_share(results)
+    if results.processes.is_first:
+        described = sum("error" not in result for result in results)
+        print(f"{args.output}: {described} of {len(results)} clips described")
     return results
 
 

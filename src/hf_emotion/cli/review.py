@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
 def run_review(args: argparse.Namespace) -> int:
     """Describe and score clips; returns 0, 1 (some failed) or 2 (all failed)."""
     from ..data.rows import read_rows
+    from ..data.shares import processes
 
     key = os.environ.get(args.key_env) if args.key_env else None
     if args.key_env and not key:
@@ -111,6 +112,11 @@ def run_review(args: argparse.Namespace) -> int:
         retry_unread=args.retry_unread,
         progress=sys.stderr.isatty(),
     )
+    share = processes()
+    if share.count > 1:
+        print(f"process {share.rank + 1} of {share.count}: {len(report.outcomes)} rows", file=sys.stderr)
+    if not share.is_first:
+        return OK
     failed = [item for item in report.outcomes if item.status == "failed"]
     if args.json:
         counted = {"stages_before": report.stages_before, "stages_now": report.stages_now, "seconds": report.seconds}

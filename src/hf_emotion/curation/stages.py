@@ -19,7 +19,8 @@ gives no prompts; `PROMPTS` are ours.
 Each stage of each clip writes one JSON file: the prompt, every raw reply, the value read from them, and a key that
 covers all the value depends on (file, model, prompt, settings, values of earlier stages). A file with the right key is
 not computed again: a killed run continues where it stopped, and a new judge repeats only the judging. The files do not
-depend on when or how often they were written; times are in `log.jsonl`. An unreadable reply is asked for again; if that
+depend on when, how often or by which process they were written; times are in `log.jsonl` (of several processes, in a
+file of each). An unreadable reply is asked for again; if that
 fails, the clip is unscored: listed, but never kept.
 
 The caller chooses the models: functions from a `Request` to a reply, with a `name`. Those for transformers pipelines,
@@ -47,6 +48,7 @@ from tqdm import tqdm
 
 from ..data.files import write_whole
 from ..data.schema import FIELDS, RowError, make_row
+from ..data.shares import Processes, ResultFile, processes
 from ..processing.faces import FaceError, FaceFinder
 from ..processing.media import MediaError, load_clip
 from ..processing.utterances import UtteranceError, read
@@ -55,7 +57,7 @@ from .measures import face_measures, movements, picture_measures, voice_measures
 
 # Part of every key: increase it when a stage computes another value from the same inputs.
 FORMAT = 1
-SUMMARY, LOG, CLIPS = "review.json", "log.jsonl", "clips"
+SUMMARY, LOG, OUTCOMES, CLIPS = "review.json", "log.jsonl", "outcomes.jsonl", "clips"
 INTENSITIES = ("low", "medium", "high")
 # Memory for a clip's dense frames; large pictures get fewer of them.
 DENSE_BYTES = 2**29
@@ -696,14 +698,14 @@ class Outcome:
 class Runner:
     """Runs the stages, one clip at a time per thread."""
 
-    def __init__(self, output, models: Mapping[str, Model], settings: Settings, retry_unread: bool = False):
+    def __init__(self, output, models: Mapping[str, Model], settings: Settings, retry_unread=False, log=LOG):
         self.output, self.models, self.settings = Path(output), models, settings
-        self.retry_unread = retry_unread
+        self.retry_unread, self.log_file = retry_unread, self.output / log
         self.lock = threading.Lock()
         self.before = self.now = 0
 
     def log(self, **entry) -> None:
-        with self.lock, (self.output / LOG).open("a", encoding="utf-8") as file:
+        with self.lock, self.log_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
     def run(self, row: Mapping) -> Outcome:
@@ -853,8 +855,11 @@ def review(
     workers: int = 1,
     retry_unread: bool = False,
     progress: bool = True,
+    share: Processes | None = None,
 ) -> Report:
     """Describe and score labelled clips, or continue an interrupted review.
+
+    Under `torchrun`, `accelerate launch` or `srun` each process reviews its share, and the first one reports on all.
 
     Args:
         rows: data rows with `label`, of training clips (the paper: "the training set from DFEW, MAFW, ...").
@@ -864,9 +869,10 @@ def review(
         held_out: ids of test clips; one of them among the rows is an error.
         workers: clips at a time, for models that answer in parallel (a server).
         retry_unread: ask again for replies that could not be read before.
+        share: this process among several; default those that a launcher started.
 
     Returns:
-        the report; `review.json` in the folder holds its outcomes.
+        the report (of processes but the first, on their share); `review.json` in the folder holds its outcomes.
 
     Raises:
         ReviewError: unsuitable rows, models or folder. An exception of a model ends the run; finished stages stay.
@@ -883,34 +889,52 @@ def review(
         raise ReviewError(f"{output} exists and holds something else; a new folder or that of a review is accepted")
     (output / CLIPS).mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    runner = Runner(output, models, settings, retry_unread)
-    outcomes = {}
+    share = processes() if share is None else share
+    log = LOG if share.count == 1 else f"{Path(LOG).stem}.{share.rank + 1}-of-{share.count}{Path(LOG).suffix}"
+    runner = Runner(output, models, settings, retry_unread, log)
+    # What a process did, for the first one, which reports; the files of the stages are the results that last.
+    results = ResultFile(output / OUTCOMES, share)
+    if share.is_first:
+        results.clear()
+    share.wait()
+    own = share.share(rows)
     with (
-        tqdm(total=len(rows), desc="Reviewing", unit="clip", disable=not progress) as bar,
+        tqdm(total=len(own), desc="Reviewing", unit="clip", disable=not progress) as bar,
+        results.writing(),
         ThreadPoolExecutor(workers) as pool,
     ):
-        futures = [pool.submit(runner.run, row) for row in rows]
+        futures = [pool.submit(runner.run, row) for row in own]
         try:
             for future in as_completed(futures):
-                result = future.result()
-                outcomes[result.id] = result
+                stages = {"rank": share.rank, "before": runner.before, "now": runner.now}
+                results.add({"id": future.result().id, "outcome": asdict(future.result()), "stages": stages})
                 bar.update()
                 bar.set_postfix(done_before=runner.before, done_now=runner.now)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    report = Report(
-        [outcomes[row["id"]] for row in rows], runner.before, runner.now, round(time.perf_counter() - started, 2)
-    )
-    write(
-        output / SUMMARY,
-        {
-            "settings": asdict(settings),
-            "models": {role: models[role].name for role in ROLES if role in models},
-            "counts": report.counts,
-            "clips": [asdict(item) for item in report.outcomes],
-        },
-    )
+    share.wait()
+    results.select(row["id"] for row in (rows if share.is_first else own))
+    outcomes, stages_of = [], {}
+    for result in results:
+        outcomes.append(Outcome(**result["outcome"]))
+        rank, before, now = result["stages"].values()
+        stages_of[rank] = max(stages_of.get(rank, (0, 0)), (before, now))
+    before, now = (sum(counts) for counts in zip((0, 0), *stages_of.values(), strict=True))
+    report = Report(outcomes, before, now, round(time.perf_counter() - started, 2))
+    share.wait()
+    if share.is_first:
+        write(
+            output / SUMMARY,
+            {
+                "settings": asdict(settings),
+                "models": {role: models[role].name for role in ROLES if role in models},
+                "counts": report.counts,
+                "clips": [asdict(item) for item in report.outcomes],
+            },
+        )
+        results.clear()
+    share.wait()
     return report
 
 

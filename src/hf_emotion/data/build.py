@@ -12,16 +12,21 @@ dataset card is filled from that file alone.
 
 import inspect
 import json
+import multiprocessing
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
 from ..processing.utterances import UNWRITABLE
 from ..processing.voice_activity import voice_spans
@@ -29,6 +34,7 @@ from .files import DataError, MediaFolder, MissingMediaError, Reading, did_you_m
 from .questions import TASKS, instruction_rows
 from .readers import candidates, conversations, demo, emer, mer, own, recognition
 from .schema import FIELDS
+from .shares import Processes, ResultFile, processes
 
 REPORT = "build.json"
 
@@ -116,6 +122,9 @@ def build(
 ):
     """Build one source: (`datasets.DatasetDict`, report dict); both are saved if `output` is given.
 
+    Under `torchrun`, `accelerate launch` or `srun` the processes share the reading of sound (`utterances`); the first
+    one does everything else, and the others return (None, None) when it has finished.
+
     Args:
         source: a name of `SOURCES`, such as "table" or "folder" for data of your own.
         annotations: its file or folder, as the reader documents.
@@ -169,9 +178,17 @@ def build(
     if folder.sound_only and any(row["video"] for split in rows.values() for row in split):
         sound_only = list(dict.fromkeys(folder.sound_only))
         notes.append(f"{len(sound_only)} clips have sound but no picture: {', '.join(sound_only)}")
+    share = processes()
+    share.wait()  # until all have seen what is in the place of the output
+    if utterances:
+        problems = _fill_utterances(rows, utterances, missing, num_proc, output, share)
+        notes += [f"the sound of {len(problems)} clips cannot be read: {' '.join(problems)}"] if problems else []
     rows = {name: split for name, split in rows.items() if split}
     if not rows:
         raise DataError(annotations, None, "no clips are left to build a dataset from")
+    if not share.is_first:
+        share.wait()
+        return None, None
 
     info = partial(
         DatasetInfo,
@@ -187,10 +204,6 @@ def build(
             for name, split in rows.items()
         }
     )
-    problems = []
-    if utterances:
-        dataset, problems = _fill_utterances(dataset, utterances, missing, num_proc)
-        notes += [f"the sound of {len(problems)} clips cannot be read: {' '.join(problems)}"] if problems else []
     notes += _shared_clips(dataset, against)
     clips = {name: numbers_of(split) for name, split in dataset.items()}
     classes = entry.classes or tuple(sorted({label for split in dataset.values() for label in split["label"] if label}))
@@ -217,6 +230,7 @@ def build(
     }
     if output is not None:
         save_built(dataset, report, output)
+    share.wait()
     return dataset, report
 
 
@@ -272,46 +286,90 @@ def _check_splits(annotations, rows: Mapping[str, list[dict]]) -> None:
                 raise DataError(annotations, None, f"the clip {row['id']!r} is in {first!r} and in {split!r}: a leak")
 
 
-def _utterances_from_sound(row: dict, how: str) -> dict:
+def _utterances_from_sound(row: Mapping, how: str) -> dict:
+    """A clip's `utterances`, and the `problem` with its sound or None."""
     from hf_emotion.processing.media import MediaError, load_clip
 
-    problem, path = None, row["audio"] or row["video"]
-    if row["utterances"] is None and path is not None:
-        try:
-            clip = load_clip(path, frames=False)
-        except (MediaError, OSError) as error:
-            return {**row, "problem": str(error)}
-        spans = []
-        if clip.waveform is not None and len(clip.waveform):
-            spans = [(0.0, len(clip.waveform) / clip.sampling_rate)]
-            if how == "voice":
-                spans = voice_spans(clip.waveform, clip.sampling_rate)
-        # The words are known, but not when each is spoken: one utterance from the first to the last sound.
-        if row["subtitle"] and spans:
-            spans = [(spans[0][0], spans[-1][1])]
-        row["utterances"] = [
-            {"start": round(start, 3), "end": round(end, 3), "text": row["subtitle"], "speaker": None}
-            for start, end in spans
-        ]
-    return {**row, "problem": problem}
+    try:
+        clip = load_clip(row["audio"] or row["video"], frames=False)
+    except (MediaError, OSError) as error:
+        return {"utterances": None, "problem": str(error)}
+    spans = []
+    if clip.waveform is not None and len(clip.waveform):
+        spans = [(0.0, len(clip.waveform) / clip.sampling_rate)]
+        if how == "voice":
+            spans = voice_spans(clip.waveform, clip.sampling_rate)
+    # The words are known, but not when each is spoken: one utterance from the first to the last sound.
+    if row["subtitle"] and spans:
+        spans = [(spans[0][0], spans[-1][1])]
+    utterances = [
+        {"start": round(start, 3), "end": round(end, 3), "text": row["subtitle"], "speaker": None}
+        for start, end in spans
+    ]
+    return {"utterances": utterances, "problem": None}
 
 
-def _fill_utterances(dataset, how: str, missing: str, num_proc: int | None):
-    """Fill unknown utterances from the sound; unreadable files are treated as `missing` says."""
-    from datasets import Features, Value
+def _fill_utterances(
+    splits: dict[str, list[dict]], how: str, missing: str, num_proc: int | None, output, share: Processes
+) -> list[str]:
+    """Fill unknown utterances from the sound, in place; unreadable files are treated as `missing` says.
 
-    from .schema import FEATURES
+    The utterances of a clip are written beside the output as soon as they are known, where a run that was interrupted
+    finds them again as long as the clip's file is the same.
 
-    features = Features({**FEATURES, "problem": Value("string")})
-    filled = dataset.map(
-        _utterances_from_sound, fn_kwargs={"how": how}, features=features, num_proc=num_proc, desc="Sound"
-    )
-    problems = [problem for split in filled.values() for problem in split["problem"] if problem]
+    Returns:
+        the problems of clips whose sound cannot be read.
+    """
+    unknown = [
+        row
+        for split in splits.values()
+        for row in split
+        if row["utterances"] is None and (row["audio"] or row["video"]) is not None
+    ]
+    # The same id in another state of the data is another piece of work.
+    names = {row["id"]: json.dumps([row["id"], how, row["subtitle"], *_stamp(row)]) for row in unknown}
+    with ExitStack() as stack:
+        if output is None:
+            # A dry run leaves nothing behind, so it has no place where processes could meet.
+            folder, share = Path(stack.enter_context(TemporaryDirectory())), Processes()
+            path = folder / "utterances.jsonl"
+        else:
+            path = Path(output).with_name(f".{Path(output).name}.utterances.jsonl")
+        results = ResultFile(path, share)
+        done = results.places()
+        share.wait()
+        own = share.share([row for row in unknown if names[row["id"]] not in done])
+        read = partial(_utterances_from_sound, how=how)
+        with results.writing():
+            spoken = map(read, own)
+            if (num_proc or 1) > 1:
+                # Spawned: threads of a parent do not survive a fork.
+                spawned = multiprocessing.get_context("spawn")
+                spoken = stack.enter_context(ProcessPoolExecutor(num_proc, spawned)).map(read, own)
+            for row, found in zip(own, tqdm(spoken, desc="Sound", unit="clip", total=len(own), delay=2), strict=True):
+                results.add({"id": names[row["id"]], **found})
+        share.wait()
+        if not share.is_first:
+            return []
+        results.select(names.values())
+        problems = []
+        for row, found in zip(unknown, results, strict=True):
+            row["utterances"] = found["utterances"]
+            if found["problem"]:
+                problems.append(found["problem"])
+                row["unreadable"] = True
+        results.clear()
     if problems and missing == "error":
         raise DataError("sound", None, f"{len(problems)} clips cannot be read: {' '.join(problems)}")
-    if problems and missing == "drop":
-        filled = filled.filter(lambda problem: problem is None, input_columns="problem")
-    return filled.remove_columns("problem"), problems
+    for name, split in splits.items():
+        splits[name] = [row for row in split if not (row.pop("unreadable", False) and missing == "drop")]
+    return problems
+
+
+def _stamp(row: Mapping) -> tuple[str, int, int]:
+    path = row["audio"] or row["video"]
+    status = os.stat(path)
+    return path, status.st_size, status.st_mtime_ns
 
 
 def _questions(batch: dict, utterance_labels: Mapping, **arguments) -> dict:

@@ -45,6 +45,7 @@ from ..processing.faces import FaceFinder
 from .files import replacing, write_whole
 from .readers.demo import METADATA, NEUTRAL, DemoError, read_demo
 from .schema import make_row
+from .shares import processes
 
 CUES = ("face", "prosody", "words", "agreement")
 EMOTIONS = ("happy", "sad", "angry", "surprised", "disgusted")
@@ -226,6 +227,8 @@ def make_demo(
 ) -> list[dict]:
     """Make the corpus, or finish an interrupted one: `clips/<id>.mp4` and `metadata.jsonl` in `output_dir`.
 
+    Under `torchrun`, `accelerate launch` or `srun` the processes share the clips.
+
     A clip depends on `seed`, its own number and the arguments below, never on `num_workers` or `num_clips`: a larger
     corpus contains the smaller one, and two runs give the same bytes. An existing clip with the same fingerprint (in
     the file's `comment` tag) is kept. Clips and labels are balanced; `split` is drawn per pair (70 % train, 10 %
@@ -257,15 +260,15 @@ def make_demo(
     folder = Path(output_dir)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     plan = _plan(num_clips, seed, cues, emotions, controls, strength, distractors)
-    jobs = []
-    for row, draws in plan:
+    share, jobs = processes(), []
+    for row, draws in share.share(plan):
         fingerprint = _fingerprint(draws, size, fps)
         path = folder / row["video"]
         if _read_fingerprint(path) != fingerprint:
             jobs.append((draws, size, fps, str(path), fingerprint))
 
-    bar = tqdm(total=len(plan), initial=len(plan) - len(jobs), desc="demo clips", unit="clip", disable=not progress)
-    workers = min(len(jobs), (os.cpu_count() or 1) if num_workers is None else num_workers)
+    bar = tqdm(total=len(jobs), desc="demo clips", unit="clip", disable=not progress)
+    workers = min(len(jobs), max(1, (os.cpu_count() or 1) // share.count) if num_workers is None else num_workers)
     with bar:
         if workers == 0:
             for job in jobs:
@@ -284,8 +287,11 @@ def make_demo(
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
 
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row, _ in plan)
-    write_whole(folder / METADATA, lines)
+    share.wait()
+    if share.is_first:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row, _ in plan)
+        write_whole(folder / METADATA, lines)
+    share.wait()
     return read_demo(folder)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from ..answers.words import emotion_words
 from ..data.files import write_whole
 from ..data.readers.recognition import DFEW_CLASSES, MAFW_CLASSES
+from ..data.shares import Processes, ResultFile, processes
 from . import classes, judge, official, sets, wheel
 from .grouping import LanguageModelGroups, named
 from .statistics import Clips, bootstrap, compare
@@ -413,7 +414,7 @@ def _columns(rows: list[list[str]]) -> list[str]:
 
 
 def write_json(path: str | Path, content) -> None:
-    """Write JSON with sorted keys ; a half-written file is never seen."""
+    """Write JSON with sorted keys; a half-written file is never seen."""
     write_whole(path, json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n")
 
 
@@ -426,9 +427,13 @@ def predict(
     question: str | None = None,
     progress: bool = False,
     shard: tuple[int, int] | None = None,
-) -> list[dict]:
+    share: Processes | None = None,
+) -> ResultFile:
     """Predictions of a model for data rows, written row by row as JSONL; an interrupted run continues where it
     stopped.
+
+    Under `torchrun`, `accelerate launch` or `srun` each process answers its share into a file of its own, and the first
+    one puts all into `path`, in the order of the rows.
 
     Args:
         rows: data rows (`hf_emotion.data.schema`) with `video` or `audio`.
@@ -442,75 +447,86 @@ def predict(
         shard: (i, n), 1 <= i <= n: answer every n-th row only, beginning with row i, into a separate file next to
             `path`. Processes with different i are independent; a later call without `shard` reads all files and answers
             the remaining rows.
+        share: this process among several; default those that a launcher started.
 
     Returns:
-        one dict per row that is answered, in order: `id`, `description`, `labels` ... or `id` and `error`, and
-        `seconds`, its share of the time of its batch. Rows that failed in an earlier run are tried again.
+        one dict per row that is answered, in order, read from the file: `id`, `description`, `labels` ... or `id` and
+        `error`, and `seconds`, its share of the time of its batch. Rows that failed in an earlier run are tried again.
 
     Raises:
         EvaluationError: the file belongs to a run with other settings; the message names the first difference.
     """
-    path = Path(path)
-    record = path.with_suffix(".run.json")
-    files = sorted({path, *path.parent.glob(f"{path.stem}.*-of-*{path.suffix}")})
-    done = {}
-    if any(file.exists() for file in files):
-        before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
-        wanted = json.loads(json.dumps(settings))
-        if before != wanted:
-            differing = sorted(key for key in {*(before or {}), *wanted} if (before or {}).get(key) != wanted.get(key))
-            what = (
-                "settings are unknown"
-                if before is None
-                else (f"{differing[0]} was {before.get(differing[0])!r} and is now {wanted.get(differing[0])!r}")
-            )
-            raise EvaluationError(
-                f"{path} holds predictions of another run: {what}; give another --output or remove it"
-            )
-    else:
-        write_json(record, settings)
+    share = processes() if share is None else share
     if shard is not None:
         number, of = shard
         if not 1 <= number <= of:
             raise EvaluationError(f"shard {number}/{of}; the first number goes from 1 to the second")
-        path = path.with_name(f"{path.stem}.{number}-of-{of}{path.suffix}")
-    for file in files:
-        if file.exists():
-            # Another process may be writing its file: only its whole lines are read.
-            done |= {row["id"]: row for row in _whole_lines(file, repair=file == path) if "error" not in row}
-    mine = rows if shard is None else rows[shard[0] - 1 :: shard[1]]
-    waiting = [row for row in mine if row["id"] not in done]
-    with path.open("a", encoding="utf-8") as file:
-        bar = _bar(waiting, len(rows) - len(waiting), progress)
-        for batch in _batches(waiting, batch_size, question):
-            clips = [row.get("video") or row.get("audio") for row in batch]
-            asked = question if question is not None else batch[0].get("question")
-            started = time.perf_counter()
-            answers = describe(clips, utterances=[row.get("utterances") for row in batch], question=asked)
-            seconds = round((time.perf_counter() - started) / len(batch), 4)
-            for row, answer in zip(batch, answers, strict=True):
-                done[row["id"]] = {"id": row["id"], **answer, "seconds": seconds}
-                file.write(json.dumps(done[row["id"]], ensure_ascii=False, default=_plain) + "\n")
-            file.flush()
-            bar.update(len(batch))
-        bar.close()
-    return [done[row["id"]] for row in rows if row["id"] in done]
+        part = Processes(number - 1 + of * share.rank, of * share.count)
+        results = ResultFile(path, part, separate=True)
+    else:
+        results = ResultFile(path, share)
+    if share.is_first:
+        check_settings(results, settings)
+    share.wait()
+    done = results.places(only_good=True)
+    # All processes know what is done before one of them writes, so they share the rest evenly. Shards wait for nobody:
+    # they share the rows.
+    if shard is not None:
+        waiting = [row for row in part.share(rows) if row["id"] not in done]
+    else:
+        share.wait()
+        waiting = share.share([row for row in rows if row["id"] not in done])
+    before = len(done) // results.processes.count
+    with results.writing(), _bar(waiting, before, progress and share.is_first) as bar:
+        for row, answer in described(waiting, describe, batch_size, question):
+            results.add({"id": row["id"], **answer})
+            bar.update()
+    share.wait()
+    names = [row["id"] for row in rows]
+    if shard is None and share.is_first:
+        results.merge(names)
+    share.wait()
+    if not results.rows:
+        results.select(names)
+    return results
 
 
-def _whole_lines(path: Path, repair: bool = True) -> list[dict]:
-    """Rows of a JSONL file; an incomplete last line is left out and, with `repair`, removed."""
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if repair and end < len(data):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    return [json.loads(line) for line in data[:end].decode("utf-8").split("\n") if line.strip()]
+def check_settings(results: ResultFile, settings: Mapping[str, object]) -> None:
+    """Write down what results depend on; results that exist must depend on the same.
+
+    Raises:
+        EvaluationError: they do not; the message names the first difference.
+    """
+    record = results.path.with_suffix(".run.json")
+    if not results.exists():
+        write_json(record, settings)
+        return
+    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
+    wanted = json.loads(json.dumps(settings))
+    if before != wanted:
+        differing = sorted(key for key in {*(before or {}), *wanted} if (before or {}).get(key) != wanted.get(key))
+        what = (
+            "settings are unknown"
+            if before is None
+            else (f"{differing[0]} was {before.get(differing[0])!r} and is now {wanted.get(differing[0])!r}")
+        )
+        raise EvaluationError(
+            f"{results.path} holds predictions of another run: {what}; give another --output or remove it"
+        )
 
 
-def _plain(value):
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+def described(
+    rows: Sequence[dict], describe: Callable[..., list[dict]], batch_size: int, question: str | None
+) -> Iterator[tuple[dict, dict]]:
+    """Rows with their answers, in order; rows that are answered together are asked the same question."""
+    for batch in _batches(rows, batch_size, question):
+        clips = [row.get("video") or row.get("audio") for row in batch]
+        asked = question if question is not None else batch[0].get("question")
+        started = time.perf_counter()
+        answers = describe(clips, utterances=[row.get("utterances") for row in batch], question=asked)
+        seconds = round((time.perf_counter() - started) / len(batch), 4)
+        for row, answer in zip(batch, answers, strict=True):
+            yield row, {**answer, "seconds": seconds}
 
 
 def _batches(rows: Sequence[dict], size: int, question: str | None) -> Iterator[list[dict]]:

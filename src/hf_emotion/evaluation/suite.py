@@ -27,6 +27,7 @@ from ..answers.replies import declines, final_answer, options_in
 from ..answers.words import emotion_words
 from ..data.build import SOURCES
 from ..data.files import DataError, MediaFolder, replacing, write_whole
+from ..data.shares import processes
 from .evaluate import METRICS, EvaluationError, Settings, predict, score, storable, write_json
 from .score_files import read_cells
 
@@ -226,14 +227,13 @@ def ask(
     """The answers of a model for a task's rows; see `evaluate.predict`, which resumes and takes a shard."""
     usable = [row for row in rows if row["video"] or row["audio"]]
     path, record = output / "predictions.jsonl", {**record, "task": task.name}
-    answers = predict(usable, describe, path, record, batch_size, shard=shard)
-    failed = {answer["id"]: answer["error"] for answer in answers if "error" in answer}
-    failed |= {row["id"]: "no media file" for row in rows if not (row["video"] or row["audio"])}
-    return Answers(
-        {answer["id"]: answer.get("description") for answer in answers},
-        failed,
-        sum(answer.get("seconds", 0.0) for answer in answers),
-    )
+    answers = Answers({}, {row["id"]: "no media file" for row in rows if not (row["video"] or row["audio"])})
+    for answer in predict(usable, describe, path, record, batch_size, shard=shard):
+        answers.texts[answer["id"]] = answer.get("description")
+        answers.seconds += answer.get("seconds", 0.0)
+        if "error" in answer:
+            answers.failed[answer["id"]] = answer["error"]
+    return answers
 
 
 def constant(text: str) -> Callable[..., list[dict]]:
@@ -314,6 +314,8 @@ def run_suite(
 ) -> dict:
     """Run a benchmark and write its results; returns what `results.json` holds.
 
+    Under `torchrun`, `accelerate launch` or `srun` the processes share the clips, and the first one scores.
+
     Args:
         suite: see `load_suite`.
         data: its data folder; None where `predictions` bring the references.
@@ -369,7 +371,7 @@ def run_suite(
         )
     where = None if data is None else str(data)
     record = {"suite": suite.name, "model": model, "data": where, "question": question, **(record or {})}
-    started = time.perf_counter()
+    started, share = time.perf_counter(), processes()
     for task, rows, folds in prepared:
         if question is not None:
             rows = [{**row, "question": question} for row in rows]
@@ -385,6 +387,8 @@ def run_suite(
         else:
             say(f"{task.name}: {len(rows)} clips")
             answers = ask(task, rows, describe, output / task.name, record, batch_size, shard)
+        if not share.is_first:
+            continue
         if shard is not None:
             unscored[task.name] = (
                 f"{len(answers.texts)} of {len(rows)} clips are answered; run without a shard to score"
@@ -419,6 +423,8 @@ def run_suite(
         "software": {name: version(name) for name in ("hf_emotion", "transformers", "torch")}
         | {"python": platform.python_version()},
     }
+    if not share.is_first:
+        return results
     write_json(output / "results.json", storable(results))
     write_whole(output / "README.md", markdown(suite, results))
     dataset = dataset_id or suite.hub_dataset

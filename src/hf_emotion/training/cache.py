@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from peft import PeftModel
 from tqdm import tqdm
 
 from ..data.files import replacing, write_whole
+from ..data.shares import Processes, processes
 from ..processing.faces import FaceError
 from ..processing.processing_emotion import ClipInputs, EmotionProcessor
 from .collator import encode
@@ -183,8 +183,9 @@ class FeatureCache:
     def __init__(self, folder: str | Path):
         from datasets import Dataset, concatenate_datasets
 
-        # What `build` left out; a cache that was opened does not say.
+        # What `build` left out, and how many clips it encoded in this process.
         self.skipped: list[str] = []
+        self.added = 0
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).is_file():
             raise FeatureCacheError(f"{folder} holds no {MANIFEST}; a folder that `hf-emotion cache` wrote is accepted")
@@ -239,11 +240,12 @@ class FeatureCache:
         num_workers: int = 0,
         skip_bad_rows: bool = False,
         progress: bool = False,
+        share: Processes | None = None,
         **options,
     ) -> "FeatureCache":
         """Encode the clips of `rows` that the folder does not hold yet; an interrupted run continues.
 
-        Under `torchrun`, `accelerate launch` or SLURM (`RANK`, `WORLD_SIZE`) each process encodes its share.
+        Under `torchrun`, `accelerate launch` or `srun` each process encodes its share and returns when all have.
 
         Args:
             folder: new, or of an earlier run with the same processor, towers and options.
@@ -252,13 +254,14 @@ class FeatureCache:
             batch_size: clips that pass the towers together; only clips of the same shapes do, so nothing is padded.
             num_workers: processes that decode; they are spawned, since MediaPipe's graphs do not survive a fork.
             skip_bad_rows: leave out clips that cannot be read; `skipped` of the cache has a sentence for each.
+            share: this process among several; default those that a launcher started.
             options: for the processor (`num_frames`, `modalities`, ...), as they will be in training.
 
         Raises:
             StaleFeaturesError: the folder holds features of other towers, settings or options.
             FeatureCacheError: clips that cannot be read, each with its reason.
         """
-        folder = Path(folder)
+        folder, share = Path(folder), processes() if share is None else share
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MANIFEST).is_file():
             manifest = {**describe_features(model, processor, options), "root": root_of(rows)}
@@ -268,9 +271,9 @@ class FeatureCache:
         stale = set(cache.changed(rows))
         wanted = {cache.key(row): row for row in rows if media_of(row)}
         wanted = {key: row for key, row in wanted.items() if key not in cache.places or key in stale}
-        rank, world_size = (int(os.environ.get(name, usual)) for name, usual in (("RANK", "0"), ("WORLD_SIZE", "1")))
-        # By the key alone: processes that start at different times find the folder in different states.
-        wanted = {key: row for key, row in wanted.items() if zlib.crc32(key.encode()) % world_size == rank}
+        # All know what is there before one of them adds to it, so they share the rest evenly.
+        share.wait()
+        wanted = dict(share.share(list(wanted.items())))
         base = towered(model)
         training = base.training
         base.eval()
@@ -281,7 +284,7 @@ class FeatureCache:
             num_workers=num_workers,
             multiprocessing_context="spawn" if num_workers else None,
         )
-        writer = _Writer(folder, rank, crop=not getattr(base.config, "keep_padding", False))
+        writer = _Writer(folder, share.rank, crop=not getattr(base.config, "keep_padding", False))
 
         def encode_together(clips):
             batch = processor.pad([inputs.tensors for _, _, inputs in clips])
@@ -308,11 +311,12 @@ class FeatureCache:
             encode_together(clips)
         writer.write()
         base.train(training)
+        share.wait()
         if skipped and not skip_bad_rows:
             listed = "\n  ".join(skipped)
             raise FeatureCacheError(f"{len(skipped)} of {len(wanted)} clips cannot be read:\n  {listed}")
         cache = cls(folder)
-        cache.skipped = skipped
+        cache.skipped, cache.added = skipped, len(wanted) - len(skipped)
         return cache
 
     def check(self, model, processor, **options) -> None:
