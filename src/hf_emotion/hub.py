@@ -305,7 +305,7 @@ def facts_of(folder, base: str | None = None, token=None, whole: bool = True) ->
         parents=parents_of(config.get("parts")),
         parameters=parameters,
         dtypes=dtypes,
-        about=ast.get_docstring(ast.parse(modeling.read_text(encoding="utf-8"))) if modeling.is_file() else "",
+        about=ast.get_docstring(ast.parse(modeling.read_text(encoding="utf-8"))) or "" if modeling.is_file() else "",
     )
 
 
@@ -449,7 +449,7 @@ def eval_files(results: Sequence[Result], dataset: str | None) -> dict[str, str]
                 task_id=slug(f"{result.metric} {result.name}"),
                 value=result.value,
                 notes=", ".join(
-                    filter(None, [result.split and f"split {result.split}", result.clips and f"{result.clips} clips"])
+                    [f"split {result.split}"] * bool(result.split) + [f"{result.clips} clips"] * bool(result.clips)
                 )
                 or None,
             )

@@ -5,7 +5,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from math import ceil
@@ -452,7 +452,7 @@ def build(name: str, size: str = "tiny", *, seed: int = 0, **options):
     return model, processor
 
 
-def set_special_tokens(model, processor, endings: list[int] = ()) -> None:
+def set_special_tokens(model, processor, endings: Sequence[int] = ()) -> None:
     """Let a model generate with its processor's special tokens; it also stops at the ids `endings`."""
     for kind in ("pad_token_id", "bos_token_id", "eos_token_id"):
         token = getattr(processor.tokenizer, kind)

@@ -99,7 +99,7 @@ def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, 
     own_settings = {} if trained is None else read_config(trained, **hub).get("processor", {})
     settings = {**own_settings, **(processor_settings or {})}
     if turns is not None:
-        settings.setdefault("chat_template", write_template(paper.processor.content, turns))
+        settings.setdefault("chat_template", write_template(str(paper.processor.content), turns))
         notes.append(f"prompts are written in the chat format of {given[tokenizer_part]!r}")
     else:
         notes.append("prompts are written in the paper's own chat format")
@@ -108,9 +108,9 @@ def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, 
     processor = paper.processor.from_config(config, **tokenizers, **settings)
     vision = next((given[part] for part in VISION_PARTS if part in given), None)
     if getattr(config, "vision_config", None) is not None:
-        own = read_image_processor(vision, config.vision_config.image_size, notes, **hub)
-        if own is not None:
-            processor.image_processor = own
+        image_processor = read_image_processor(vision, config.vision_config.image_size, notes, **hub)
+        if image_processor is not None:
+            processor.image_processor = image_processor
     ending = None if turns is None else end_of_turn(processor.tokenizer, turns)
     if ending is not None:
         processor.tokenizer.eos_token = ending

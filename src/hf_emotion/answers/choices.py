@@ -78,9 +78,9 @@ def _mentioned(text: str, folded: Mapping[str, str], lexicon: Lexicon) -> str | 
         lemma = lexicon.lemma(word)
         if lemma is not None:
             group = lexicon.groups[lemma]
-            name = group_of.get(group) or group_of.get(group[0])
-            if name is not None:
-                return name
+            named = group_of.get(group) or group_of.get(group[0])
+            if named is not None:
+                return named
     return None
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 try:
     from matplotlib.figure import Figure
 except ImportError:  # only plots need it
-    Figure = None
+    Figure = None  # type: ignore[assignment, misc]
 
 SUFFIXES = (".json", ".csv", ".TextGrid", ".png", ".svg", ".pdf")
 # More windows than this are a mistake: each one is a question to the model.

@@ -197,17 +197,17 @@ def _listed(text: str, lexicon: Lexicon) -> list[str] | None:
             if all(len(piece.split()) <= MAX_LABEL_WORDS for piece in pieces) and test(match):
                 return pieces
     lines = [line for line in text.splitlines() if line.strip()]
-    bullets = [match.group(1) for line in lines if (match := _BULLET.match(line))]
+    bullets = [bullet.group(1) for line in lines if (bullet := _BULLET.match(line))]
     if bullets and len(bullets) >= len(lines) - 2:
         heads = [re.split(r"\s*[:：]\s|[:：]$|\s+[-–—]\s+|\s*\(", bullet)[0] for bullet in bullets]
         if all(len(head.split()) <= MAX_LABEL_WORDS for head in heads):
             return [piece for head in heads for piece in _split(head)]
     for line in reversed(lines):
-        match = _KEY.match(line)
-        if match and match.group(1).strip():
-            pieces = _plain_list(match.group(1), lexicon)
-            if pieces is not None:
-                return pieces
+        key = _KEY.match(line)
+        if key and key.group(1).strip():
+            named = _plain_list(key.group(1), lexicon)
+            if named is not None:
+                return named
     if len(lines) > 1 and not all(len(line.split()) <= 3 for line in lines):
         return None
     return _plain_list(text, lexicon)

@@ -104,7 +104,7 @@ class AffectGPTProcessor(EmotionProcessor):
         return ["input_ids", "attention_mask", *picture, "input_values", "audio_attention_mask"]
 
     @property
-    def looks_at_faces(self) -> bool:
+    def looks_at_faces(self) -> bool:  # type: ignore[override]
         return self.use_faces
 
     def placeholders(self, clip: Clip) -> dict[Medium, list[str]]:
@@ -130,7 +130,9 @@ class AffectGPTProcessor(EmotionProcessor):
             crops = self.face_pixels(clip, track, size, self.face_margin, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
             pixels = crops["pixel_values_faces"]
             if self.bgr_faces:
-                mean, std = (np.float32(values)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+                mean, std = (
+                    np.array(values, dtype=np.float32)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+                )
                 pixels = ((pixels * std + mean)[:, ::-1] - mean) / std
             tensors["pixel_values_videos"] = np.ascontiguousarray(pixels, dtype=np.float32)
         return tensors

@@ -363,13 +363,17 @@ class EmotionProcessor(ProcessorMixin):
         else:
             rows = [tuple(columns.values())]
         settings = self._load_settings(options)
-        return [self._load(only(video), only(sound), spoken, settings) for video, sound, spoken in rows]
-
-    def _load(self, video, sound, utterances, settings) -> Clip | None:
-        if video is None and sound is None:
-            if utterances is not None:
+        clips: list[Clip | None] = []
+        for video, sound, spoken in ((only(video), only(sound), spoken) for video, sound, spoken in rows):
+            if video is not None or sound is not None:
+                clips.append(self._load(video, sound, spoken, settings))
+            elif spoken is not None:
                 raise ValueError("utterances came without their clip; pass the clip in videos= or audio=.")
-            return None
+            else:
+                clips.append(None)
+        return clips
+
+    def _load(self, video, sound, utterances, settings) -> Clip:
         # By its parts: a processor loaded from a folder has a class of its own of that name.
         if hasattr(video, "placeholders"):
             if sound is not None or utterances is not None:
@@ -579,7 +583,7 @@ class EmotionProcessor(ProcessorMixin):
             `face` (it has one) and `num_faces` (faces in it); `face_backend`; `utterances`, s; `notes`, sentences.
         """
         used = [name for name, medium in (("video", clip.frames), ("audio", clip.waveform)) if medium is not None]
-        times = [] if clip.frames is None else clip.frame_times.tolist()
+        times = [] if clip.frame_times is None else clip.frame_times.tolist()
         frames, notes = [{"time": time / 1000} for time in times], list(clip.notes)
         if track is not None:
             for frame, found, seen in zip(frames, track.found.tolist(), track.num_faces.tolist(), strict=True):

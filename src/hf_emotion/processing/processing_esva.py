@@ -194,7 +194,7 @@ class ESVAProcessor(EmotionProcessor):
             ms; `pixel_values_faces` (T, 3, size, size) float32, `face_times` (T,) int64 ms and `face_found` (T,) bool.
         """
         tensors: dict[str, np.ndarray] = {}
-        if clip.frames is None:
+        if clip.frames is None or clip.frame_times is None:
             return tensors
         if self.num_patch_tokens:
             key = self._key_frame(clip, track)
@@ -216,7 +216,7 @@ class ESVAProcessor(EmotionProcessor):
 
     def _key_frame(self, clip: Clip, track: FaceTrack | None) -> int:
         """Index of the frame that EVA sees."""
-        middle = len(clip.frames) // 2
+        middle = 0 if clip.frames is None else len(clip.frames) // 2
         if self.keyframe == "first":
             return 0
         if self.keyframe == "middle" or track is None or not track.found.any():

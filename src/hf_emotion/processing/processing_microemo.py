@@ -150,7 +150,7 @@ class MicroEmoProcessor(EmotionProcessor):
     def picture(self, clip: Clip, track: FaceTrack | None) -> dict[str, np.ndarray]:
         """As the base class, and `video_region_masks` (T, R, P) bool, all False for a frame without a face;
         `video_timestamp_ids` and `video_timestamp_mask` (T, W) int64, padded on the right."""
-        if clip.frames is None:
+        if clip.frames is None or clip.frame_times is None:
             return {}
         if self.frame_input == "landmarks":
             size = clip.frames.shape[2], clip.frames.shape[1]

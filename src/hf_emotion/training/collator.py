@@ -54,7 +54,7 @@ def with_columns(row: Mapping) -> list[dict]:
 
     turns = []
     for turn in row.get("messages") or row["conversations"]:
-        role = turn.get("role") or ROLES.get(turn.get("from"), turn.get("from"))
+        role = turn.get("role") or ROLES.get(turn.get("from") or "", turn.get("from"))
         content = turn["content"] if turn.get("content") is not None else turn.get("value") or ""
         marked = [kind for kind, entries in columns.items() if entries]
         if isinstance(content, str):
@@ -70,13 +70,14 @@ def with_columns(row: Mapping) -> list[dict]:
         turns.append({"role": role, "content": content})
     first = next((turn for turn in turns if turn["role"] == "user"), None)
     for kind, entries in left.items():
-        if entries and (first is None or len(entries) < len(columns[kind])):
+        if not entries:
+            continue
+        if first is None or len(entries) < len(columns[kind]):
             raise ValueError(
                 f"row {row.get('id')!r} has {len(columns[kind])} {kind} entries and "
                 f"{len(columns[kind]) - len(entries)} places for them; one for each is accepted"
             )
-        if entries:
-            first["content"] = [*(take(kind) for _ in columns[kind]), *first["content"]]
+        first["content"] = [*(take(kind) for _ in columns[kind]), *first["content"]]
     return turns
 
 
@@ -110,7 +111,7 @@ def encode(
         return dict(batch)
     if emotions is not None:
         numbers = {emotion: i for i, emotion in enumerate(emotions)}
-        batch["emotion_ids"] = torch.tensor([numbers.get(row.get("label"), -1) for row in rows])
+        batch["emotion_ids"] = torch.tensor([numbers.get(row.get("label") or "", -1) for row in rows])
         batch["clip_ids"] = torch.tensor([crc32(str(row["id"]).encode()) if row.get("id") else -1 for row in rows])
     answer = torch.as_tensor(batch.pop("assistant_masks")).bool()
     return {**batch, "labels": batch["input_ids"].masked_fill(~answer, -100)}
