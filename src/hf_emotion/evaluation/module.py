@@ -5,8 +5,12 @@ input.
 """
 
 import json
+from collections.abc import Sequence
 
 import evaluate
+
+# A column of labels: lists of labels, or replies as text; None = no reply.
+Cells = Sequence[Sequence[str] | str | None]
 
 
 class ClipMetric(evaluate.Metric):

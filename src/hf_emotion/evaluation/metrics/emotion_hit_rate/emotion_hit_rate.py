@@ -3,6 +3,9 @@
 The definition is in hf_emotion.evaluation.wheel; this is its `evaluate` module.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import datasets
 import evaluate
 
@@ -34,7 +37,7 @@ Understanding with Multimodal Large Language Models}, author={Lian, Zheng and ot
 class EmotionHitRate(module.ClipMetric):
     """Hit rate and mscore over the five level-1 wheels."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             inputs_description=_KWARGS,
@@ -48,16 +51,16 @@ class EmotionHitRate(module.ClipMetric):
 
     def _compute(
         self,
-        predictions,
-        references,
-        wheel_dir=None,
-        version=None,
-        candidates=None,
-        check_tables=True,
-        strict=False,
-        bootstrap=0,
-        seed=0,
-    ):
+        predictions: module.Cells,
+        references: module.Cells,
+        wheel_dir: str | Path | None = None,
+        version: str | None = None,
+        candidates: Sequence[str] | None = None,
+        check_tables: bool = True,
+        strict: bool = False,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> dict:
         version = version or (self.config_name if self.config_name != "default" else None)
         tables = wheel.tables(wheel.folder_of(wheel_dir), version, check_tables)
         clips = wheel.hit_rate_clips(predictions, references, tables, candidates, strict)

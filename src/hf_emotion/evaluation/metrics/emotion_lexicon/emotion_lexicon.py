@@ -5,6 +5,8 @@ The definition is in hf_emotion.evaluation.sets and the words in hf_emotion/eval
 `evaluate` module.
 """
 
+from pathlib import Path
+
 import datasets
 import evaluate
 
@@ -38,7 +40,7 @@ year={2005}}
 class EmotionLexicon(module.ClipMetric):
     """Precision, recall and F over lexicon groups, two levels."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             inputs_description=_KWARGS,
@@ -50,6 +52,13 @@ class EmotionLexicon(module.ClipMetric):
             ],
         )
 
-    def _compute(self, predictions, references, lexicon=None, bootstrap=0, seed=0):
+    def _compute(
+        self,
+        predictions: module.Cells,
+        references: module.Cells,
+        lexicon: str | Path | None = None,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> dict:
         clips = sets.lexicon_clips(predictions, references, None if lexicon is None else Lexicon(lexicon))
         return result(clips, bootstrap, seed)

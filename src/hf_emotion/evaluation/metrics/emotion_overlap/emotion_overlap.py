@@ -3,6 +3,10 @@
 The definition is in hf_emotion.evaluation.judge; this is its `evaluate` module.
 """
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
 import datasets
 import evaluate
 
@@ -36,7 +40,7 @@ others}, year={2023}}
 class EmotionOverlap(module.ClipMetric):
     """Clue overlap and label overlap by a judge."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             inputs_description=_KWARGS,
@@ -48,17 +52,17 @@ class EmotionOverlap(module.ClipMetric):
 
     def _compute(
         self,
-        predictions,
-        references,
-        chat=None,
-        cache=None,
-        kind="both",
-        language="zh",
-        tries=3,
-        strict=False,
-        bootstrap=0,
-        seed=0,
-    ):
+        predictions: Sequence[str],
+        references: Sequence[str],
+        chat: Callable[[str], str] | None = None,
+        cache: str | Path | None = None,
+        kind: Literal["clue", "label", "both"] = "both",
+        language: str = "zh",
+        tries: int = 3,
+        strict: bool = False,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> dict:
         clips = judge.overlap_clips(
             predictions,
             references,

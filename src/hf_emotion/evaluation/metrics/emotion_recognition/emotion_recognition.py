@@ -3,6 +3,8 @@
 The definition is in hf_emotion.evaluation.classes; this is its `evaluate` module.
 """
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 
@@ -34,7 +36,7 @@ Expression Recognition in the Wild}, author={Liu, Yuanyuan and others}, year={20
 class EmotionRecognition(module.ClipMetric):
     """UAR, WAR, F1, confusion, invalid rate; five-fold means."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             inputs_description=_KWARGS,
@@ -44,6 +46,15 @@ class EmotionRecognition(module.ClipMetric):
             ),
         )
 
-    def _compute(self, predictions, references, labels=None, folds=None, strict=False, bootstrap=0, seed=0):
+    def _compute(
+        self,
+        predictions: module.Cells,
+        references: module.Cells,
+        labels: Sequence[str] | None = None,
+        folds: Sequence | None = None,
+        strict: bool = False,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> dict:
         clips = classes.recognition_clips(predictions, references, labels, folds, strict)
         return result(clips, bootstrap, seed)

@@ -29,7 +29,7 @@ Understanding with Multimodal Large Language Models}, author={Lian, Zheng and ot
 class EmotionSentiment(module.ClipMetric):
     """Two-class sentiment."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             inputs_description=_KWARGS,
@@ -40,5 +40,12 @@ class EmotionSentiment(module.ClipMetric):
             ],
         )
 
-    def _compute(self, predictions, references, strict=False, bootstrap=0, seed=0):
+    def _compute(
+        self,
+        predictions: module.Cells,
+        references: module.Cells,
+        strict: bool = False,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> dict:
         return result(classes.sentiment_clips(predictions, references, strict), bootstrap, seed)

@@ -3,6 +3,8 @@
 The definition is in hf_emotion.evaluation.sets; this is its `evaluate` module.
 """
 
+from collections.abc import Callable, Sequence
+
 import datasets
 import evaluate
 
@@ -36,7 +38,7 @@ Open-Vocabulary Multimodal Emotion Recognition}, author={Lian, Zheng and others}
 class EmotionSet(module.ClipMetric):
     """Accuracy_S, Recall_S, Avg with given or computed groups."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             inputs_description=_KWARGS,
@@ -48,6 +50,15 @@ class EmotionSet(module.ClipMetric):
             ],
         )
 
-    def _compute(self, predictions, references, groups=None, grouper=None, strict=False, bootstrap=0, seed=0):
+    def _compute(
+        self,
+        predictions: module.Cells,
+        references: module.Cells,
+        groups: Sequence | None = None,
+        grouper: str | Callable | None = None,
+        strict: bool = False,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> dict:
         clips = sets.set_clips(predictions, references, groups, named(grouper), strict)
         return result(clips, bootstrap, seed)

@@ -3,6 +3,8 @@
 The definition is in hf_emotion.evaluation.wheel; this is its `evaluate` module.
 """
 
+from pathlib import Path
+
 import datasets
 import evaluate
 
@@ -38,7 +40,7 @@ Multimodal Large Language Models}, author={Lian, Zheng and others}, year={2025}}
 class EmotionWheel(module.ClipMetric):
     """Emotion-wheel precision, recall and F at both levels."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             inputs_description=_KWARGS,
@@ -52,15 +54,15 @@ class EmotionWheel(module.ClipMetric):
 
     def _compute(
         self,
-        predictions,
-        references,
-        wheel_dir=None,
-        version=None,
-        check_tables=True,
-        strict=False,
-        bootstrap=0,
-        seed=0,
-    ):
+        predictions: module.Cells,
+        references: module.Cells,
+        wheel_dir: str | Path | None = None,
+        version: str | None = None,
+        check_tables: bool = True,
+        strict: bool = False,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> dict:
         version = version or (self.config_name if self.config_name != "default" else None)
         tables = wheel.tables(wheel.folder_of(wheel_dir), version, check_tables)
         return result(wheel.wheel_clips(predictions, references, tables, strict), bootstrap, seed)

@@ -3,6 +3,8 @@
 The definition is in hf_emotion.evaluation.classes; this is its `evaluate` module.
 """
 
+from collections.abc import Sequence
+
 import datasets
 import evaluate
 
@@ -35,7 +37,7 @@ Semi-Supervised Learning}, author={Lian, Zheng and others}, year={2023}}
 class MerChallenge(module.ClipMetric):
     """Weighted F1, combined score and preference scores."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             inputs_description=_KWARGS,
@@ -47,16 +49,16 @@ class MerChallenge(module.ClipMetric):
 
     def _compute(
         self,
-        predictions,
-        references,
-        track=None,
-        predicted_valence=None,
-        valence=None,
-        reading="class",
-        strict=False,
-        bootstrap=0,
-        seed=0,
-    ):
+        predictions: module.Cells,
+        references: module.Cells,
+        track: str | None = None,
+        predicted_valence: Sequence[float | str | None] | None = None,
+        valence: Sequence[float | None] | None = None,
+        reading: str = "class",
+        strict: bool = False,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> dict:
         track = track or self.config_name
         clips = classes.challenge_clips(predictions, references, track, predicted_valence, valence, reading, strict)
         return result(clips, bootstrap, seed)
