@@ -167,10 +167,10 @@ def share(amount: float, seconds: float, ceiling: float | None) -> float | None:
     return None if not ceiling else amount / seconds / ceiling
 
 
-def difference(found: torch.Tensor, reference: torch.Tensor) -> float:
+def difference(values: torch.Tensor, reference: torch.Tensor) -> float:
     """Norm of the difference over the norm of the reference, in float64 on the CPU."""
-    found, reference = found.detach().cpu().double(), reference.detach().cpu().double()
-    return float((found - reference).norm() / reference.norm())
+    values, reference = values.detach().cpu().double(), reference.detach().cpu().double()
+    return float((values - reference).norm() / reference.norm())
 
 
 # The parts: each gives (name of a row, function that measures it)
@@ -208,8 +208,8 @@ def contract(args) -> Iterator[tuple[str, Callable]]:
             model = model.to(args.device, dtype)
             batch = {key: value.to(args.device) for key, value in batch.items()}
             logits = model(**batch).logits
-            found = model.generate(**batch, max_new_tokens=8, do_sample=False).cpu()
-        return {"difference": difference(logits, reference), "same_tokens": bool(torch.equal(found, tokens))}
+            generated = model.generate(**batch, max_new_tokens=8, do_sample=False).cpu()
+        return {"difference": difference(logits, reference), "same_tokens": bool(torch.equal(generated, tokens))}
 
     for name in args.models:
         for dtype in (torch.float32, torch.bfloat16):
@@ -306,11 +306,11 @@ def lifts(args) -> Iterator[tuple[str, Callable]]:
         def answer(tokens):
             return model.generate(**text, media=media, max_new_tokens=tokens, min_new_tokens=tokens, **options)
 
-        found = answer(NEW_TOKENS + 1)[:, text["input_ids"].shape[1] :]
+        generated = answer(NEW_TOKENS + 1)[:, text["input_ids"].shape[1] :]
         step = (
             median_seconds(lambda: answer(NEW_TOKENS + 1), args, 3) - median_seconds(lambda: answer(1), args, 3)
         ) / NEW_TOKENS
-        return {"tokens_per_second": 1 / step, "tokens": found[0].tolist()}
+        return {"tokens_per_second": 1 / step, "tokens": generated[0].tolist()}
 
     for name in args.models:
         for way in ("dynamic cache", "static cache", "static cache, compiled", "static cache, compiled, padded"):

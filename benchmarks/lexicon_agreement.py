@@ -78,12 +78,12 @@ def agreement(clips, level: int) -> dict:
     """Coverage, kappa and correlation of one lexicon level on some clips."""
     lexicon = shipped()
     tokens = [word for labels, predicted, _ in clips for word in (*labels, *predicted)]
-    official, own = [], []
+    official, ours = [], []
     for labels, predicted, merged in clips:
         for first, second in combinations(sorted({*labels, *predicted}), 2):
             official.append(merged.get(first, first) == merged.get(second, second))
             groups = lexicon.group(first, level), lexicon.group(second, level)
-            own.append(groups[0] is not None and groups[0] == groups[1])
+            ours.append(groups[0] is not None and groups[0] == groups[1])
     scores = [
         per_clip(clips, lambda word, merged: merged.get(word, word)),
         per_clip(clips, lambda word, merged: lexicon.group(word, level) or word),
@@ -92,7 +92,7 @@ def agreement(clips, level: int) -> dict:
         "clips": len(clips),
         "pairs": len(official),
         "coverage": sum(lexicon.lemma(word) is not None for word in tokens) / len(tokens),
-        "kappa": kappa(official, own),
+        "kappa": kappa(official, ours),
         "correlation": float(np.corrcoef(*scores)[0, 1]),
     }
 
@@ -139,9 +139,9 @@ def against_wheels(labels: Labels, folder: str, seed: int = 0) -> dict:
     # A clip whose labels are in no wheel has no official score.
     scored = ~np.isnan(both).all(axis=1)
     official = np.nanmean(both[scored], axis=1)
-    own = per_clip(labels.clips, lambda word, merged: shipped().group(word, 1) or word)[scored]
+    ours = per_clip(labels.clips, lambda word, merged: shipped().group(word, 1) or word)[scored]
     return {
-        "correlation_per_clip_level1": float(np.corrcoef(official, own)[0, 1]),
+        "correlation_per_clip_level1": float(np.corrcoef(official, ours)[0, 1]),
         "spearman_60_simulated_systems_level1": float(
             np.corrcoef(ranks(scores["wheel"]), ranks(scores["lexicon"]))[0, 1]
         ),

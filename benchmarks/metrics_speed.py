@@ -127,8 +127,8 @@ def plain_lexicon(predictions, references):
 
 
 def plain_mean(values):
-    kept = values[~np.isnan(values)]
-    return float(np.mean(kept)) if len(kept) else 0.0
+    existing = values[~np.isnan(values)]
+    return float(np.mean(existing)) if len(existing) else 0.0
 
 
 def plain_score(clips, constant, predictions, references, draws, seed=0):
@@ -153,16 +153,16 @@ def differences(report, plain) -> float:
     """The largest difference between the two reports, over every number of the plain one."""
     pairs = [(report["scores"][key], value) for key, value in plain["scores"].items()]
     pairs += [
-        (found, value)
+        (bound, value)
         for key, interval in plain["intervals"].items()
-        for found, value in zip(report["intervals"][key], interval, strict=True)
+        for bound, value in zip(report["intervals"][key], interval, strict=True)
     ]
     pairs += [
         (report["baselines"][name][key], value)
         for name, one in plain["baselines"].items()
         for key, value in one.items()
     ]
-    return max(abs(found - value) for found, value in pairs)
+    return max(abs(bound - value) for bound, value in pairs)
 
 
 def forget() -> None:
@@ -239,7 +239,7 @@ def main() -> int:
     tables = wheel.tables(args.wheel_dir, "mer2025") if args.wheel_dir else None
 
     def runs(c: dict) -> dict:
-        found = {
+        calls = {
             "emotion_set, stored groups, function": lambda: sets.set_clips(
                 c["predictions"], c["references"], groups=c["groups"]
             ),
@@ -259,13 +259,13 @@ def main() -> int:
             "emotion_sentiment, function": lambda: classes.sentiment_clips(c["predictions"], c["values"]).scores(),
         }
         if tables is not None:
-            found["emotion_wheel, 12 cases, module"] = lambda: modules["emotion_wheel"].compute(
+            calls["emotion_wheel, 12 cases, module"] = lambda: modules["emotion_wheel"].compute(
                 predictions=c["predictions"], references=c["references"], wheel_dir=args.wheel_dir, version="mer2025"
             )
-            found["emotion_hit_rate, function"] = lambda: wheel.hit_rate_clips(
+            calls["emotion_hit_rate, function"] = lambda: wheel.hit_rate_clips(
                 c["predictions"], c["classes"], tables
             ).scores()
-        return found
+        return calls
 
     results, processor_results = {}, {}
     print(f"{'seconds (of them on the processor)':<42}" + "".join(f"{number:>16,} clips" for number in LIMITS))

@@ -70,8 +70,8 @@ def prove(recipe: Recipe, start: Path, demo: Path, features: Path, folder: Path)
     arguments = command(recipe, start, demo, features, folder / "killed")
     state = kill_in_mid_epoch(arguments, folder / "killed" / phase, after=steps // EPOCHS)
     subprocess.run([*arguments, "--resume"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    expected, found = (weights_of(folder / kind / phase) for kind in ("whole", "killed"))
-    largest = max((expected[name] - found[name]).abs().max().item() for name in expected)
+    expected, resumed = (weights_of(folder / kind / phase) for kind in ("whole", "killed"))
+    largest = max((expected[name] - resumed[name]).abs().max().item() for name in expected)
     epoch = steps // EPOCHS
     result = {
         "steps": steps,
@@ -79,7 +79,7 @@ def prove(recipe: Recipe, start: Path, demo: Path, features: Path, folder: Path)
         "killed_at_epoch": state["epoch"],
         "killed_in_mid_epoch": state["global_step"] % epoch != 0,
         "tensors": len(expected),
-        "same_weights": all(torch.equal(expected[name], found[name]) for name in expected),
+        "same_weights": all(torch.equal(expected[name], resumed[name]) for name in expected),
         "largest_difference": largest,
         "loss_of_first_epoch": sum(report["loss"][:epoch]) / epoch,
         "loss_of_last_epoch": sum(report["loss"][-epoch:]) / epoch,
@@ -142,10 +142,10 @@ def main() -> None:
             features = folder / name / "features"
             FeatureCache.build(features, model, processor, train, num_frames=FRAMES, modalities=modalities)
             content["recipes"][name], ends[family] = prove(recipe, start, folder / "demo", features, folder / name)
-            found = content["recipes"][name]
+            figures = content["recipes"][name]
             print(
-                f"{name}: loss {found['loss_of_first_epoch']:.3f} -> {found['loss_of_last_epoch']:.3f}, killed at "
-                f"epoch {found['killed_at_epoch']:.2f}, same weights: {found['same_weights']}",
+                f"{name}: loss {figures['loss_of_first_epoch']:.3f} -> {figures['loss_of_last_epoch']:.3f}, killed at "
+                f"epoch {figures['killed_at_epoch']:.2f}, same weights: {figures['same_weights']}",
                 flush=True,
             )
             write(args.output, content)

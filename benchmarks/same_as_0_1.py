@@ -97,7 +97,7 @@ def save(checkout: Path, folder: Path) -> None:
     for name, case in cases.items():
         names[name] = digest(case.model())
         for place, fields in enumerate([{}, *case.ablations, *VARIANTS.get(name, [])]):
-            own = folder / f"{name}-{place}"
+            case_folder = folder / f"{name}-{place}"
             model = case.model(**fields)
             batch = case.batch(model.config)
             unread = {"vision_config": ("pixel_values_videos", "video_times"), "audio_config": ("input_features",)}
@@ -106,14 +106,14 @@ def save(checkout: Path, folder: Path) -> None:
                     batch = {input_: value for input_, value in batch.items() if input_ not in inputs}
             if name in ("microemo", "acoustemo"):
                 batch["input_ids"], batch["attention_mask"] = prompts_of(case, model.config, batch, fields)
-            model.save_pretrained(own)
+            model.save_pretrained(case_folder)
             # Weights made in memory lie on other boundaries, where products may round otherwise in the last bits.
-            again = case.model_class.from_pretrained(own)
-            torch.save(batch, own / "batch.pt")
+            again = case.model_class.from_pretrained(case_folder)
+            torch.save(batch, case_folder / "batch.pt")
             inputs = sorted(inspect.signature(again.forward).parameters)
             torch.save(
                 {"tensors": shapes_of(again), "inputs": inputs, "fields": fields, **results_of(again, batch)},
-                own / "results.pt",
+                case_folder / "results.pt",
             )
     (folder / NAMES.name).write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
 
@@ -156,13 +156,13 @@ def compare(folder: Path) -> list[dict]:
     import hf_emotion  # noqa: F401
 
     rows = []
-    for own in sorted(path for path in folder.iterdir() if path.is_dir()):
-        before = torch.load(own / "results.pt", weights_only=False)
-        model, report = AutoModelForMultimodalLM.from_pretrained(own, output_loading_info=True)
-        now = results_of(model, torch.load(own / "batch.pt"))
+    for case_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        before = torch.load(case_folder / "results.pt", weights_only=False)
+        model, report = AutoModelForMultimodalLM.from_pretrained(case_folder, output_loading_info=True)
+        now = results_of(model, torch.load(case_folder / "batch.pt"))
         rows.append(
             {
-                "model": own.name.rpartition("-")[0],
+                "model": case_folder.name.rpartition("-")[0],
                 "fields": before["fields"],
                 "tensors": len(before["tensors"]),
                 "tensor_names_equal": before["tensors"] == shapes_of(model) and not any(report.values()),

@@ -111,11 +111,11 @@ def necessary_flop(config, queries: int, tokens_a_frame: int, windows: torch.Ten
 
 def kept_bytes(way, features, batch) -> int:
     """Bytes of the distinct buffers that the forward pass keeps for the backward pass, weights and input left out."""
-    kept = {}
+    sizes = {}
 
     def pack(tensor):
         if not isinstance(tensor, torch.nn.Parameter) and tensor.data_ptr() not in outside:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     model, forward = way
@@ -123,38 +123,38 @@ def kept_bytes(way, features, batch) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = forward(features.requires_grad_(), *batch)
     del output
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 def timed(way, features, batch, backward: bool):
     """Wall and processor seconds of one call, its output, and the gradients of features and parameters."""
     model, forward = way
-    given = features.detach().requires_grad_(backward)
+    inputs = features.detach().requires_grad_(backward)
     direction = torch.randn(features.shape[-1], generator=torch.Generator().manual_seed(1)).to(features.dtype)
     for parameter in model.parameters():
         parameter.grad = None
     with torch.set_grad_enabled(backward):
         start = time.perf_counter(), time.process_time()
-        output = forward(given, *batch)
+        output = forward(inputs, *batch)
         if backward:
             (output * direction).sum().backward()
         seconds = time.perf_counter() - start[0], time.process_time() - start[1]
-    return seconds, output.detach(), [given.grad, *(parameter.grad for parameter in model.parameters())]
+    return seconds, output.detach(), [inputs.grad, *(parameter.grad for parameter in model.parameters())]
 
 
 def difference(mine, other, names) -> dict[str, float]:
     """Largest difference of an output, and of a gradient relative to the largest entry of its tensor."""
     _, output, gradients = mine
     _, other_output, other_gradients = other
-    found = {"output": float((output - other_output).abs().max())}
+    largest = {"output": float((output - other_output).abs().max())}
     if gradients[0] is not None:
-        found["gradient"] = max(
+        largest["gradient"] = max(
             float((gradient - other_gradient).abs().max() / other_gradient.abs().max())
             for name, gradient, other_gradient in zip(names, gradients, other_gradients, strict=True)
             # Softmax does not see the bias of a key: its gradient is zero, and what is left is rounding.
             if not name.endswith("key.bias")
         )
-    return found
+    return largest
 
 
 def ways_of(model: UtteranceQFormer) -> dict:
@@ -188,7 +188,7 @@ def measure(arguments, ways, features, batches, save) -> list[dict]:
         windows = PlainWays.windows(*batch)
         config = ways["ours"][0].utterance_qformer.qformer.config
         flop = necessary_flop(config, arguments.queries, arguments.tokens, windows)
-        kept = {
+        kept_mb = {
             name: kept_bytes(way, features.detach().clone(), batch) / 2**20
             for name, way in ways.items()
             if count <= arguments.padded_backward or name in ("ours", "loop")
@@ -202,7 +202,7 @@ def measure(arguments, ways, features, batches, save) -> list[dict]:
                 "longest_utterance_frames": int(windows[:, 1:].sum(-1).max()),
                 "gflop": flop * (3 if backward else 1) / 1e9,
                 "difference": {},
-                "kept_mb": kept,
+                "kept_mb": kept_mb,
                 "wall": {},
                 "processor": {},
             }
@@ -271,12 +271,12 @@ def print_tables(results: list[dict]) -> None:
     print("\ntimes faster than each, by wall | processor time; largest difference of an output, and of a gradient")
     print("relative to the largest of its tensor")
     for row in results:
-        found = "  ".join(
+        figures = "  ".join(
             f"{name} {' '.join(f'{value:.0e}' for value in values.values())}"
             for name, values in row["difference"].items()
         )
         ratios = f"{cells(row['wall_ratio'], '{:7.2f}x')} |{cells(row['processor_ratio'], '{:7.2f}x')}"
-        print(f"{row['N']:>3} {row['pass']:>17} {ratios}   {found}")
+        print(f"{row['N']:>3} {row['pass']:>17} {ratios}   {figures}")
     print("\nlargest difference in float64")
     for row in results:
         for name, values in row.get("difference_float64", {}).items():
@@ -359,8 +359,8 @@ def main() -> None:
 
     def save(results, repetitions):
         draft = arguments.output.with_suffix(".json.part")
-        found = {"setting": setting, "machine": machine, "repetitions_done": repetitions, "results": results}
-        draft.write_text(json.dumps(found, indent=1) + "\n")
+        content = {"setting": setting, "machine": machine, "repetitions_done": repetitions, "results": results}
+        draft.write_text(json.dumps(content, indent=1) + "\n")
         draft.replace(arguments.output)
 
     results = measure(arguments, ways, features, batches, save)

@@ -405,8 +405,8 @@ def split_fields(name: str, fields: Mapping) -> tuple[dict, dict]:
     config_fields = {field.name for field in dataclasses.fields(paper.model.config_class)}
     for field in fields:
         if field not in config_fields | settings:
-            own = config_fields - {field.name for field in dataclasses.fields(PreTrainedConfig)} | settings
-            hint = did_you_mean(field, own) or f"; accepted are {', '.join(sorted(own))}"
+            own_fields = config_fields - {field.name for field in dataclasses.fields(PreTrainedConfig)} | settings
+            hint = did_you_mean(field, own_fields) or f"; accepted are {', '.join(sorted(own_fields))}"
             raise ValueError(f"{name} has no field {field!r} in its configuration or processor{hint}")
     split = {True: {}, False: {}}
     for field, value in fields.items():
@@ -444,7 +444,7 @@ def build(name: str, size: str = "tiny", *, seed: int = 0, **options):
         )
     vocab_size = len(tiny_tokenizer()) if size == "tiny" and tokenizers["tokenizer"] is None else None
     config = paper.config(size, **({} if vocab_size is None else {"vocab_size": vocab_size}), **config_fields)
-    tokenizers = {kind: own or tiny_tokenizer() for kind, own in tokenizers.items()}
+    tokenizers = {kind: tokenizer or tiny_tokenizer() for kind, tokenizer in tokenizers.items()}
     processor = paper.processor.from_config(config, **tokenizers, **settings)
     torch.manual_seed(seed)
     model = paper.model(config).eval()

@@ -317,9 +317,9 @@ class EmotionRecognitionPipeline(Pipeline):
             self._lexicon = Lexicon(cached_file(config.name_or_path, LEXICON_FILE.name, revision=revision))
         return self._lexicon
 
-    def options(self, given) -> dict:
+    def options(self, generate_kwargs) -> dict:
         """Options for `generate`: what was asked for, else the checkpoint's, else greedy and 128 tokens."""
-        options = self._prepare_generate_kwargs(dict(given or {}))
+        options = self._prepare_generate_kwargs(dict(generate_kwargs or {}))
         if not {"max_length", "max_new_tokens", "generation_config"} & options.keys():
             options["max_new_tokens"] = 128
         return options if "do_sample" in options else {**options, "do_sample": False}

@@ -46,12 +46,12 @@ def windows(duration: float, every: float, utterances: Iterable[Mapping] = ()) -
     number = math.ceil(round(duration / every, 6))
     if number > MAX_WINDOWS:
         raise TrackError(f"{number:,} windows of {every:g} s in {duration:.1f} s; {MAX_WINDOWS:,} are accepted")
-    spoken, found = list(utterances), []
+    spoken, cut = list(utterances), []
     for i in range(number):
         start, end = i * every, min((i + 1) * every, duration)
         inside = [u for u in spoken if u["start"] < end and u["end"] > start]
         speakers = {u.get("speaker") for u in inside}
-        found.append(
+        cut.append(
             {
                 "start": round(start, 6),
                 "end": round(end, 6),
@@ -59,7 +59,7 @@ def windows(duration: float, every: float, utterances: Iterable[Mapping] = ()) -
                 "speaker": speakers.pop() if len(speakers) == 1 else None,
             }
         )
-    return found
+    return cut
 
 
 def track_of(result: Mapping) -> list[dict]:
@@ -142,11 +142,11 @@ def textgrid(segments: list[dict], duration: float) -> str:
     """
     tiers = []
     for speaker in dict.fromkeys(segment["speaker"] for segment in segments):
-        own = [segment for segment in segments if segment["speaker"] == speaker]
+        of_speaker = [segment for segment in segments if segment["speaker"] == speaker]
         name = f" {speaker}" if speaker else ""
-        tiers.append((f"emotion{name}", _intervals(own, "label", duration)))
-        if any(segment["text"] for segment in own):
-            tiers.append((f"said{name}", _intervals(own, "text", duration)))
+        tiers.append((f"emotion{name}", _intervals(of_speaker, "label", duration)))
+        if any(segment["text"] for segment in of_speaker):
+            tiers.append((f"said{name}", _intervals(of_speaker, "text", duration)))
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {duration:.6f}"]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
     for number, (name, intervals) in enumerate(tiers, 1):
@@ -164,19 +164,19 @@ def textgrid(segments: list[dict], duration: float) -> str:
 
 def _intervals(segments: list[dict], key: str, duration: float) -> list[tuple[float, float, str]]:
     """Segments without overlaps, with empty intervals between them: a tier covers the whole clip."""
-    found, time = [], 0.0
+    intervals, time = [], 0.0
     for i, segment in enumerate(segments):
         following = segments[i + 1]["start"] if i + 1 < len(segments) else duration
         start, end = max(segment["start"], time), min(segment["end"], max(following, segment["start"]), duration)
         if end <= start:
             continue
         if start > time:
-            found.append((time, start, ""))
-        found.append((start, end, segment[key] or ""))
+            intervals.append((time, start, ""))
+        intervals.append((start, end, segment[key] or ""))
         time = end
     if time < duration:
-        found.append((time, duration, ""))
-    return found
+        intervals.append((time, duration, ""))
+    return intervals
 
 
 def _quoted(text: str) -> str:

@@ -121,16 +121,16 @@ def by_phase(values: Sequence[str], phases: Sequence[int], option: str) -> dict[
     Raises:
         RecipeError: a phase that is not trained.
     """
-    shared, own = [], {}
+    shared, of_phase = [], {}
     for value in values:
         phase, equals, rest = value.partition("=")
         if not equals or not phase.isdecimal():
             shared.append(value)
         elif int(phase) in phases:
-            own.setdefault(int(phase), []).append(rest)
+            of_phase.setdefault(int(phase), []).append(rest)
         else:
             raise RecipeError(f"{option} {value}: the phases trained here are {', '.join(map(str, phases))}")
-    return {phase: own.get(phase, shared) for phase in phases}
+    return {phase: of_phase.get(phase, shared) for phase in phases}
 
 
 def rows_of_phases(args, phases: Sequence[int]) -> tuple[dict[int, list[dict]], dict[int, list[dict]] | None]:

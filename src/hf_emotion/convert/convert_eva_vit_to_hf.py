@@ -96,7 +96,7 @@ def convert_state_dict(
         ConversionError: the tower is incomplete; most often `ln_vision` is in another file.
     """
     names = {key.removeprefix("visual_encoder."): key for key in state_dict}
-    blocks = {int(found[1]) for name in names if (found := re.match(r"blocks\.(\d+)\.", name))}
+    blocks = {int(match[1]) for name in names if (match := re.match(r"blocks\.(\d+)\.", name))}
     unused = set(range(BLOCKS_USED, BLOCKS_IN_FILE)) if len(blocks) == BLOCKS_IN_FILE else set()
 
     tensors: dict[str, torch.Tensor] = {}

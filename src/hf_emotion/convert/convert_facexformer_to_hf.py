@@ -79,9 +79,9 @@ def config_for(tensors: dict[str, torch.Tensor], image_size: int, head_size: int
     embed_dim, _, patch_size, _ = tensors["backbone.embeddings.patch_embeddings.projection.weight"].shape
     depths: dict[int, int] = {}
     for name in tensors:
-        found = re.match(r"backbone\.encoder\.layers\.(\d+)\.blocks\.(\d+)\.", name)
-        if found:
-            depths[int(found[1])] = max(depths.get(int(found[1]), 0), int(found[2]) + 1)
+        match = re.match(r"backbone\.encoder\.layers\.(\d+)\.blocks\.(\d+)\.", name)
+        if match:
+            depths[int(match[1])] = max(depths.get(int(match[1]), 0), int(match[2]) + 1)
     table = next((t for name, t in tensors.items() if name.endswith("relative_position_bias_table")), None)
     if table is None or sorted(depths) != list(range(len(depths))):
         raise ConversionError("the checkpoint's Swin Transformer is incomplete")

@@ -53,9 +53,9 @@ def reason(key: str) -> str:
     key = key.removeprefix("audio_encoder.")
     if key == LOGIT_SCALE:
         return "kept in the configuration as logit_scale"
-    found = re.match(r"modality_\w+\.(\w+)\.", key)
-    if found and found[1] != "audio":
-        return f"another modality ({found[1]})"
+    match = re.match(r"modality_\w+\.(\w+)\.", key)
+    if match and match[1] != "audio":
+        return f"another modality ({match[1]})"
     return "no part of the audio tower"
 
 

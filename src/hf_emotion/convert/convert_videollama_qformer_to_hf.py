@@ -78,8 +78,8 @@ def rename(key: str) -> str | None:
     """
     if key in RENAMES:
         return RENAMES[key]
-    if found := LORA.fullmatch(key):
-        return f"{LORA_PREFIX}{found[1]}.weight"
+    if match := LORA.fullmatch(key):
+        return f"{LORA_PREFIX}{match[1]}.weight"
     for peer, ours in QFORMERS.items():
         if key.startswith(peer):
             name = rename_qformer(key.removeprefix(peer))
@@ -103,7 +103,7 @@ def reason(key: str) -> str:
 
 def qformer_config(tensors: dict[str, torch.Tensor], head_size: int) -> InstructBlipQFormerConfig | Blip2QFormerConfig:
     """The configuration of a Q-Former from its tensors, which do not contain the size of a head."""
-    layers = {int(found[1]) for name in tensors if (found := re.match(r"encoder\.layer\.(\d+)\.", name))}
+    layers = {int(match[1]) for name in tensors if (match := re.match(r"encoder\.layer\.(\d+)\.", name))}
     crossed = sorted({int(n.split(".")[2]) for n in tensors if re.match(r"encoder\.layer\.\d+\.crossattention\.", n)})
     if not crossed:
         raise ConversionError("a Q-Former of the checkpoint has no cross-attention, so it reads nothing")

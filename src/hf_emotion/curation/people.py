@@ -343,8 +343,8 @@ def make_dataset(
     people = read_people(folder) if (Path(folder) / PEOPLE).is_file() else None
     set_aside = set() if people is None or people["draw"]["from_kept"] else set(people["clips"])
     accepted = {} if people is None else people.get("accepted", {})
-    kept = [clip for clip in summary["clips"] if clip["status"] == "kept" and clip["id"] not in set_aside]
-    splits = {"self_reviewed": [reviewed_row(folder, clip) | {"review": "self"} for clip in kept]}
+    kept_clips = [clip for clip in summary["clips"] if clip["status"] == "kept" and clip["id"] not in set_aside]
+    splits = {"self_reviewed": [reviewed_row(folder, clip) | {"review": "self"} for clip in kept_clips]}
     splits["human_reviewed"] = [
         reviewed_row(folder, clip) | accepted[clip["id"]] | {"review": "human"}
         for clip in summary["clips"]

@@ -109,8 +109,10 @@ class Offline:
             for name, sign in certain.items():
                 if sign * side < 0:
                     dropped[name] = "it contradicts the others in what is pleasant and what is not"
-        kept = [name for name in signs if name not in dropped]
-        return json.dumps({"kept": kept, "dropped": [{"clue": name, "reason": why} for name, why in dropped.items()]})
+        consistent = [name for name in signs if name not in dropped]
+        return json.dumps(
+            {"kept": consistent, "dropped": [{"clue": name, "reason": why} for name, why in dropped.items()]}
+        )
 
     def synthesis(self, facts):
         clues = facts["clues"]

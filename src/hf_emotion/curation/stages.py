@@ -801,8 +801,10 @@ def outcome(row: Mapping, values: Mapping, settings: Settings) -> Outcome:
     if values.get("score") is None:
         return ended("unscored", "no score of the judge could be read")
     score = values["score"].score
-    kept = score >= settings.threshold
-    return ended("kept" if kept else "dropped", f"its score {'reaches' if kept else 'is below'} the threshold", score)
+    passes = score >= settings.threshold
+    return ended(
+        "kept" if passes else "dropped", f"its score {'reaches' if passes else 'is below'} the threshold", score
+    )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ..processing.utterances import json_fault
+from ..processing.utterances import json_problem
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".flv", ".m4v", ".mpg")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac", ".opus")
@@ -82,11 +82,13 @@ def find_file(annotations, *names: str) -> Path:
     if not path.is_dir():
         raise DataError(path, None, "no such file or folder")
     for name in names:
-        found = sorted(path.glob(name))
-        if len(found) > 1:
-            raise DataError(path, None, f"several files match {name}: {', '.join(p.name for p in found)}; name the one")
-        if found:
-            return found[0]
+        matches = sorted(path.glob(name))
+        if len(matches) > 1:
+            raise DataError(
+                path, None, f"several files match {name}: {', '.join(p.name for p in matches)}; name the one"
+            )
+        if matches:
+            return matches[0]
     raise DataError(path, None, f"none of {', '.join(names)} is in this folder")
 
 
@@ -303,9 +305,9 @@ def parse_json(path, text: str, line: int = 1, what: str = "", object_pairs_hook
     Args:
         what: head of the message, such as "column labels is ".
     """
-    fault = json_fault(text)
-    if fault is not None:
-        raise DataError(path, line + fault[0] - 1, f"{what}{fault[1]}")
+    problem = json_problem(text)
+    if problem is not None:
+        raise DataError(path, line + problem[0] - 1, f"{what}{problem[1]}")
     try:
         return json.loads(text, object_pairs_hook=object_pairs_hook)
     except json.JSONDecodeError as error:
@@ -499,16 +501,16 @@ class MediaFolder:
         Raises `DataError` when several files answer to the name.
         """
         *folders, stem = name.split("/")
-        found = []
+        matches = []
         for path in self.files[kind].get(stem, ()):
             parents = path.parent.parts[len(path.parent.parts) - len(folders) :]
             if len(parents) == len(folders) and all(map(fnmatch, parents, folders)):
-                found.append(str(path))
-        if len(found) > 1:
+                matches.append(str(path))
+        if len(matches) > 1:
             raise DataError(
-                self.root, None, f"{len(found)} {kind} files for {name!r}: {', '.join(found)}; keep one of them"
+                self.root, None, f"{len(matches)} {kind} files for {name!r}: {', '.join(matches)}; keep one of them"
             )
-        return found[0] if found else None
+        return matches[0] if matches else None
 
     def take(self, *names: str) -> dict[str, str | None]:
         """{"video": path or None, "audio": path or None} of a clip; several names are tried in turn."""

@@ -62,14 +62,14 @@ class MediaGenerationMixin(GenerationMixin):
         """
         input_ids = inputs if input_ids is None else input_ids
         kwargs["logits_processor"] = self.without_placeholders(kwargs.get("logits_processor"))
-        given = {name: kwargs[name] for name in self.media_inputs if kwargs.get(name) is not None}
+        media_inputs = {name: kwargs[name] for name in self.media_inputs if kwargs.get(name) is not None}
         use_cache = kwargs.get("use_cache", getattr(kwargs.get("generation_config"), "use_cache", None))
         if use_cache is False and media is not None:
             kwargs["media"] = media
         # Without a cache the prompt is read again at each step, and transformers takes embeddings for the first only.
-        if input_ids is None or use_cache is False or (media is None and not given):
+        if input_ids is None or use_cache is False or (media is None and not media_inputs):
             return super().generate(input_ids, **kwargs)
-        media = self.base_model.media_of(media, given)
+        media = self.base_model.media_of(media, media_inputs)
         kwargs = {name: value for name, value in kwargs.items() if name not in self.media_inputs}
         embeds = self.base_model.embed(input_ids, media)
         prompt = self.base_model.replace_placeholders(input_ids)

@@ -304,9 +304,9 @@ class EmotionModel(EmotionPreTrainedModel):
 
     def media_of(self, media: MediaTokens | None, inputs: dict[str, Tensor | None]) -> MediaTokens:
         """`media`, or what `inputs` become; a ValueError where both are given."""
-        given = [name for name, value in inputs.items() if value is not None]
-        if media is not None and given:
-            raise ValueError(f"both media and {', '.join(given)} are given; give the media once")
+        names = [name for name, value in inputs.items() if value is not None]
+        if media is not None and names:
+            raise ValueError(f"both media and {', '.join(names)} are given; give the media once")
         return self.encode_media(**inputs) if media is None else media
 
     def encode_media(self, **inputs: Tensor | None) -> MediaTokens:

@@ -296,14 +296,14 @@ class OmniEmotionModel(EmotionModel):
         }
         empty = self.image_newline.new_zeros(0, len(self.image_newline))
         for name in self.media_names:
-            own = tokens[name] or [empty] * len(input_ids)
-            absent = [row for row, count in enumerate(expected[name]) if count and not len(own[row])]
+            sequences = tokens[name] or [empty] * len(input_ids)
+            absent = [row for row, count in enumerate(expected[name]) if count and not len(sequences[row])]
             if absent:
-                zero = self.zero_tokens(name, own[0])
-                own = list(own)
+                zero = self.zero_tokens(name, sequences[0])
+                sequences = list(sequences)
                 for row in absent:
-                    own[row] = self.repeat_zero(name, zero, expected[name][row], tokens["video"], row)
-                tokens[name] = own
+                    sequences[row] = self.repeat_zero(name, zero, expected[name][row], tokens["video"], row)
+                tokens[name] = sequences
         return MediaTokens(**tokens, modalities=None if media is None else media.modalities)
 
     def zero_tokens(self, name, like):

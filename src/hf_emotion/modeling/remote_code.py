@@ -111,12 +111,12 @@ def check_size(folder: str | os.PathLike, model_class: type, config: Any) -> Non
 
 def layer_counts(values: Any, prefix: str = "") -> list[tuple[str, int]]:
     """The numbers of layers in a configuration and in those within it, by their names."""
-    found = []
+    counts = []
     for name, value in values.items() if isinstance(values, dict) else ():
         if isinstance(value, int) and "layers" in str(name):
-            found.append((f"{prefix}{name}", value))
-        found += layer_counts(value, f"{prefix}{name}.")
-    return found
+            counts.append((f"{prefix}{name}", value))
+        counts += layer_counts(value, f"{prefix}{name}.")
+    return counts
 
 
 def check_finite(source: Any, model: torch.nn.Module) -> None:
@@ -154,8 +154,8 @@ def no_safetensors(source, name: str) -> str:
     pickles = []
     if os.path.isdir(source):
         pickles = sorted(file for file in os.listdir(source) if file.endswith(PICKLE_SUFFIXES))
-    found = f" (found {', '.join(pickles[:3])})" if pickles else ""
-    return f"{source} holds no {name}{found}: {PICKLE_REFUSAL}"
+    others = f" (found {', '.join(pickles[:3])})" if pickles else ""
+    return f"{source} holds no {name}{others}: {PICKLE_REFUSAL}"
 
 
 __all__ = ["SharingMixin"]

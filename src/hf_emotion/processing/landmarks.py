@@ -20,12 +20,12 @@ def landmark_tensors(track, num_frames, size, num_regions) -> dict[str, np.ndarr
         there is a face.
     """
     landmarks = np.zeros((num_frames, NUM_MESH_LANDMARKS, 3), np.float32)
-    found = np.zeros(num_frames, bool)
+    has_face = np.zeros(num_frames, bool)
     if track is not None:
         pixels = track.landmarks[:, :NUM_MESH_LANDMARKS] * np.asarray(size, np.float32)
-        found = track.found & np.isfinite(pixels).all((1, 2))
-        landmarks[found, :, :2] = pixels[found]
-    masks = np.eye(num_regions, dtype=bool) & found[:, None, None]
+        has_face = track.found & np.isfinite(pixels).all((1, 2))
+        landmarks[has_face, :, :2] = pixels[has_face]
+    masks = np.eye(num_regions, dtype=bool) & has_face[:, None, None]
     return {"video_landmarks": landmarks, "video_region_masks": masks}
 
 

@@ -208,14 +208,14 @@ class AcoustEmoProcessor(EmotionProcessor):
 
     def placeholders(self, clip: Clip) -> dict[Medium, list[str]]:
         """As the base class; with `interleave`, one text for the whole clip and one for each utterance."""
-        found: dict[Medium, list[str]] = {"video": [], "audio": []}
+        texts: dict[Medium, list[str]] = {"video": [], "audio": []}
         if clip.frames is not None:
-            found["video"] = [self.video_token * self.num_video_tokens(0, len(clip.frames))]
+            texts["video"] = [self.video_token * self.num_video_tokens(0, len(clip.frames))]
         if clip.waveform is not None:
             tokens = self.num_sound_tokens(len(self.windows(clip)))
             pieces = tokens // self.num_audio_query_tokens if self.interleave else 1
-            found["audio"] = [self.audio_token * (tokens // pieces)] * pieces
-        return found
+            texts["audio"] = [self.audio_token * (tokens // pieces)] * pieces
+        return texts
 
 
 def merge_shortest(rows: list[dict]) -> list[dict]:

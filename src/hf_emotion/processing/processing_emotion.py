@@ -223,10 +223,10 @@ class EmotionProcessor(ProcessorMixin):
         """Give `__init__` a signature with the base class's settings in it: transformers saves what it names."""
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            own = inspect.signature(cls.__init__).parameters
+            parameters = inspect.signature(cls.__init__).parameters
             inherited = inspect.signature(super(cls, cls).__init__).parameters
             merged = {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in inherited.items() if p.kind != p.VAR_KEYWORD}
-            merged = {name: p for name, p in {**merged, **own}.items() if p.kind != p.VAR_KEYWORD}
+            merged = {name: p for name, p in {**merged, **parameters}.items() if p.kind != p.VAR_KEYWORD}
             ordered = sorted(merged.values(), key=lambda parameter: parameter.kind)
             cls.__init__.__signature__ = inspect.Signature(ordered)
 
@@ -355,9 +355,9 @@ class EmotionProcessor(ProcessorMixin):
             sizes = {name: len(column) for name, column in columns.items() if isinstance(column, (list, tuple))}
             single = [name for name, column in columns.items() if column is not None and name not in sizes]
             if single or len(set(sizes.values())) > 1:
-                found = [f"{size} {name}" for name, size in sizes.items()]
-                found += [f"{name} outside a list" for name in single]
-                raise ValueError(f"{' and '.join(found)} came together; one entry for each clip is accepted.")
+                lengths = [f"{size} {name}" for name, size in sizes.items()]
+                lengths += [f"{name} outside a list" for name in single]
+                raise ValueError(f"{' and '.join(lengths)} came together; one entry for each clip is accepted.")
             size = next(iter(sizes.values()))
             rows = list(zip(*([None] * size if column is None else column for column in columns.values()), strict=True))
         else:
@@ -567,9 +567,9 @@ class EmotionProcessor(ProcessorMixin):
                 num_faces=np.zeros(count, dtype=np.int64),
                 backend="none",
             )
-        crops, found = self.face_finder.crops(clip.frames, track, size, margin)
+        crops, has_face = self.face_finder.crops(clip.frames, track, size, margin)
         pixels = (crops.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
-        return {"pixel_values_faces": pixels.transpose(0, 3, 1, 2), "face_found": np.asarray(found, dtype=bool)}
+        return {"pixel_values_faces": pixels.transpose(0, 3, 1, 2), "face_found": np.asarray(has_face, dtype=bool)}
 
     def report(self, clip: Clip, track: FaceTrack | None = None) -> dict[str, Any]:
         """What was used of a clip, for people; plain JSON values. With `return_metadata=True`: `video_metadata`.
@@ -586,8 +586,8 @@ class EmotionProcessor(ProcessorMixin):
         times = [] if clip.frame_times is None else clip.frame_times.tolist()
         frames, notes = [{"time": time / 1000} for time in times], list(clip.notes)
         if track is not None:
-            for frame, found, seen in zip(frames, track.found.tolist(), track.num_faces.tolist(), strict=True):
-                frame.update(face=found, num_faces=seen)
+            for frame, has_face, seen in zip(frames, track.found.tolist(), track.num_faces.tolist(), strict=True):
+                frame.update(face=has_face, num_faces=seen)
             if track.found.any():
                 used.insert(1, "face")
             elif track.backend == "none":
@@ -660,9 +660,9 @@ class EmotionProcessor(ProcessorMixin):
     def _special_spans(self, text: str, special) -> list[tuple[int, int]]:
         """Where a tokenizer finds special tokens of more than one character in a text; unknown characters are none."""
         tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        found = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
+        pairs = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
         unknown = self.tokenizer.unk_token_id
-        return [span for i, span in found if i in special and i != unknown and span[1] - span[0] > 1]
+        return [span for i, span in pairs if i in special and i != unknown and span[1] - span[0] > 1]
 
     def ask(self, question: str) -> str:
         """A question as the paper words it."""
@@ -714,9 +714,9 @@ class EmotionProcessor(ProcessorMixin):
         sources = {}
         for part in media:
             sources.setdefault(MEDIUM_OF_PART[part["type"]], []).append(source_of(part))
-        for kind, found in sources.items():
-            if len(found) > 1:
-                raise ValueError(f"a conversation has {len(found)} {kind} parts; one clip for each is accepted.")
+        for kind, entries in sources.items():
+            if len(entries) > 1:
+                raise ValueError(f"a conversation has {len(entries)} {kind} parts; one clip for each is accepted.")
         video, sound = (sources.get(kind, [None])[0] for kind in ("video", "audio"))
         utterances = next((part["utterances"] for part in media if part.get("utterances") is not None), None)
         return self._load(video, sound, utterances, settings)
@@ -846,11 +846,11 @@ class EmotionProcessor(ProcessorMixin):
             if not isinstance(sample, str):
                 raise ValueError(f"text {i} is {type(sample).__name__}; a string is accepted.")
             for kind, token in (("video", self.video_token), ("audio", self.audio_token)):
-                found, expected = sample.count(token), 0 if clip is None else len(clip.placeholders.get(kind, []))
-                if found != expected:
+                count, expected = sample.count(token), 0 if clip is None else len(clip.placeholders.get(kind, []))
+                if count != expected:
                     name = "no clip" if clip is None else clip.source
                     raise ValueError(
-                        f"text {i} has {found} {token} placeholders, and its clip ({name}) needs {expected}; write as "
+                        f"text {i} has {count} {token} placeholders, and its clip ({name}) needs {expected}; write as "
                         f"many, or leave the medium out by modalities=."
                     )
 

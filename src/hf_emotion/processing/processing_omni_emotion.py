@@ -187,16 +187,16 @@ class OmniEmotionProcessor(EmotionProcessor):
         """As the base class; an absent picture has `num_frames` frames, an absent sound is as long as the clip, of one
         chunk at most."""
         absent = getattr(clip, "absent", ())
-        found: dict[Medium, list[str]] = {"video": [], "audio": []}
+        texts: dict[Medium, list[str]] = {"video": [], "audio": []}
         if clip.frames is not None or "video" in absent:
-            found["video"] = [self.visual_placeholders(self.num_frames if clip.frames is None else len(clip.frames))]
+            texts["video"] = [self.visual_placeholders(self.num_frames if clip.frames is None else len(clip.frames))]
         if clip.waveform is not None:
-            found["audio"] = [self.audio_token * self.sound_tokens_of(len(clip.waveform))]
+            texts["audio"] = [self.audio_token * self.sound_tokens_of(len(clip.waveform))]
         elif "audio" in absent:
             mel_frames = clip.duration // 10
             tokens = self.num_sound_tokens(mel_frames) if mel_frames else self.audio_tokens_per_chunk
-            found["audio"] = [self.audio_token * tokens]
-        return found
+            texts["audio"] = [self.audio_token * tokens]
+        return texts
 
     def visual_placeholders(self, num_frames: int) -> str:
         """The placeholders of a clip's frames and faces, in the order of `fusion`."""

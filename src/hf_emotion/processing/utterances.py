@@ -278,9 +278,9 @@ def _parse(name: str, text: str) -> list[dict]:
     if head.startswith("File type"):
         return _from_textgrid(name, text)
     if head[0] in "{[":
-        fault = json_fault(text)
-        if fault is not None:
-            raise UtteranceError(f"{name}, line {fault[0]}: {fault[1]}.")
+        problem = json_problem(text)
+        if problem is not None:
+            raise UtteranceError(f"{name}, line {problem[0]}: {problem[1]}.")
         try:
             return _from_json(name, json.loads(text))
         except json.JSONDecodeError as error:
@@ -292,7 +292,7 @@ def _parse(name: str, text: str) -> list[dict]:
     raise UtteranceError(f"{name}, line {line}: {first} begins no known format; {ACCEPTED} is accepted.")
 
 
-def json_fault(text: str) -> tuple[int, str] | None:
+def json_problem(text: str) -> tuple[int, str] | None:
     """What Python's json module can only fail on, deep nesting and endless numbers: the line, and what is there."""
     line, depth = 1, 0
     for match in JSON_TOKEN.finditer(text):
@@ -482,10 +482,10 @@ def _tiers(name: str, text: str) -> dict[str, list[tuple[float, float, str | Non
     stream = tokens()
 
     def take(kind: str) -> Any:
-        found, value = next(stream, (None, None))
-        if found is None:
+        found_kind, value = next(stream, (None, None))
+        if found_kind is None:
             raise UtteranceError(f"{name}, line {line}: the TextGrid ends where a {kind} is expected.")
-        if found != kind:
+        if found_kind != kind:
             raise UtteranceError(
                 f"{name}, line {line}: {_short(value)} stands where a {kind} is expected in a TextGrid."
             )

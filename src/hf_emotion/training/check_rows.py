@@ -82,17 +82,17 @@ def find_problems(
     keys = [None if problem else clip_key(row) for row, problem in zip(rows, problems, strict=True)]
     clips = {key: row for key, row in zip(keys, rows, strict=True) if key is not None and key not in checked}
     rank, world = share
-    own = list(clips)[rank::world]
+    of_rank = list(clips)[rank::world]
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world)) as pool:
         opened = tqdm(
-            pool.map(lambda key: problem_of_clip(clips[key], processor), own),
+            pool.map(lambda key: problem_of_clip(clips[key], processor), of_rank),
             desc="checking clips",
             unit="clip",
-            total=len(own),
+            total=len(of_rank),
             disable=not progress,
             delay=2,
         )
-        pairs = list(zip(own, opened, strict=True))
+        pairs = list(zip(of_rank, opened, strict=True))
     checked.update(gather_object(pairs) if world > 1 else pairs)
     return [problem or checked[key] for key, problem in zip(keys, problems, strict=True)]
 

@@ -101,8 +101,8 @@ class Recipe:
         if self.lora is None:
             self._check(self.trains, "trains names no part of the model")
         else:
-            given = ", ".join(self.lora) or "nothing"
-            self._check(set(self.lora) == LORA, f"lora holds {given}; {', '.join(sorted(LORA))} are needed")
+            lora_fields = ", ".join(self.lora) or "nothing"
+            self._check(set(self.lora) == LORA, f"lora holds {lora_fields}; {', '.join(sorted(LORA))} are needed")
             self._check("language_model" not in self.trains, "language_model is in trains, but lora needs it frozen")
 
     def _check(self, valid, message: str) -> None:

@@ -78,9 +78,9 @@ def _text(value) -> str:
 def questions_about(row: Mapping, recipe: Recipe, options: Sequence[str], seed: int) -> list[dict]:
     """The recipe's questions about one row, or the row itself where it brings its own question and answer."""
     # The demo corpus has its own questions for the quickstart alone; recipes ask theirs.
-    own = recipe.use_row_questions and "planted" not in row
+    use_own = recipe.use_row_questions and "planted" not in row
     row = {name: row.get(name) for name in FIELDS}
-    if own and _text(row["question"]) and _text(row["answer"]):
+    if use_own and _text(row["question"]) and _text(row["answer"]):
         return [row]
     asked = []
     for task in recipe.tasks:
