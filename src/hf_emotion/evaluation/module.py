@@ -7,10 +7,23 @@ input.
 import json
 from collections.abc import Sequence
 
+import datasets
 import evaluate
 
 # A column of labels: lists of labels, or replies as text; None = no reply.
 Cells = Sequence[Sequence[str] | str | None]
+
+# What the columns of a metric hold: text; lists of labels or text; lists of labels or text against numbers.
+_TEXT, _NUMBER = datasets.Value("string"), datasets.Value("float64")
+_CELLS = (datasets.List(_TEXT), _TEXT)
+TEXTS = datasets.Features({"predictions": _TEXT, "references": _TEXT})
+LABELS = [datasets.Features({"predictions": one, "references": other}) for one in _CELLS for other in _CELLS]
+SENTIMENT = [datasets.Features({"predictions": one, "references": _NUMBER}) for one in _CELLS]
+
+
+def info(description: str, inputs: str, citation: str, features) -> evaluate.MetricInfo:
+    """What a metric says of itself: what it measures, its arguments, whom to cite, and `features`, one of the above."""
+    return evaluate.MetricInfo(description=description, inputs_description=inputs, citation=citation, features=features)
 
 
 class ClipMetric(evaluate.Metric):

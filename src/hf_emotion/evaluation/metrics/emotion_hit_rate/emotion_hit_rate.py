@@ -6,7 +6,6 @@ The definition is in hf_emotion.evaluation.wheel; this is its `evaluate` module.
 from collections.abc import Sequence
 from pathlib import Path
 
-import datasets
 import evaluate
 
 from hf_emotion.evaluation import module, wheel
@@ -38,16 +37,7 @@ class EmotionHitRate(module.ClipMetric):
     """Hit rate and mscore over the five level-1 wheels."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            inputs_description=_KWARGS,
-            citation=_CITATION,
-            features=[
-                datasets.Features({"predictions": prediction, "references": reference})
-                for prediction in (datasets.List(datasets.Value("string")), datasets.Value("string"))
-                for reference in (datasets.List(datasets.Value("string")), datasets.Value("string"))
-            ],
-        )
+        return module.info(_DESCRIPTION, _KWARGS, _CITATION, module.LABELS)
 
     def _compute(
         self,

@@ -7,7 +7,6 @@ The definition is in hf_emotion.evaluation.sets and the words in hf_emotion/eval
 
 from pathlib import Path
 
-import datasets
 import evaluate
 
 from hf_emotion.answers.lexicon import Lexicon
@@ -41,16 +40,7 @@ class EmotionLexicon(module.ClipMetric):
     """Precision, recall and F over lexicon groups, two levels."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            inputs_description=_KWARGS,
-            citation=_CITATION,
-            features=[
-                datasets.Features({"predictions": prediction, "references": reference})
-                for prediction in (datasets.List(datasets.Value("string")), datasets.Value("string"))
-                for reference in (datasets.List(datasets.Value("string")), datasets.Value("string"))
-            ],
-        )
+        return module.info(_DESCRIPTION, _KWARGS, _CITATION, module.LABELS)
 
     def _compute(
         self,

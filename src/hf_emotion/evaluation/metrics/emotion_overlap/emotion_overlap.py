@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-import datasets
 import evaluate
 
 from hf_emotion.evaluation import judge, module
@@ -41,14 +40,7 @@ class EmotionOverlap(module.ClipMetric):
     """Clue overlap and label overlap by a judge."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            inputs_description=_KWARGS,
-            citation=_CITATION,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+        return module.info(_DESCRIPTION, _KWARGS, _CITATION, module.TEXTS)
 
     def _compute(
         self,

@@ -5,7 +5,6 @@ The definition is in hf_emotion.evaluation.classes; this is its `evaluate` modul
 
 from collections.abc import Sequence
 
-import datasets
 import evaluate
 
 from hf_emotion.evaluation import classes, module
@@ -37,14 +36,7 @@ class EmotionRecognition(module.ClipMetric):
     """UAR, WAR, F1, confusion, invalid rate; five-fold means."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            inputs_description=_KWARGS,
-            citation=_CITATION,
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Value("string")}
-            ),
-        )
+        return module.info(_DESCRIPTION, _KWARGS, _CITATION, module.TEXTS)
 
     def _compute(
         self,

@@ -3,7 +3,6 @@
 The definition is in hf_emotion.evaluation.classes; this is its `evaluate` module.
 """
 
-import datasets
 import evaluate
 
 from hf_emotion.evaluation import classes, module
@@ -30,15 +29,7 @@ class EmotionSentiment(module.ClipMetric):
     """Two-class sentiment."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            inputs_description=_KWARGS,
-            citation=_CITATION,
-            features=[
-                datasets.Features({"predictions": prediction, "references": datasets.Value("float64")})
-                for prediction in (datasets.List(datasets.Value("string")), datasets.Value("string"))
-            ],
-        )
+        return module.info(_DESCRIPTION, _KWARGS, _CITATION, module.SENTIMENT)
 
     def _compute(
         self,

@@ -5,7 +5,6 @@ The definition is in hf_emotion.evaluation.sets; this is its `evaluate` module.
 
 from collections.abc import Callable, Sequence
 
-import datasets
 import evaluate
 
 from hf_emotion.evaluation import module, sets
@@ -39,16 +38,7 @@ class EmotionSet(module.ClipMetric):
     """Accuracy_S, Recall_S, Avg with given or computed groups."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            inputs_description=_KWARGS,
-            citation=_CITATION,
-            features=[
-                datasets.Features({"predictions": prediction, "references": reference})
-                for prediction in (datasets.List(datasets.Value("string")), datasets.Value("string"))
-                for reference in (datasets.List(datasets.Value("string")), datasets.Value("string"))
-            ],
-        )
+        return module.info(_DESCRIPTION, _KWARGS, _CITATION, module.LABELS)
 
     def _compute(
         self,

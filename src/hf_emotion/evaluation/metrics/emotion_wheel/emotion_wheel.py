@@ -5,7 +5,6 @@ The definition is in hf_emotion.evaluation.wheel; this is its `evaluate` module.
 
 from pathlib import Path
 
-import datasets
 import evaluate
 
 from hf_emotion.evaluation import module, wheel
@@ -41,16 +40,7 @@ class EmotionWheel(module.ClipMetric):
     """Emotion-wheel precision, recall and F at both levels."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            inputs_description=_KWARGS,
-            citation=_CITATION,
-            features=[
-                datasets.Features({"predictions": prediction, "references": reference})
-                for prediction in (datasets.List(datasets.Value("string")), datasets.Value("string"))
-                for reference in (datasets.List(datasets.Value("string")), datasets.Value("string"))
-            ],
-        )
+        return module.info(_DESCRIPTION, _KWARGS, _CITATION, module.LABELS)
 
     def _compute(
         self,
