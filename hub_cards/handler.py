@@ -5,10 +5,17 @@ by it. It takes JSON, `{"inputs": ..., "parameters": {...}}`, or a clip's bytes 
 
     python handler.py --model . --port 8080
     curl --data-binary @clip.mp4 -H "Content-Type: video/mp4" http://127.0.0.1:8080
+    curl --data-binary @clip.mp4 -H "Content-Type: video/mp4" -H "Accept: text/event-stream" http://127.0.0.1:8080
+
+The last one gets server-sent events: how far its request is, the text as the model writes it, and the result.
+
+A request passes three stations. It waits in a line of bounded length, its body on disk. It is decoded and measured in
+its own thread, a few requests at a time. One thread owns the model: it takes requests with equal parameters that arrive
+within a few hundredths of a second, or that came while it was busy, and answers them as one batch.
 
 Requests come from strangers, so the constants below limit their cost: bytes, seconds and pixels of a clip, characters
 of texts, tokens of an answer, the addresses that a URL may lead to, the time for a request and a download, connections,
-and the number of requests processed at the same time.
+and the number of requests that wait and that are processed at the same time.
 """
 
 import argparse
@@ -26,13 +33,16 @@ import threading
 import time
 import traceback
 from base64 import b64decode
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 import torch
 from transformers import pipeline
+from transformers.generation.streamers import BaseStreamer
 
 MAX_BODY = 2**26  # bytes of a request, and of a clip behind a URL: 64 MiB
 MAX_SECONDS = 300  # of a clip
@@ -46,9 +56,16 @@ MAX_TOKENS = 2**14  # that a request may ask for: of all its answers, times the 
 FETCH_SECONDS = 30.0  # for a clip behind a URL, from the look-up of its name to its last byte
 READ_SECONDS = 30.0  # for a request, from its first byte to its last
 WRITE_SECONDS = 30.0  # for an answer
-WAIT_SECONDS = 120.0  # until work on a request that was read begins
+WAIT_SECONDS = 300.0  # in the line, until a request is decoded
 MAX_CONNECTIONS = 128  # more are answered with 503
-MAX_WORKING = 4  # requests held in memory and decoded at the same time
+MAX_WAITING = 64  # requests in the line; more are answered with 503
+MAX_WORKING = 16  # requests held in memory: being decoded, decoded, or being answered
+MAX_DECODING = min(4, os.cpu_count() or 1)  # requests decoded at the same time
+MAX_BATCH = 8  # requests answered together
+MAX_BATCH_ROWS = 16  # of the model: requests of a batch times their beams
+BATCH_SECONDS = 0.03  # that the first request of a batch waits for others
+RETRY_SECONDS = 5  # that a client is told to wait after 503
+PROGRESS_SECONDS = 10.0  # between two events of a stream, so that both sides notice a broken connection
 REDIRECTS = 5
 # Parameters of a request, each with its type and its bounds.
 PARAMETERS = {
@@ -89,25 +106,35 @@ class EndpointHandler:
         max_body: bytes of a request, and of a clip behind a URL.
         allowed_networks: networks such as `"10.1.0.0/16"` that URLs may lead to in addition to public addresses; by
             default those in the environment variable HF_EMOTION_ALLOWED_NETWORKS, separated by commas.
+        pipe: an `emotion-recognition` pipeline that is already loaded, in place of `path`.
     """
 
-    def __init__(self, path: str = "", max_body: int = MAX_BODY, allowed_networks: Iterable[str] | None = None):
+    def __init__(
+        self,
+        path: str = "",
+        max_body: int = MAX_BODY,
+        allowed_networks: Iterable[str] | None = None,
+        pipe: Any = None,
+    ):
         if allowed_networks is None:
             allowed_networks = filter(None, os.environ.get("HF_EMOTION_ALLOWED_NETWORKS", "").split(","))
         self.networks = [ipaddress.ip_network(network.strip()) for network in allowed_networks]
         self.max_body = max_body
-        self.pipe = pipeline(
+        self.pipe = pipe or pipeline(
             "emotion-recognition", model=path, trust_remote_code=True, device=0 if torch.cuda.is_available() else -1
         )
-        self.one_at_a_time = threading.Lock()
+        self.line = Line()
+        self.decoding = threading.BoundedSemaphore(MAX_DECODING)
+        self.batches = Batches(self.pipe)
 
-    def __call__(self, data: dict) -> list[dict]:
-        """Answer one request.
+    def __call__(self, data: dict | Callable[[], dict]) -> list[dict]:
+        """Answer one request; several threads may call it at the same time.
 
         Args:
-            data: `inputs`: the clip's bytes; base64, a data URL or an http(s) URL as a string; or a dict with `video`
-                and/or `audio` as such strings, `utterances` as rows, and `text` (or `question`). `parameters`: see
-                `PARAMETERS`; `candidate_labels` asks for a closed set.
+            data: a dict, or a function that returns it and is called when it is the request's turn. `inputs`: the
+                clip's bytes; base64, a data URL or an http(s) URL as a string; or a dict with `video` and/or `audio` as
+                such strings, `utterances` as rows, and `text` (or `question`). `parameters`: see `PARAMETERS`;
+                `candidate_labels` asks for a closed set.
 
         Returns:
             the schema of video-text-to-text: a list of one dict with `generated_text` and everything that the pipeline
@@ -117,10 +144,26 @@ class EndpointHandler:
         Raises:
             RequestError: 400 for a malformed request, 403 for an address that is not public, 413 for a clip beyond a
                 limit, 415 for a file that is not a clip, 422 for a clip or parameter that cannot be used, 502 and 504
-                for a URL that cannot be read, 500 for anything else.
+                for a URL that cannot be read, 503 while too many requests wait, 500 for anything else.
+        """
+        [(_, result)] = deque(self.stream(data), maxlen=1)  # the last event
+        return result
+
+    def stream(self, data: dict | Callable[[], dict]) -> Iterator[tuple[str, Any]]:
+        """The events of a request: `("progress", {"stage": ...})`, `("text", piece)` and last `("result", answer)`.
+
+        The stages are "waiting" (with `ahead`, the requests before it), "decoding", "queued" and "answering"; one may
+        be repeated. Joined, the pieces are the description before blanks are cut off at its ends; beam search writes
+        none. A stream that is closed before its end gives up its request.
+
+        Args:
+            data: as for `__call__`; pieces are sent where its `stream` is true.
+
+        Raises:
+            as `__call__`.
         """
         try:
-            return self.answer(data)
+            yield from self.events(data)
         except RequestError:
             raise
         except (ValueError, OSError) as error:
@@ -129,8 +172,24 @@ class EndpointHandler:
             traceback.print_exc()
             raise RequestError(500, f"the request could not be answered ({type(error).__name__})") from error
 
-    def answer(self, data: dict) -> list[dict]:
-        """`__call__`, without handling of errors."""
+    def events(self, data: dict | Callable[[], dict]) -> Iterator[tuple[str, Any]]:
+        """`stream`, without handling of errors."""
+        ticket, job = self.line.enter(), None
+        try:
+            while (ahead := self.line.wait(ticket)) > 0:
+                yield "progress", {"stage": "waiting", "ahead": ahead}
+            yield "progress", {"stage": "decoding"}
+            job = self.prepare(data() if callable(data) else data)
+            self.batches.add(job)
+            yield "progress", {"stage": "queued"}
+            yield from job.wait()
+        finally:
+            if job is not None:
+                job.abandoned = True
+            self.line.leave(ticket)
+
+    def prepare(self, data: dict) -> "Job":
+        """A request, checked, with its clip decoded and measured: all that needs no model."""
         if not isinstance(data, dict) or "inputs" not in data:
             raise RequestError(400, 'the body needs the key "inputs" with the clip')
         inputs, options = data["inputs"], self.parameters(data.get("parameters"))
@@ -149,21 +208,20 @@ class EndpointHandler:
         check_tokens(options, len(utterances or ()) if per_utterance else 0)
         # The container of Endpoints has already decoded an image/* body.
         sources = {name: part if hasattr(part, "convert") else self.read(part) for name, part in sources.items()}
-        # Decoded before the model is waited for: a clip that takes long to decode keeps nobody else waiting.
-        [clip] = self.pipe.processor.load_clips(
-            [sources.get("video")],
-            audio=[sources.get("audio")] if "audio" in sources else None,
-            utterances=None if utterances is None else [utterances],
-            num_frames=num_frames,
-            max_duration=MAX_SECONDS,
-            max_pixels=MAX_FRAME_PIXELS,
-            max_decoded_pixels=MAX_DECODED_PIXELS,
-        )
-        with self.one_at_a_time:
-            result = self.pipe(clip, per_utterance=per_utterance, **options)
-        if classify:
-            return result["labels"][:top_k]
-        return [{"generated_text": result["description"], **result}]
+        with self.decoding:
+            [clip] = self.pipe.processor.load_clips(
+                [sources.get("video")],
+                audio=[sources.get("audio")] if "audio" in sources else None,
+                utterances=None if utterances is None else [utterances],
+                num_frames=num_frames,
+                max_duration=MAX_SECONDS,
+                max_pixels=MAX_FRAME_PIXELS,
+                max_decoded_pixels=MAX_DECODED_PIXELS,
+            )
+            clip = self.pipe.measure(clip)
+        question = options.pop("question", None)
+        options["per_utterance"] = per_utterance
+        return Job(clip, question, options, classify, top_k, text=data.get("stream") is True)
 
     def parameters(self, values: Any) -> dict:
         """The parameters of a request, checked."""
@@ -207,6 +265,179 @@ class EndpointHandler:
         if any(address in network for network in self.networks):
             return True
         return address.is_global and not address.is_multicast and not any(address in net for net in HIDDEN_NETWORKS)
+
+
+class Job:
+    """A request that is decoded, and the events of its answer.
+
+    Args:
+        clip: as the pipeline's `measure` returns it.
+        question: `None` asks the model's own.
+        options: of the pipeline; requests with equal ones are answered together.
+        classify: whether the labels alone are the answer.
+        top_k: number of labels then.
+        text: whether pieces of the text are wanted.
+    """
+
+    def __init__(self, clip: Any, question: str | None, options: dict, classify: bool, top_k: int | None, text: bool):
+        self.clip, self.question, self.options = clip, question, options
+        self.classify, self.top_k, self.text = classify, top_k, text
+        self.key = json.dumps(options, sort_keys=True)
+        self.arrived, self.abandoned = time.monotonic(), False
+        self.sent: SimpleQueue = SimpleQueue()
+
+    def finish(self, result: dict) -> None:
+        labels, description = result["labels"], result["description"]
+        answer = labels[: self.top_k] if self.classify else [{"generated_text": description, **result}]
+        self.sent.put(("result", answer))
+
+    def fail(self, error: Exception) -> None:
+        self.sent.put(("error", error))
+
+    def wait(self) -> Iterator[tuple[str, Any]]:
+        """The events, up to the result; raises what the answer raised."""
+        event: tuple[str, Any] = ("progress", {"stage": "queued"})
+        while event[0] != "result":
+            try:
+                event = self.sent.get(timeout=PROGRESS_SECONDS)
+            except Empty:
+                event = ("progress", {"stage": "queued"})
+            if event[0] == "error":
+                raise event[1]
+            yield event
+
+
+class Line:
+    """The requests of a handler in the order of their arrival: the first `MAX_WORKING` are worked on."""
+
+    def __init__(self):
+        self.changed, self.tickets = threading.Condition(), []
+
+    def enter(self) -> object:
+        """A place at the end; 503 where the line is full."""
+        with self.changed:
+            if len(self.tickets) >= MAX_WORKING + MAX_WAITING:
+                raise RequestError(503, f"{MAX_WAITING} requests are already waiting; try again later")
+            ticket = Ticket()
+            self.tickets.append(ticket)
+            return ticket
+
+    def wait(self, ticket: "Ticket") -> int:
+        """Wait for the turn for a few seconds; the number of requests that are still ahead."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.ahead(ticket) == 0, PROGRESS_SECONDS)
+            ahead = self.ahead(ticket)
+        if ahead and time.monotonic() > ticket.arrived + WAIT_SECONDS:
+            raise RequestError(503, f"it was not the request's turn within {WAIT_SECONDS:g} s; try again later")
+        return ahead
+
+    def ahead(self, ticket: "Ticket") -> int:
+        return max(0, self.tickets.index(ticket) - MAX_WORKING + 1)
+
+    def leave(self, ticket: "Ticket") -> None:
+        with self.changed:
+            self.tickets.remove(ticket)
+            self.changed.notify_all()
+
+
+class Ticket:
+    """A place in the line."""
+
+    def __init__(self):
+        self.arrived = time.monotonic()
+
+
+class Batches:
+    """The thread that owns the model: it answers decoded requests, those with equal options together."""
+
+    def __init__(self, pipe: Any):
+        self.pipe, self.changed = pipe, threading.Condition()
+        self.jobs: list[Job] = []
+        self.thread: threading.Thread | None = None
+        self.sizes: list[int] = []  # of the last batches
+
+    def add(self, job: Job) -> None:
+        with self.changed:
+            self.jobs.append(job)
+            self.changed.notify()
+            if self.thread is None or not self.thread.is_alive():
+                self.thread = threading.Thread(target=self.run, daemon=True)
+                self.thread.start()
+
+    def run(self) -> None:
+        while True:
+            jobs = self.take()
+            self.sizes = [*self.sizes[-999:], len(jobs)]
+            for job in jobs:
+                job.sent.put(("progress", {"stage": "answering"}))
+            try:
+                self.answer(jobs)
+            except Exception as error:  # of one request, or of the batch: whoever waits is told
+                for job in jobs:
+                    job.fail(error)
+
+    def take(self) -> list[Job]:
+        """The next batch: the request that waits longest, and those with equal options that are there or come soon."""
+        with self.changed:
+            while True:
+                self.jobs = [job for job in self.jobs if not job.abandoned]
+                if self.jobs:
+                    first = self.jobs[0]
+                    most = max(1, min(MAX_BATCH, MAX_BATCH_ROWS // first.options.get("num_beams", 1)))
+                    batch = [job for job in self.jobs if job.key == first.key][:most]
+                    remaining = first.arrived + BATCH_SECONDS - time.monotonic()
+                    if len(batch) == most or remaining <= 0:
+                        self.jobs = [job for job in self.jobs if job not in batch]
+                        return batch
+                self.changed.wait(remaining if self.jobs else None)
+
+    def answer(self, jobs: list[Job]) -> None:
+        options = dict(jobs[0].options)
+        if any(job.text for job in jobs) and options.get("num_beams", 1) == 1:
+            options["streamer"] = Pieces(jobs, self.pipe.tokenizer or self.pipe.processor.tokenizer)
+        clips = [{"clip": job.clip, "question": job.question} for job in jobs]
+        if len(jobs) == 1:
+            jobs[0].finish(self.pipe(clips[0], **options))
+            return
+        for job, clip, result in zip(jobs, clips, self.pipe(clips, batch_size=len(jobs), **options), strict=True):
+            try:
+                # Alone it raises what is wrong, with the type that decides the status.
+                job.finish(result if "error" not in result else self.pipe(clip, **job.options))
+            except Exception as error:
+                job.fail(error)
+
+
+class Pieces(BaseStreamer):
+    """Gives each request of a batch its text, word by word, as `generate` writes it."""
+
+    def __init__(self, jobs: list[Job], tokenizer: Any):
+        self.jobs, self.tokenizer = jobs, tokenizer
+        self.written: list[list[int]] = [[] for _ in jobs]
+        self.sent = [0] * len(jobs)  # characters
+        self.prompt = True
+
+    def put(self, tokens: torch.Tensor) -> None:
+        """The prompt (B, S), and then the tokens (B,) of each step."""
+        if self.prompt or len(tokens) != len(self.jobs):
+            self.prompt = False
+            return
+        for row, token in enumerate(tokens.tolist()):
+            if self.jobs[row].text:
+                self.written[row].append(token)
+                self.send(row)
+
+    def send(self, row: int, end: bool = False) -> None:
+        text = self.tokenizer.decode(self.written[row], skip_special_tokens=True)
+        # The last word may still change with its next token.
+        stop = len(text) if end else text.rfind(" ") + 1
+        if stop > self.sent[row]:
+            self.jobs[row].sent.put(("text", text[self.sent[row] : stop]))
+            self.sent[row] = stop
+
+    def end(self) -> None:
+        for row, job in enumerate(self.jobs):
+            if job.text:
+                self.send(row, end=True)
 
 
 def check_texts(options: dict, utterances: list | None) -> None:
@@ -460,6 +691,51 @@ def length_of(header: str) -> int | None:
 # Server
 
 
+class Route:
+    """What a path of the server takes and gives; one object for each request.
+
+    Here: the handler's own requests and answers. Events are sent to who accepts `text/event-stream`, or asks with
+    `"stream": true` beside `"inputs"`; their names are "progress", "text", "result" and "error".
+
+    Args:
+        handler: whose requests they become.
+        headers: of the request.
+    """
+
+    def __init__(self, handler: EndpointHandler, headers: Any):
+        self.handler = handler
+        self.streams = "text/event-stream" in (headers.get("Accept") or "")
+
+    def read(self, body: Any) -> Any:
+        """A body, bytes or what its JSON says, as the handler takes it."""
+        if isinstance(body, dict):
+            self.streams = self.streams or body.get("stream") is True
+            return {**body, "stream": self.streams}
+        return body
+
+    def write(self, result: list[dict]) -> Any:
+        """The handler's result as JSON of the answer."""
+        return result
+
+    def error(self, error: RequestError) -> Any:
+        """An error as JSON of the answer, or of the event that ends a stream."""
+        return {"error": str(error)}
+
+    def event(self, kind: str, content: Any) -> str:
+        """An event of `EndpointHandler.stream`, or `"error"`, as a server-sent event; empty for none."""
+        return f"event: {kind}\ndata: {json.dumps(content)}\n\n"
+
+
+def state(handler: EndpointHandler) -> dict:
+    """What a load balancer asks for."""
+    count = len(handler.line.tickets)
+    return {"status": "ready", "working": min(count, MAX_WORKING), "waiting": max(0, count - MAX_WORKING)}
+
+
+ROUTES: dict[str, type[Route]] = {"/": Route}
+GETS: dict[str, Callable[[EndpointHandler], Any]] = {"/": state}
+
+
 class Server(ThreadingHTTPServer):
     """A server that limits the number of connections answered at the same time to its threads."""
 
@@ -469,14 +745,14 @@ class Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], requests: type):
         super().__init__(address, requests)
         self.slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self.working = threading.BoundedSemaphore(MAX_WORKING)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self.slots.acquire(blocking=False):
             super().process_request(request, client_address)
             return
         body = json.dumps({"error": "503: too many connections; try again later"}).encode()
-        head = f"HTTP/1.0 503 Busy\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = "HTTP/1.0 503 Busy\r\nContent-Type: application/json\r\n"
+        head += f"Retry-After: {RETRY_SECONDS}\r\nContent-Length: {len(body)}\r\n\r\n"
         try:
             request.settimeout(1.0)
             request.sendall(head.encode() + body)
@@ -513,35 +789,41 @@ def serve(handler: EndpointHandler, port: int = 8080, host: str = "127.0.0.1") -
                 self.answer(408, {"error": f"408: the request was not received within {READ_SECONDS:g} s"})
 
         def do_GET(self):
-            self.answer(200, {"status": "ready"})
+            status = GETS.get(self.path.partition("?")[0])
+            if status is None:
+                self.answer(404, {"error": f"404: there is nothing at {short(self.path)}"})
+            else:
+                self.answer(200, status(handler))
 
         def do_POST(self):
+            route: Route = ROUTES.get(self.path.partition("?")[0], Route)(handler, self.headers)
+            self.streaming = False
             try:
-                status, content = 200, self.work()
+                # On disk while it arrives and waits: a slow client keeps a thread, and no memory.
+                with tempfile.SpooledTemporaryFile(max_size=2**20) as body:
+                    self.receive(body)
+                    content: Any = None
+                    for kind, content in handler.stream(lambda: route.read(self.parse(body))):
+                        if route.streams:
+                            self.send_event(route.event(kind, content))
+                    if route.streams:
+                        return
+                    status, content = 200, route.write(content)
             except RequestError as error:
-                status, content = error.status, {"error": str(error)}
+                status, content = error.status, route.error(error)
             except TimeoutError:
                 status = 408
-                content = {"error": f"408: the request was not received within {READ_SECONDS:g} s"}
+                content = route.error(RequestError(408, f"the request was not received within {READ_SECONDS:g} s"))
             except ConnectionError:
                 return
             except Exception as error:
                 traceback.print_exc()
                 status = 500
-                content = {"error": f"500: the request could not be answered ({type(error).__name__})"}
-            self.answer(status, content)
-
-        def work(self) -> list[dict]:
-            # On disk while it arrives: a slow client keeps a thread, and no memory.
-            with tempfile.SpooledTemporaryFile(max_size=2**20) as body:
-                self.receive(body)
-                if not self.server.working.acquire(timeout=WAIT_SECONDS):
-                    raise RequestError(503, "too many requests; try again later")
-                try:
-                    body.seek(0)
-                    return handler(self.parse(body.read()))
-                finally:
-                    self.server.working.release()
+                content = route.error(RequestError(500, f"the request could not be answered ({type(error).__name__})"))
+            if self.streaming:
+                self.send_event(route.event("error", content))
+            else:
+                self.answer(status, content)
 
         def receive(self, body: Any) -> None:
             length = length_of(self.headers.get("Content-Length", ""))
@@ -558,13 +840,30 @@ def serve(handler: EndpointHandler, port: int = 8080, host: str = "127.0.0.1") -
                 body.write(block)
                 length -= len(block)
 
-        def parse(self, body: bytes) -> dict:
+        def parse(self, file: Any) -> Any:
+            """A body on disk: bytes, or what its JSON says."""
+            file.seek(0)
+            body = file.read()
             if self.headers.get_content_type() != "application/json":
                 return {"inputs": body}
             try:
                 return json.loads(body)
             except (ValueError, RecursionError) as error:
                 raise RequestError(400, f"the body is not JSON ({one_line(error)})") from error
+
+        def send_event(self, event: str) -> None:
+            """Send a server-sent event; the first one opens the stream."""
+            self.connection.settimeout(WRITE_SECONDS)
+            if not self.streaming:
+                self.streaming = self.answered = True
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+                self.send_header("Cache-Control", "no-cache")
+                self.send_header("X-Accel-Buffering", "no")  # a proxy must not collect the events
+                self.send_header("Connection", "close")
+                self.end_headers()
+            self.wfile.write(event.encode("utf-8", "replace"))
+            self.wfile.flush()
 
         def answer(self, status: int, content: Any) -> None:
             self.answered = True
@@ -574,6 +873,8 @@ def serve(handler: EndpointHandler, port: int = 8080, host: str = "127.0.0.1") -
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json; charset=utf-8")
                 self.send_header("Content-Length", str(len(body)))
+                if status == 503:
+                    self.send_header("Retry-After", str(RETRY_SECONDS))
                 # What is left of a refused body must not be taken for the next request.
                 self.send_header("Connection", "close")
                 self.end_headers()

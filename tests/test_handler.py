@@ -1,5 +1,6 @@
 """The handler for Inference Endpoints: what widgets send is answered in the task's schema, and what costs too much or
-reaches too far is refused with a status, over HTTP, too."""
+reaches too far is refused with a status, over HTTP, too. Many requests are decoded side by side, answered in batches,
+told how far they are, and bounded in number."""
 
 import http.client
 import importlib.util
@@ -7,8 +8,11 @@ import io
 import json
 import socket
 import threading
+import time
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -19,6 +23,7 @@ from test_cli import write_clip
 
 from hf_emotion.data.build import card_template
 from hf_emotion.papers import build
+from hf_emotion.processing.media import MediaError
 
 OPTIONS = {"max_new_tokens": 6}
 
@@ -395,3 +400,257 @@ def test_messages_show_no_secrets_of_a_url(module, clips):
         module.fetch(f"http://user:password@127.0.0.1:{clips.server_port}/missing?token=secret")
     assert "password" not in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+# Many requests
+
+
+class Pipe:
+    """A pipeline whose clips are their bytes; it notes each call, and may be held."""
+
+    tokenizer = None
+
+    def __init__(self):
+        self.processor = SimpleNamespace(load_clips=self.load)
+        self.calls, self.decoding, self.most_decoding = [], 0, 0
+        self.free, self.free_decoder, self.lock = threading.Event(), threading.Event(), threading.Lock()
+        self.free.set()
+        self.free_decoder.set()
+
+    def load(self, videos, **options):
+        with self.lock:
+            self.decoding += 1
+            self.most_decoding = max(self.most_decoding, self.decoding)
+        self.free_decoder.wait(10)
+        with self.lock:
+            self.decoding -= 1
+        return videos
+
+    def measure(self, clip):
+        return clip
+
+    def __call__(self, inputs, batch_size=None, **options):
+        self.free.wait(10)
+        if isinstance(inputs, dict):
+            if inputs["clip"] == b"bad":
+                raise MediaError("bad is not a clip.")
+            self.calls.append(1)
+            return {"description": inputs["clip"].decode(), "labels": []}
+        self.calls.append(len(inputs))
+        return [
+            {"error": "x"} if each["clip"] == b"bad" else {"description": each["clip"].decode(), "labels": []}
+            for each in inputs
+        ]
+
+
+@pytest.fixture
+def serving(module):
+    pipe = Pipe()
+    return module.EndpointHandler(pipe=pipe, allowed_networks=[]), pipe
+
+
+def request(clip: bytes, **parameters) -> dict:
+    return {"inputs": {"video": b64encode(clip).decode()}, "parameters": parameters}
+
+
+def wait_for(condition) -> None:
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_a_clip_is_decoded_while_another_is_answered(serving):
+    handler, pipe = serving
+    pipe.free.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(handler, request(b"first"))
+        wait_for(lambda: handler.batches.sizes == [1])
+        second = handler.stream(request(b"second"))
+        stages = [next(second)[1]["stage"] for _ in range(2)]
+        assert stages == ["decoding", "queued"]  # decoded, though the model is busy
+        assert not first.done()
+        pipe.free.set()
+        assert first.result()[0]["generated_text"] == "first"
+        assert list(second)[-1][1][0]["generated_text"] == "second"
+
+
+def test_requests_that_arrive_together_or_meanwhile_are_one_batch_each(serving):
+    handler, pipe = serving
+    pipe.free.clear()
+    clips = [f"clip {i}".encode() for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(handler, request(clips[0]))
+        wait_for(lambda: handler.batches.sizes == [1])
+        others = [pool.submit(handler, request(clip)) for clip in clips[1:]]
+        wait_for(lambda: len(handler.batches.jobs) == 5)
+        pipe.free.set()
+        answers = [future.result()[0]["generated_text"] for future in (first, *others)]
+    assert answers == [clip.decode() for clip in clips]
+    assert pipe.calls == [1, 5]
+
+
+def test_requests_with_other_parameters_are_another_batch_and_beams_make_it_smaller(serving, module):
+    handler, pipe = serving
+    pipe.free.clear()
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(handler, request(b"first"))
+        wait_for(lambda: handler.batches.sizes == [1])
+        parameters = [{"max_new_tokens": 3}] * 4 + [{"num_beams": 8}] * 3 + [{}] * 3
+        others = [pool.submit(handler, request(b"x", **options)) for options in parameters]
+        wait_for(lambda: len(handler.batches.jobs) == 10)
+        pipe.free.set()
+        for future in (first, *others):
+            future.result()
+    assert sorted(pipe.calls) == [1, 1, 2, 3, 4]
+    assert module.MAX_BATCH_ROWS == 16
+
+
+def test_one_bad_clip_of_a_batch_has_its_own_status(serving, module):
+    handler, pipe = serving
+    pipe.free.clear()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(handler, request(b"first"))
+        wait_for(lambda: handler.batches.sizes == [1])
+        good, bad = pool.submit(handler, request(b"good")), pool.submit(handler, request(b"bad"))
+        wait_for(lambda: len(handler.batches.jobs) == 2)
+        pipe.free.set()
+        assert first.result()
+        assert good.result()[0]["generated_text"] == "good"
+        with pytest.raises(module.RequestError, match=r"^415: bad is not a clip"):
+            bad.result()
+
+
+def test_the_line_and_the_decoders_are_bounded_and_the_rest_is_refused_at_once(serving, module, monkeypatch):
+    monkeypatch.setattr(module, "MAX_WORKING", 4)
+    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    handler, pipe = serving
+    pipe.free_decoder.clear()
+    with ThreadPoolExecutor(7) as pool:
+        accepted = [pool.submit(handler, request(b"x")) for _ in range(7)]
+        wait_for(lambda: len(handler.line.tickets) == 7)
+        with pytest.raises(module.RequestError, match=r"^503: 3 requests are already waiting; try again later$"):
+            handler(request(b"x"))
+        assert module.state(handler) == {"status": "ready", "working": 4, "waiting": 3}
+        pipe.free_decoder.set()
+        assert all(future.result() for future in accepted)
+    assert pipe.most_decoding <= module.MAX_DECODING
+    assert module.state(handler) == {"status": "ready", "working": 0, "waiting": 0}
+
+
+def test_a_request_that_waits_is_told_how_many_are_ahead_and_refused_in_the_end(serving, module, monkeypatch):
+    monkeypatch.setattr(module, "MAX_WORKING", 1)
+    monkeypatch.setattr(module, "PROGRESS_SECONDS", 0.05)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.2)
+    handler, pipe = serving
+    pipe.free_decoder.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(handler, request(b"x"))
+        wait_for(lambda: pipe.decoding == 1)
+        events = handler.stream(request(b"y"))
+        assert next(events) == ("progress", {"stage": "waiting", "ahead": 1})
+        with pytest.raises(module.RequestError, match=r"^503: it was not the request's turn within 0.2 s"):
+            list(events)
+        pipe.free_decoder.set()
+        first.result()
+    assert handler.line.tickets == []
+
+
+def test_a_stream_that_is_closed_gives_up_its_request(serving):
+    handler, pipe = serving
+    pipe.free.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(handler, request(b"first"))
+        wait_for(lambda: handler.batches.sizes == [1])
+        events = handler.stream(request(b"second"))
+        assert [next(events)[1]["stage"] for _ in range(2)] == ["decoding", "queued"]
+        assert len(handler.batches.jobs) == 1
+        events.close()
+        pipe.free.set()
+        first.result()
+        assert handler(request(b"third"))
+    assert pipe.calls == [1, 1]
+
+
+@pytest.fixture(scope="module")
+def three_clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    return [write_clip(folder / f"{i}.mp4", frames=10 + 5 * i).read_bytes() for i in range(3)]
+
+
+def test_answers_of_a_batch_are_those_of_each_request_alone(handler, three_clips, monkeypatch, module):
+    questions = ["Why?", "Which emotion does the voice of this person show, and when?", "How?"]
+    requests = [request(clip, question=q, **OPTIONS) for clip, q in zip(three_clips, questions, strict=True)]
+    alone = [handler(each) for each in requests]
+    monkeypatch.setattr(module, "BATCH_SECONDS", 20.0)
+    monkeypatch.setattr(module, "MAX_BATCH", 3)
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(handler, requests))
+    assert handler.batches.sizes[-1] == 3
+    for [one], [other] in zip(alone, together, strict=True):
+        assert [label["label"] for label in one["labels"]] == [label["label"] for label in other["labels"]]
+        for label, same in zip(one.pop("labels"), other.pop("labels"), strict=True):
+            assert label["score"] == pytest.approx(same["score"], abs=1e-5)
+        assert one == other
+
+
+def test_a_stream_tells_the_stages_and_the_text_and_ends_with_the_result(handler, three_clips, monkeypatch, module):
+    monkeypatch.setattr(module, "BATCH_SECONDS", 20.0)
+    monkeypatch.setattr(module, "MAX_BATCH", 2)
+    with ThreadPoolExecutor(2) as pool:
+        streams = [{**request(clip, **OPTIONS), "stream": True} for clip in three_clips[:2]]
+        for events in pool.map(lambda data: list(handler.stream(data)), streams):
+            assert [content["stage"] for kind, content in events if kind == "progress"][:2] == ["decoding", "queued"]
+            assert ("progress", {"stage": "answering"}) in events
+            pieces = "".join(content for kind, content in events if kind == "text")
+            assert pieces.strip() == events[-1][1][0]["description"]
+            assert events[-1][0] == "result"
+            assert sum(kind == "text" for kind, _ in events) > 1
+
+
+def events_of(port: int, body: bytes, **headers) -> tuple[int, list]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/", body=body, headers=headers)
+    response = connection.getresponse()
+    text = response.read().decode()
+    connection.close()
+    assert response.headers["Content-Type"].startswith("text/event-stream"), text
+    events = [dict(line.split(": ", 1) for line in event.split("\n")) for event in text.strip().split("\n\n")]
+    return response.status, [(event["event"], json.loads(event["data"])) for event in events]
+
+
+def test_events_are_sent_over_http_to_who_asks_for_them(endpoint, three_clips):
+    body = json.dumps({**request(three_clips[0], **OPTIONS), "stream": True}).encode()
+    status, events = events_of(endpoint, body, **{"Content-Type": "application/json"})
+    assert status == 200
+    assert events[-1][0] == "result"
+    assert "".join(content for kind, content in events if kind == "text").strip() == events[-1][1][0]["description"]
+    accept = {"Content-Type": "video/mp4", "Accept": "text/event-stream"}
+    assert events_of(endpoint, three_clips[0], **accept)[1][-1][0] == "result"
+    # What goes wrong when the stream is open is its last event.
+    kind, content = events_of(endpoint, b"no clip", **accept)[1][-1]
+    assert kind == "error"
+    assert content["error"].startswith("415: <7 bytes> is not a video or sound file that can be read")
+
+
+def test_a_full_line_is_answered_with_503_and_a_time_to_wait(module, endpoint, three_clips, monkeypatch):
+    monkeypatch.setattr(module, "MAX_WAITING", 0)
+    monkeypatch.setattr(module, "MAX_WORKING", 0)
+    for accept in ("*/*", "text/event-stream"):
+        connection = http.client.HTTPConnection("127.0.0.1", endpoint, timeout=60)
+        connection.request("POST", "/", body=three_clips[0], headers={"Content-Type": "video/mp4", "Accept": accept})
+        response = connection.getresponse()
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "5"
+        assert json.loads(response.read())["error"].startswith("503: 0 requests are already waiting")
+        connection.close()
+
+
+def test_the_state_is_told_and_other_paths_are_not_there(endpoint):
+    for path, status in (("/", 200), ("/secret", 404)):
+        connection = http.client.HTTPConnection("127.0.0.1", endpoint, timeout=60)
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert response.status == status
+        assert set(json.loads(response.read())) == ({"status", "working", "waiting"} if status == 200 else {"error"})
+        connection.close()

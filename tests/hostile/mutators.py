@@ -106,6 +106,23 @@ def mutate_bytes(rng: random.Random, data: bytes, most: int = 8) -> bytes:
     return bytes(data)
 
 
+def mutate_fields(rng: random.Random, data: bytes, names: tuple[bytes, ...], most: int = 3) -> bytes:
+    """Numbers at limits, or beyond what is there, behind the names of fields of a container."""
+    data = bytearray(data)
+    present = [name for name in names if name in data]
+    for _ in range(rng.randint(1, most) if present else 0):
+        name = rng.choice(present)
+        places, at = [], data.find(name)
+        while at >= 0 and len(places) < 50:
+            places.append(at)
+            at = data.find(name, at + 1)
+        at = rng.choice(places) + len(name) + rng.randrange(rng.choice((4, 24, 64))) if places else 0
+        size = rng.choice((1, 2, 4, 8))
+        number = rng.choice((*NUMBERS, 60_000, 3_600_000, 5_400_000_000)) % 2 ** (8 * size)
+        data[at : at + size] = number.to_bytes(size, rng.choice(("big", "little")))
+    return bytes(data)
+
+
 def mutate_text(rng: random.Random, text: str, most: int = 6) -> str:
     """Lines cut, repeated and swapped, characters changed, hostile pieces put in, some of them many times."""
     for _ in range(rng.randint(1, most)):

@@ -28,6 +28,8 @@ def module():
 class FakePipe:
     """A pipeline that answers at once, with what it was asked; `fault` is raised in place of an answer."""
 
+    tokenizer = None
+
     def __init__(self, fault=None, seconds=0.0):
         self.processor, self.fault, self.seconds, self.asked = SimpleNamespace(load_clips=self.load), fault, seconds, []
 
@@ -37,22 +39,27 @@ class FakePipe:
             raise MediaError("bad is not a clip.")
         return [Clip("clip", np.zeros((1, 16, 16, 3), np.uint8), np.zeros(1, np.int64), None, 16000, 0)]
 
-    def __call__(self, clip, **options):
+    def measure(self, clip):
+        return clip
+
+    def __call__(self, clip, batch_size=None, **options):
+        if isinstance(clip, list):
+            return [self.answer(each, options) for each in clip]
+        return self.answer(clip, options)
+
+    def answer(self, clip, options):
+        options = options | {"question": clip["question"]}
         self.asked.append(options)
         time.sleep(self.seconds)
         if self.fault is not None:
             raise self.fault
         names = ("utterances", "modalities", "notes")
-        return {"labels": [], "description": options.get("question", "?"), "duration": 0, **{n: [] for n in names}}
+        return {"labels": [], "description": options["question"] or "?", "duration": 0, **{n: [] for n in names}}
 
 
 @pytest.fixture
 def handler(module):
-    handler = module.EndpointHandler.__new__(module.EndpointHandler)
-    handler.__dict__.update(
-        networks=[ipaddress.ip_network("127.0.0.1/32")], max_body=2**20, pipe=FakePipe(), one_at_a_time=threading.Lock()
-    )
-    return handler
+    return module.EndpointHandler(pipe=FakePipe(), max_body=2**20, allowed_networks=["127.0.0.1/32"])
 
 
 @pytest.fixture

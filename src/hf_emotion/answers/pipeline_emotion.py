@@ -228,8 +228,9 @@ class EmotionRecognitionPipeline(Pipeline):
         return clip
 
     def measure(self, clip):
-        """What the model and its prompts need of a clip, computed once."""
-        return self.processor.measure(clip)
+        """What the model and its prompts need of a clip, computed once; a clip that is measured stays as it is."""
+        # By its parts: a processor loaded from a folder has a class of its own of that name.
+        return clip if hasattr(clip, "placeholders") else self.processor.measure(clip)
 
     def encode(self, clips, questions) -> dict:
         """The batch of clips and their reports; or, where the processor refuses them, the exception."""
