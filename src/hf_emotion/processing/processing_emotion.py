@@ -719,6 +719,8 @@ class EmotionProcessor(ProcessorMixin):
                 raise ValueError(f"a conversation has {len(entries)} {kind} parts; one clip for each is accepted.")
         video, sound = (sources.get(kind, [None])[0] for kind in ("video", "audio"))
         utterances = next((part["utterances"] for part in media if part.get("utterances") is not None), None)
+        if video is None and sound is None:
+            return None
         return self._load(video, sound, utterances, settings)
 
     def _with_clip(self, messages, clip) -> list[dict]:
