@@ -12,12 +12,14 @@ import sys
 import warnings
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from hf_emotion.processing import faces
 from hf_emotion.processing.faces import REGIONS, FaceError, FaceFinder, FaceTrack, draw_regions
+from hf_emotion.processing.media import FullFrames, load_clip
 
 
 def plain_hull(points):
@@ -632,3 +634,53 @@ def test_the_overlay_shows_regions_on_the_face_and_a_legend_beneath(finder, astr
         assert (legend == colour).all(-1).any()
     none = finder(blank(1, 700, 700))
     assert np.array_equal(draw_regions(blank(1, 700, 700)[0], none, 0, finder)[:700], blank(1, 700, 700)[0])
+
+
+def test_a_followed_face_agrees_with_the_mesh_and_costs_fewer_of_them(finder, shared_data, monkeypatch):
+    frames = load_clip(shared_data / "face_clips" / "single_face.mp4", num_frames=16, sound=False).frames
+    followed = FaceFinder("solutions", mesh_every=4, threads=1)
+    every = finder(frames)
+    followed(frames[:1])
+    meshed, [model] = [], followed._models
+    mesh = model.mesh
+    monkeypatch.setattr(model, "mesh", lambda picture: meshed.append(1) or mesh(picture))
+    track = followed(frames)
+    assert len(meshed) < 12
+    np.testing.assert_array_equal(track.found, every.found)
+    np.testing.assert_array_equal(track.num_faces, every.num_faces)
+    size = frames.shape[2], frames.shape[1]
+    eyes = np.linalg.norm((every.landmarks[:, 33] - every.landmarks[:, 263]) * size, axis=-1)
+    apart = np.linalg.norm((track.landmarks - every.landmarks) * size, axis=-1) / eyes[:, None]
+    assert (apart == 0).all(1).sum() == len(meshed)
+    assert apart.mean() < 0.01
+    assert apart.mean(1).max() < 0.03
+    assert FaceFinder(**followed.to_dict()).mesh_every == 4
+
+
+def test_a_face_that_jumps_is_not_followed(finder, astronaut):
+    frames = np.repeat(background(360, 640)[None], 9, axis=0)
+    places = [0, 0, 300, 300, 300, 0, 0, 300, 0]
+    for frame, x in zip(frames, places, strict=True):
+        paste(frame, astronaut, 320, x, 20)
+    track = FaceFinder("solutions", mesh_every=4)(frames)
+    np.testing.assert_array_equal(track.landmarks, finder(frames).landmarks)
+
+
+def test_a_small_face_is_looked_at_in_the_decoded_frame(finder, astronaut):
+    large = background(1080, 1920)
+    paste(large, astronaut, 320, 900, 300)  # a face of about 130 pixels; 32 in the smaller frame
+    large = np.ascontiguousarray(large)
+    small = np.asarray(Image.fromarray(large).resize((480, 270), Image.Resampling.BOX))
+    full = FullFrames([av.VideoFrame.from_ndarray(large, format="rgb24")], None, 1.0)
+    truth, bare, detailed = finder(large[None]), finder(small[None]), finder(small[None], full=full)
+    assert truth.found.all()
+    assert detailed.found.all()
+    size = np.array((1920, 1080))
+
+    def error(track):
+        return np.abs((track.landmarks - truth.landmarks) * size).mean()
+
+    assert error(detailed) < error(bare)
+    with_details, without = (finder.crops(small[None], detailed, 224, full=frames)[0] for frames in (full, None))
+    edges, blurred = (np.abs(np.diff(crop.astype(int), axis=2)).mean() for crop in (with_details, without))
+    assert edges > 1.3 * blurred

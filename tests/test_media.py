@@ -2,6 +2,7 @@
 
 import io
 import math
+import pickle
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -280,6 +281,37 @@ def test_rotation_and_mirror_metadata_are_applied(tmp_path, kind):
     for time, frame in zip(clip.frame_times.tolist(), clip.frames, strict=True):
         assert np.array_equal(frame, twin(stored[time]))
     assert clip.frames.flags.c_contiguous
+
+
+@pytest.mark.parametrize("kind", [None, *turns()])
+def test_smaller_frames_keep_crops_of_the_decoded_picture(tmp_path, kind):
+    turn = turns()[kind][0] if kind else None
+    path = film(tmp_path / "film.mp4", range(12), size=(96, 64), turn=turn)
+    large = load_clip(path, num_frames=4)
+    small = load_clip(path, num_frames=4, max_lines=32, keep_full=True)
+    assert min(small.frames.shape[1:3]) == 32
+    assert large.full is None
+    np.testing.assert_array_equal(small.frame_times, large.frame_times)
+    height, width = large.frames.shape[1:3]
+    assert small.full.size == (width, height)
+    for row, frame in enumerate(large.frames):
+        means = frame.reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
+        assert np.abs(small.frames[row] - means).mean() < 4  # chroma is interpolated where the picture is scaled
+        part, (x0, y0, x1, y1) = small.full.crop(row, (0.3, 0.1, 0.6, 0.5))
+        left, top, right, bottom = round(x0 * width), round(y0 * height), round(x1 * width), round(y1 * height)
+        outside = left / width <= 0.3, top / height <= 0.1, right / width >= 0.6, bottom / height >= 0.5
+        assert all(outside)
+        np.testing.assert_array_equal(part, frame[top:bottom, left:right])
+    taken = small.take(np.array([2]))
+    np.testing.assert_array_equal(taken.full.crop(0, (0, 0, 1, 1))[0], large.frames[2])
+    assert pickle.loads(pickle.dumps(small)).full is None
+
+
+def test_frames_within_the_lines_asked_for_are_not_changed(tmp_path):
+    path = film(tmp_path / "film.mp4", range(6))
+    clip = load_clip(path, max_lines=HEIGHT, keep_full=True)
+    np.testing.assert_array_equal(clip.frames, load_clip(path).frames)
+    assert clip.full is None
 
 
 def test_pixels_that_are_not_square_are_stretched_to_their_shape(tmp_path):

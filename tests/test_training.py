@@ -12,15 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from hf_emotion.cli import main, parser
 from hf_emotion.cli.train import by_phase, route_fields
 from hf_emotion.data.demo import make_demo
 from hf_emotion.data.rows import read_rows
 from hf_emotion.inference import load
+from hf_emotion.modeling.modeling_emotion import answer_positions
 from hf_emotion.papers import build
 from hf_emotion.training.cache import FeatureCache
 from hf_emotion.training.check_rows import BadRowsError, check_rows
+from hf_emotion.training.collator import encode
 from hf_emotion.training.recipe import RECIPES, RecipeError, limited_to, read_recipe, recipe_names, recipes_of
 from hf_emotion.training.train import (
     REPORT,
@@ -164,7 +167,6 @@ def test_a_phase_takes_only_its_modalities(demo):
     samples = Samples(question_rows(demo[1], recipe, None, 0), processor, num_frames=2, modalities=["audio"])
     assert "pixel_values_videos" not in samples[0]
     assert model.config.video_token_id not in samples[0]["input_ids"]
-    assert samples[0] is samples[0]
 
 
 @pytest.mark.parametrize(
@@ -568,6 +570,72 @@ def test_logged_terms_add_up_to_the_logged_loss_however_many_batches_make_a_step
         terms = entry["loss_emotion"] * model.config.emotion_weight + entry.get("loss_align", 0.0)
         terms += model.config.contrast_weight * entry.get("loss_contrast", 0.0)
         assert entry["loss"] == pytest.approx(terms, rel=1e-4)
+
+
+def test_a_clip_with_three_questions_is_decoded_once(demo, monkeypatch):
+    _, processor = build("omni_emotion")
+    row = {**demo[1][0], "answer": "sad", "question": "How?"}
+    rows = [{**row, "id": str(n), "question": question} for n, question in enumerate(("How?", "Why?", "What?"))]
+    plain = [encode(processor, [row], num_frames=2) for row in rows]
+    load, opened = processor.load, []
+    monkeypatch.setattr(processor, "load", lambda *args, **options: opened.append(1) or load(*args, **options))
+    samples = Samples(rows, processor, num_frames=2)
+    for expected, sample in zip(plain * 2, [*samples, *samples], strict=True):
+        assert expected.keys() == sample.keys()
+        assert all(torch.equal(expected[name], sample[name]) for name in expected)
+    assert len(opened) == 1
+
+
+def test_grouping_by_length_opens_no_clip_and_puts_like_lengths_together(demo, tmp_path, monkeypatch):
+    model, processor = build("acoustemo")
+    monkeypatch.setattr(processor, "load", lambda *args, **options: pytest.fail("a clip was opened"))
+    rows = [{**demo[1][0], "id": str(n), "question": "How?", "answer": "sad " * (1 + 30 * (n % 2))} for n in range(64)]
+    samples = Samples(rows, processor)
+    settings = TrainingArguments(
+        output_dir=tmp_path, per_device_train_batch_size=4, train_sampling_strategy="group_by_length", use_cpu=True,
+        report_to="none",
+    )  # fmt: skip
+    trainer = EmotionTrainer(model=model, args=settings, train_dataset=samples, processing_class=processor)
+    sampler = trainer._get_train_sampler()
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert sorted(orders[0]) == list(range(64))
+    assert orders[0] == orders[2] != orders[1]
+    for order in orders:
+        mixed = [len({n % 2 for n in order[first : first + 4]}) == 2 for first in range(0, 64, 4)]
+        assert sum(mixed) <= 6  # of 16; in random order 14
+
+
+def test_logits_of_the_answers_alone_give_the_same_loss_and_gradients(demo, tmp_path):
+    rows = [{**row, "answer": "sad " * (1 + 5 * (i % 3)), "question": "How?"} for i, row in enumerate(demo[1][:3])]
+    for name in ("acoustemo", "esva", "omni_emotion"):
+        model, processor = build(name)
+        batch = encode(processor, rows, num_frames=2)
+        results = []
+        for extra in ({}, {"logits_to_keep": answer_positions(batch["labels"])}):
+            model.zero_grad()
+            torch.manual_seed(0)
+            outputs = model.train()(**batch, **extra, num_items_in_batch=40)
+            outputs.loss.backward()
+            results.append((outputs, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
+        (full, gradients), (short, others) = results
+        assert short.logits.shape == (int((batch["labels"] != -100).sum()), full.logits.shape[-1])
+        torch.testing.assert_close(short.loss, full.loss, rtol=1e-6, atol=0)
+        assert gradients.keys() == others.keys()
+        for parameter, gradient in gradients.items():
+            torch.testing.assert_close(others[parameter], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_the_trainer_computes_logits_of_the_answers_alone(demo, tmp_path, monkeypatch):
+    recipe = read_recipe("acoustemo_1_instruction", "tiny", max_steps=1, batch_size=3, num_frames=2)
+    model, processor = build("acoustemo")
+    shapes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    run_phase(model, processor, demo[1], recipe, tmp_path, use_cpu=True, save_strategy="no")
+    assert len(shapes) == 1
+    assert len(shapes[0]) == 2
 
 
 def test_two_runs_with_the_same_seed_are_equal_whatever_the_number_of_workers(demo, tmp_path):

@@ -154,6 +154,16 @@ def merge(inputs_embeds: Tensor, input_ids: Tensor, token_id: int, features: lis
     return inputs_embeds.masked_scatter(placeholders.unsqueeze(-1), tokens)
 
 
+def next_tokens(labels: Tensor) -> Tensor:
+    """The token that each position predicts: `labels` (B, S) one place to the left, and -100 at the end."""
+    return nn.functional.pad(labels, (0, 1), value=-100)[..., 1:]
+
+
+def answer_positions(labels: Tensor) -> Tensor:
+    """The positions that predict a token of an answer: (B, S) bool, for `logits_to_keep`."""
+    return next_tokens(labels) != -100
+
+
 def idle(*modules: nn.Module | None) -> Tensor:
     """A zero that depends on every trained parameter of `modules`.
 
@@ -467,6 +477,9 @@ class EmotionForConditionalGeneration(EmotionPreTrainedModel, MediaGenerationMix
         Args:
             input_ids, attention_mask: (B, S).
             labels: (B, S), -100 outside the answer.
+            logits_to_keep: positions whose logits are computed: the last ones, by number; 0 for all; indices; or a mask
+                (B, S), whose logits come as (positions, V). With labels, the loss is over these positions: with
+                `answer_positions(labels)` the whole loss, and thousands of media tokens take no memory for logits.
             media: what `encode_media` returned, instead of the media inputs.
             others: the media inputs, see the `get_<name>_features` of the model; an unknown name is refused.
 
@@ -475,6 +488,9 @@ class EmotionForConditionalGeneration(EmotionPreTrainedModel, MediaGenerationMix
             ValueError: inputs do not fit together; the message names them.
         """
         options = {name: kwargs.pop(name) for name in (*self.loss_inputs, *LOSS_OPTIONS) if name in kwargs}
+        if labels is not None and (isinstance(logits_to_keep, Tensor) or logits_to_keep):
+            shifted = next_tokens(labels) if options.get("shift_labels") is None else options["shift_labels"]
+            options["shift_labels"] = slice_logits_to_keep(shifted[..., None], logits_to_keep)[..., 0]
         outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         return self.output_class(

@@ -93,6 +93,13 @@ TASK_URL = (
 )
 TASK_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 
+# Pixels of the mesh's input: a face that is smaller in a frame is taken from the frame at full size, if there is one.
+MESH_SIDE = 192
+# Following a face between two meshes. Lengths are shares of the distance between the outer corners of the eyes.
+FOLLOWED_SIDE = 96  # pixels of the face in the pictures that optical flow compares
+MAX_MOVED = 0.35  # RMS between the two meshes; flow does not bridge more
+MAX_APART = 0.04  # RMS between the landmarks as followed from either side; where it is more, the mesh runs
+
 BACKENDS = ("auto", "given", "solutions", "tasks", "none")
 CHOICES = ("largest", "central", "track")
 
@@ -143,6 +150,9 @@ class FaceFinder:
         search_every: interval, in frames, of the thorough search for small faces, by the full-range detector on the
             whole frame and on square tiles. If a face is found, all frames are searched; a small face that appears in
             none of the searched frames is missed. 1 searches every frame.
+        mesh_every: 1 runs the mesh on every frame. With n, it runs on every n-th; on the frames between, a single face
+            follows the optical flow from the meshes on either side, and the mesh runs where the two disagree. Needs
+            OpenCV, which MediaPipe brings. For the price and the agreement see `benchmarks/picture_sizes.py`.
         threads: number of threads that the frames are spread over; None: one per core, at most 4.
 
     Raises:
@@ -161,6 +171,7 @@ class FaceFinder:
         min_landmarks=1,
         min_area=0.1,
         search_every=8,
+        mesh_every=1,
         threads=None,
     ):
         if backend not in BACKENDS:
@@ -171,6 +182,7 @@ class FaceFinder:
             ("max_faces", max_faces, 1),
             ("min_landmarks", min_landmarks, 1),
             ("search_every", search_every, 1),
+            ("mesh_every", mesh_every, 1),
             ("threads", 1 if threads is None else threads, 1),
         ):
             if not isinstance(value, int) or value < low:
@@ -189,6 +201,7 @@ class FaceFinder:
         self.min_landmarks = min_landmarks
         self.min_area = min_area
         self.search_every = search_every
+        self.mesh_every = mesh_every
         self.threads = threads
         self._reset()
 
@@ -218,7 +231,7 @@ class FaceFinder:
         """Names of the R regions, in the order of the masks' R axis."""
         return list(self.regions)
 
-    def __call__(self, frames, landmarks=None) -> FaceTrack:
+    def __call__(self, frames, landmarks=None, full=None) -> FaceTrack:
         """Finds the face of each frame.
 
         Args:
@@ -226,6 +239,7 @@ class FaceFinder:
             landmarks: known faces, used instead of a search: (T, K, 2 or more), or (T, F, K, 2 or more) for several
                 faces, or a list of T entries (None, (K, 2) or (F, K, 2)); x and y as fractions of the frame, K up to
                 478, NaN where there is none.
+            full: the same frames before they were made smaller (`media.FullFrames`), for small faces.
 
         Returns:
             FaceTrack over the T frames.
@@ -239,7 +253,7 @@ class FaceFinder:
         if landmarks is not None:
             faces = self._check_all(landmarks, len(frames))
             return _follow(faces, [len(f) for f in faces], size, self.choose, "given")
-        faces, num_faces, backend = self._find(frames)
+        faces, num_faces, backend = self._find(frames, full)
         return _follow(faces, num_faces, size, self.choose, backend)
 
     def tracks(self, frames, landmarks=None) -> list[FaceTrack]:
@@ -297,7 +311,7 @@ class FaceFinder:
             masks[some] = (counts >= self.min_landmarks) | (areas.reshape(counts.shape) >= self.min_area)
         return masks
 
-    def crops(self, frames, track, size, margin=0.5) -> tuple[np.ndarray, np.ndarray]:
+    def crops(self, frames, track, size, margin=0.5, full=None) -> tuple[np.ndarray, np.ndarray]:
         """Square crops of the face.
 
         Args:
@@ -306,6 +320,7 @@ class FaceFinder:
             size: side of a crop in pixels.
             margin: the crop's side is (1 + margin) times the longer side of the face's box; a crop that extends beyond
                 the frame is moved inside, and it is never larger than the frame's shorter side.
+            full: as in `__call__`, for crops of fewer pixels than `size`.
 
         Returns:
             (T, size, size, 3) uint8 (where there is no face, the whole frame squeezed to a square), and (T,) bool,
@@ -326,8 +341,12 @@ class FaceFinder:
             if track.found[t]:
                 x0, y0, x1, y1 = track.boxes[t] * (width, height, width, height)
                 box = _square((x0 + x1) / 2, (y0 + y1) / 2, (1 + margin) * max(x1 - x0, y1 - y0), width, height)
-            picture = Image.fromarray(frame).crop(box)
-            pictures[t] = picture.resize((size, size), Image.Resampling.BICUBIC)
+            if full is not None and box[2] - box[0] < size:
+                part, box = _full_crop(full, t, box, (width, height))
+                picture = Image.fromarray(part).resize((size, size), Image.Resampling.BICUBIC, box)
+            else:
+                picture = Image.fromarray(frame).crop(box).resize((size, size), Image.Resampling.BICUBIC)
+            pictures[t] = picture
         return pictures, track.found.copy()
 
     def motion(self, frames, landmarks=None) -> np.ndarray:
@@ -368,7 +387,7 @@ class FaceFinder:
             raise FaceError(f"landmarks cover {len(landmarks)} frames, but the clip has {num_frames}")
         return [_check_landmarks(entry, t) for t, entry in enumerate(landmarks)]
 
-    def _find(self, frames):
+    def _find(self, frames, full=None):
         """Faces of (T, H, W, 3) frames -> list of T arrays (F, 478, 2) float32, list of T counts, backend used."""
         if self.backend != "none":
             _refuse_after_fork()
@@ -382,15 +401,17 @@ class FaceFinder:
                 with _chatter_suppressed():
                     self._models.append(_MODELS[backend](self))
                 _OPEN_MODELS.add(self._models[-1])
-            return (*self._search(frames, self._models[:workers]), backend)
+            return (*self._search(frames, self._models[:workers], full), backend)
 
-    def _search(self, frames, models):
-        """Runs the mesh on every frame, then the thorough search where it is likely to add a face.
+    def _search(self, frames, models, full=None):
+        """Runs the mesh, then the thorough search where it is likely to add a face.
 
         The full-range detector costs as much as the mesh, and most clips show one large face throughout. So it runs on
         every n-th frame, on all frames if it found faces there that the mesh had missed, and on frames between faces.
         """
         frames = np.ascontiguousarray(frames)
+        everything = list(range(len(frames)))
+        faces, more = {}, dict.fromkeys(everything, 0)
 
         def in_threads(work, times):
             shares = [times[k :: len(models)] for k in range(len(models))]
@@ -399,21 +420,35 @@ class FaceFinder:
                 done = pool.map(lambda pair: [(t, work(pair[0], t)) for t in pair[1]], shares)
                 return dict(itertools.chain.from_iterable(done))
 
-        everything = list(range(len(frames)))
-        faces = in_threads(lambda model, t: _without_duplicates(model.mesh(frames[t])), everything)
-        more = dict.fromkeys(everything, 0)
+        def mesh(times):
+            faces.update(in_threads(lambda model, t: _without_duplicates(model.mesh(frames[t])), times))
 
         def search(times, tiles):
             """Adds new faces to `faces` and `more`; returns whether there were any, and any found in a tile only."""
-            results = in_threads(lambda m, t: _search_frame(m, frames[t], faces[t], self.max_faces, tiles(t)), times)
+
+            def find(model, t):
+                crop = None if full is None else lambda box: _full_crop(full, t, box, frames.shape[2:0:-1])
+                return _search_frame(model, frames[t], faces[t], self.max_faces, tiles(t), crop)
+
+            results = in_threads(find, times)
             for t, (new, unmeshed, _) in results.items():
                 faces[t] = faces[t] + new
                 more[t] = unmeshed
             return any(r[0] for r in results.values()), any(r[2] for r in results.values())
 
-        probes = sorted({*everything[:: self.search_every], everything[-1]})
-        added, tiled = search(probes, lambda t: not faces[t])
-        rest = [t for t in everything if t not in set(probes)]
+        probes = {*everything[:: self.search_every], everything[-1]}
+        keys = sorted({*everything[:: self.mesh_every], *probes})
+        mesh(keys)
+        added, tiled = search(sorted(probes), lambda t: not faces[t])
+        followed = {}
+        if len(keys) < len(frames):
+            if not added:
+                spans = list(itertools.pairwise(keys))
+                done = in_threads(lambda _, i: _between(frames, faces, *spans[i]), list(range(len(spans))))
+                followed = {t: [face] for span in done.values() for t, face in span.items()}
+            mesh([t for t in everything if t not in followed and t not in faces])
+            faces.update(followed)
+        rest = [t for t in everything if t not in probes]
         if added:
             search(rest, lambda t: tiled)
         elif any(faces.values()):
@@ -456,7 +491,17 @@ class FaceFinder:
 
 _MACHINE_SETTINGS = ("task_path", "allow_download", "threads")
 _SETTINGS = (
-    *("backend", "choose", "regions", "max_faces", "min_confidence", "min_landmarks", "min_area", "search_every"),
+    *(
+        "backend",
+        "choose",
+        "regions",
+        "max_faces",
+        "min_confidence",
+        "min_landmarks",
+        "min_area",
+        "search_every",
+        "mesh_every",
+    ),
     *_MACHINE_SETTINGS,
 )
 
@@ -654,11 +699,78 @@ def _drawn_face():
     return np.asarray(picture)
 
 
-def _search_frame(model, frame, known, max_faces, use_tiles):
+def _between(frames, faces, first, last):
+    """The face of the frames between two that show the same one, followed from both by optical flow.
+
+    The landmarks of either mesh are moved by the flow (DIS) from its frame; the two results are averaged by their
+    distance in frames.
+
+    Returns:
+        {frame: (478, 2) float32} of the frames in which the two agree; fractions of the frame, like `faces`.
+    """
+    if last - first < 2 or len(faces[first]) != 1 or len(faces[last]) != 1:
+        return {}
+    height, width = frames.shape[1:3]
+    before, after = (faces[t][0] * np.float32((width, height)) for t in (first, last))
+    eyes = np.linalg.norm(before[33] - before[263])
+    if _rms(before - after) > MAX_MOVED * eyes:
+        return {}
+    cv2 = importlib.import_module("cv2")  # with MediaPipe, which this process has imported already
+    (x0, y0), (x1, y1) = (point(np.concatenate([before, after]), 0) for point in (np.min, np.max))
+    margin, scale = 0.1 * max(x1 - x0, y1 - y0), min(1.0, FOLLOWED_SIDE / max(np.ptp(before, axis=0)))
+    x0, y0 = max(0, math.floor(x0 - margin)), max(0, math.floor(y0 - margin))
+    x1, y1 = min(width, math.ceil(x1 + margin)), min(height, math.ceil(y1 + margin))
+    if min(x1 - x0, y1 - y0) * scale < 32:  # less than the flow's coarsest scale needs
+        return {}
+
+    def picture(t):
+        grey = cv2.cvtColor(frames[t, y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
+        return grey if scale == 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    flow.setFinestScale(1)
+    ends = [
+        (picture(t), ((points - (x0, y0)) * scale).astype(np.float32)) for t, points in ((first, before), (last, after))
+    ]
+    followed = {}
+    for t in range(first + 1, last):
+        here, moved = picture(t), []
+        for there, points in ends:
+            field = flow.calc(there, here, None)
+            x, y = np.ascontiguousarray(points.T)
+            moved.append(points + cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0])
+        if _rms(moved[0] - moved[1]) < MAX_APART * eyes * scale:
+            share = (t - first) / (last - first)
+            points = (moved[0] * (1 - share) + moved[1] * share) / scale + (x0, y0)
+            followed[t] = (points / (width, height)).astype(np.float32)
+    return followed
+
+
+def _rms(steps):
+    """Root of the mean square length of (K, 2) vectors."""
+    return math.sqrt((steps**2).sum(-1).mean())
+
+
+def _full_crop(full, t, box, size):
+    """A box of frame t at full size, and where it lies in the crop.
+
+    box: x0, y0, x1, y1 in pixels of a frame of `size` (width, height) -> (h, w, 3) uint8, the box in the crop's pixels.
+    """
+    width, height = size
+    part, (left, top, right, bottom) = full.crop(t, np.divide(box, (width, height, width, height)))
+    across, down = part.shape[1] / (right - left), part.shape[0] / (bottom - top)
+    x0, y0, x1, y1 = box
+    inside = (x0 / width - left) * across, (y0 / height - top) * down
+    inside += (x1 / width - left) * across, (y1 / height - top) * down
+    return part, tuple(np.clip(inside, 0, (part.shape[1], part.shape[0]) * 2).tolist())
+
+
+def _search_frame(model, frame, known, max_faces, use_tiles, full_crop=None):
     """Faces that the mesh on the whole frame missed.
 
-    frame (H, W, 3), known list of (478, 2) -> new faces (a list of (478, 2)), number of faces detected beyond
-    `max_faces` (they get no mesh), and whether a new face was detected in a tile only.
+    frame (H, W, 3), known list of (478, 2), full_crop: a box -> `_full_crop` of the frame. Returns new faces (a list
+    of (478, 2)), the number of faces detected beyond `max_faces` (they get no mesh), and whether a new face was
+    detected in a tile only.
     """
     height, width = frame.shape[:2]
     scale = (width, height, width, height)
@@ -677,7 +789,12 @@ def _search_frame(model, frame, known, max_faces, use_tiles):
         cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         # Twice the box: the mesh's own detector needs the whole head with some space around it.
         x0, y0, x1, y1 = _square(cx, cy, 2 * max(box[2] - box[0], box[3] - box[1]), width, height)
-        meshes = model.mesh(np.ascontiguousarray(frame[y0:y1, x0:x1]))
+        if full_crop is not None and x1 - x0 < 2 * MESH_SIDE:
+            part, (left, top, right, bottom) = full_crop((x0, y0, x1, y1))
+            part = part[round(top) : round(bottom), round(left) : round(right)]
+        else:
+            part = frame[y0:y1, x0:x1]
+        meshes = model.mesh(np.ascontiguousarray(part))
         meshes = [(mesh * (x1 - x0, y1 - y0) + (x0, y0)) / (width, height) for mesh in meshes]
         meshes = [mesh.astype(np.float32) for mesh in meshes if _same_face(_bounds(mesh) * scale, box)]
         meshes = [m for m in meshes if not any(_same_face(_bounds(m), _bounds(other)) for other in [*known, *new])]

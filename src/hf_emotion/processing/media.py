@@ -8,8 +8,9 @@ peak frame of Emotion-LLaMA, on which ESVA builds. What differs from the peers' 
   chosen by time (variable frame rate, B-frames, edit lists and start offsets included) and only what the chosen frames
   depend on is decoded: from the key frame before each, without frames that no other frame refers to. A video stream of
   more than `HELD_BYTES` is read a second time instead of being held in memory.
-* Only chosen frames become RGB; the sound passes through the resampler as it is decoded. A 20-minute clip needs the
-  memory of its chosen frames and of its 16 kHz waveform.
+* Only chosen frames become RGB, and with `max_lines` they become smaller in the same pass of libswscale: at 1,080 lines
+  a full-size RGB picture and its reduction afterwards cost more than decoding. The sound passes through the resampler
+  as it is decoded. A 20-minute clip needs the memory of its chosen frames and of its 16 kHz waveform.
 * Time 0 is where the clip starts to play. A stream that starts later keeps its delay: a frame its time, the sound a
   stretch of silence, so that waveform sample `s` always belongs to `s / sampling_rate` seconds.
 * Clips come from strangers. FFmpeg gets a file object, never a name, and only the formats in `FORMATS`, so that no clip
@@ -26,12 +27,14 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.stream import Disposition
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image, ImageOps
 
 try:
@@ -90,6 +93,7 @@ class Clip:
         duration: ms, of the whole clip (the longer of picture and sound); 0 for a still picture.
         utterances: `[{"start": s, "end": s, "text": str | None, "speaker": str | None}]`, seconds, sorted.
         notes: one sentence for each thing the user should know.
+        full: the decoded frames, where `frames` are smaller and the call asked to keep them; see `FullFrames`.
     """
 
     source: str
@@ -100,6 +104,15 @@ class Clip:
     duration: int
     utterances: list[dict] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    full: "FullFrames | None" = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self):
+        return {**self.__dict__, "full": None}  # FFmpeg's frames stay in their process
+
+    def take(self, rows: np.ndarray) -> "Clip":
+        """The clip with the frames `rows` (indices or bool) alone."""
+        full = None if self.full is None else self.full.take(rows)
+        return replace(self, frames=self.frames[rows], frame_times=self.frame_times[rows], full=full)
 
 
 @dataclass
@@ -116,6 +129,8 @@ class _Request:
     motion: Callable | None
     max_pixels: int = MAX_PIXELS
     max_decoded_pixels: int = MAX_DECODED_PIXELS
+    max_lines: int | None = None
+    keep_full: bool = False
 
     def __post_init__(self):
         if self.sampling not in SAMPLINGS:
@@ -126,7 +141,7 @@ class _Request:
             raise MediaError(
                 'sampling="peak" needs motion=, a callable from frames (T, H, W, 3) to (T,) facial motion.'
             )
-        for name in ("num_frames", "max_pixels", "max_decoded_pixels"):
+        for name in ("num_frames", "max_pixels", "max_decoded_pixels", "max_lines"):
             if getattr(self, name) is not None:
                 _check_number(name, getattr(self, name), 1, whole=True)
         if self.fps is not None:
@@ -196,6 +211,8 @@ def load_clip(
     motion: Callable[[np.ndarray], np.ndarray] | None = None,
     max_pixels: int = MAX_PIXELS,
     max_decoded_pixels: int = MAX_DECODED_PIXELS,
+    max_lines: int | None = None,
+    keep_full: bool = False,
 ) -> Clip:
     """Read one clip: chosen frames with their true times, and the sound.
 
@@ -221,13 +238,17 @@ def load_clip(
         motion: frames (C, H, W, 3) uint8 -> (C,) facial motion, for "peak"; sees frames of at most 960 pixels a side.
         max_pixels: of one frame or picture; larger ones are not decoded, whatever the file's header says of them.
         max_decoded_pixels: of all frames of a video that have to be decoded for those that are chosen.
+        max_lines: shorter side of a video's frames; larger ones are made smaller while their colours are converted.
+            `None` keeps their size. Pictures and arrays keep theirs.
+        keep_full: keep the decoded frames where `max_lines` made them smaller, for `Clip.full`.
 
     Raises:
         MediaError: whatever makes the clip unusable. A file that breaks off in the middle is used up to there, with a
             note; an mp4 cut before its index (the moov atom) is an error.
     """
     request = _Request(
-        num_frames, sampling, fps, frames, sound, sampling_rate, max_duration, motion, max_pixels, max_decoded_pixels
+        *(num_frames, sampling, fps, frames, sound, sampling_rate, max_duration, motion, max_pixels),
+        *(max_decoded_pixels, max_lines, keep_full),
     )
     return _load(source, request)
 
@@ -503,7 +524,7 @@ def _load_container(name: str, file: BinaryIO, head: bytes, request: _Request) -
                 notes += _compare(picture.end, sound.begin, sound.end)
         clip.duration = round(1000 * max(part.end for part in (picture, sound) if part is not None))
         if picture is not None and request.frames:
-            clip.frames, clip.frame_times = picture.sample(request, notes)
+            clip.frames, clip.frame_times, clip.full = picture.sample(request, notes)
     if request.frames and request.sound and clip.frames is None and clip.waveform is None:
         raise MediaError(f"{name}: neither a frame nor a sound sample could be decoded from it.")
     return _finish(clip, request, notes)
@@ -838,33 +859,34 @@ class _Picture:
             self.end = float(self.times[-1] + (np.median(np.diff(self.times)) if len(self.times) > 1 else 0.0))
         return True
 
-    def sample(self, request: _Request, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (T, H, W, 3) uint8 and their times (T,) int64 ms."""
+    def sample(self, request: _Request, notes: list[str]) -> tuple[np.ndarray, np.ndarray, "FullFrames | None"]:
+        """Frames (T, H, W, 3) uint8, their times (T,) int64 ms, and the decoded frames where they are kept."""
         context = self.stream.codec_context
         self.request = request
-        canvas = self._canvas(0)
+        canvas = _Canvas(self.name, 0, self.stream.sample_aspect_ratio, request.max_pixels)
         canvas.set_size(context.width, context.height)
         width, height = canvas.size
 
         def look(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            pictures, times = self._frames(some, PEAK_SIDE)
+            pictures, times, _ = self._frames(some, max_side=PEAK_SIDE)
             return pictures, np.searchsorted(self.times, times - 1e-9)
 
         chosen = request.choose(self.times, self.end, look, notes)
         _check_memory(self.name, len(chosen), width, height)
-        frames, times = self._frames(chosen)
+        frames, times, full = self._frames(chosen, max_lines=request.max_lines, keep_full=request.keep_full)
         if len(frames) < len(chosen):
             notes.append(f"{len(chosen) - len(frames)} of {len(chosen)} frames could not be decoded and are left out.")
-        return frames, np.round(times * 1000).astype(np.int64)
+        return frames, np.round(times * 1000).astype(np.int64), full
 
-    def _canvas(self, count: int, max_side: int | None = None) -> "_Canvas":
-        return _Canvas(self.name, count, self.stream.sample_aspect_ratio, max_side, self.request.max_pixels)
+    def _frames(self, chosen: np.ndarray, **bounds: Any) -> tuple[np.ndarray, np.ndarray, "FullFrames | None"]:
+        """Decode the frames `chosen` (indices in order of presentation) -> (T, H, W, 3) uint8, (T,) s, full frames.
 
-    def _frames(self, chosen: np.ndarray, max_side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Decode the frames `chosen` (indices in order of presentation) -> (T, H, W, 3) uint8, (T,) s."""
+        Args:
+            bounds: of `_Canvas`.
+        """
         wanted = self.order[chosen]
         row_of = {self.pts[index]: row for row, index in enumerate(wanted)}
-        canvas = self._canvas(len(wanted), max_side)
+        canvas = _Canvas(self.name, len(wanted), self.stream.sample_aspect_ratio, self.request.max_pixels, **bounds)
         for frame in self._decode(self._spans(wanted), wanted):
             row = row_of.pop(frame.pts, None)
             if row is not None:
@@ -884,7 +906,7 @@ class _Picture:
         frames, pts = canvas.finish()
         if frames is None:
             raise MediaError(f"{self.name}: none of its {len(self.order)} frames could be decoded.")
-        return frames, np.array([self.clock.seconds(value) for value in pts])
+        return frames, np.array([self.clock.seconds(value) for value in pts]), canvas.full
 
     def _spans(self, wanted: np.ndarray) -> list[tuple[int, int]]:
         """Stretches of packets [start, stop), decode order, that hold the packets `wanted` and all they depend on."""
@@ -957,21 +979,43 @@ def _receive(context: Any, packet: Any) -> list:
 
 
 class _Canvas:
-    """Chosen frames, converted one by one into one array: RGB, square pixels, display orientation, one size."""
+    """Chosen frames, converted one by one into one array: RGB, square pixels, display orientation, one size.
 
-    def __init__(self, name: str, count: int, aspect: Any, max_side: int | None, max_pixels: int):
-        self.name, self.count, self.aspect, self.max_side = name, count, float(aspect or 1), max_side
-        self.max_pixels = max_pixels
-        self.size: tuple[int, int] | None = None  # width and height as decoded, after aspect and max_side
+    Args:
+        max_side, max_lines: of the array's pictures, the longer and the shorter side.
+        keep_full: keep the frames as they were decoded where the array's are smaller.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        aspect: Any,
+        max_pixels: int,
+        max_side: int | None = None,
+        max_lines: int | None = None,
+        keep_full: bool = False,
+    ):
+        self.name, self.count, self.aspect, self.max_pixels = name, count, float(aspect or 1), max_pixels
+        self.max_side, self.max_lines, self.keep_full = max_side, max_lines, keep_full
+        self.size: tuple[int, int] | None = None  # width and height as decoded, after aspect and bounds
         self.matrix: Any = None  # the first frame's, for all: one array holds one shape
         self.frames: np.ndarray | None = None
+        self.decoded: list[Any] = [None] * count
+        self.full: FullFrames | None = None
         self.pts: list[int | None] = [None] * count
         self.reformatter = VideoReformatter()  # one for all frames keeps its tables
+        self.filter = Interpolation.BILINEAR
 
     def set_size(self, width: int, height: int) -> None:
         width = max(1, round(width * self.aspect))
         _check_size(self.name, width, height, self.max_pixels)
         scale = min(1.0, self.max_side / max(width, height)) if self.max_side else 1.0
+        if self.max_lines and min(width, height) * scale > self.max_lines:
+            # Of libswscale's filters, the mean over an area is the fastest that does not alias, and the nearest to PIL.
+            scale, self.filter = self.max_lines / min(width, height), Interpolation.AREA
+        else:
+            self.keep_full = False
         self.size = max(1, round(width * scale)), max(1, round(height * scale))
 
     def put(self, row: int, frame: Any) -> None:
@@ -980,11 +1024,11 @@ class _Canvas:
             _check_memory(self.name, self.count, *self.size)
             # Asked for by name: before PyAV 19 iterating over side data gives its values, since then its keys.
             self.matrix = frame.side_data.get("DISPLAYMATRIX")
-        rgb = self.reformatter.reformat(frame, width=self.size[0], height=self.size[1], format="rgb24").to_ndarray()
-        rgb = _upright(rgb, self.matrix)
+        rgb = _upright(_to_rgb(self.reformatter, frame, self.size, self.filter), self.matrix)
         if self.frames is None:
             self.frames = np.empty((self.count, *rgb.shape), dtype=np.uint8)
         self.frames[row] = rgb
+        self.decoded[row] = frame if self.keep_full else None
         self.pts[row] = frame.pts
 
     def finish(self) -> tuple[np.ndarray | None, list[int]]:
@@ -994,9 +1038,64 @@ class _Canvas:
             if pts is not None:
                 rows.setdefault(pts, row)
         order = sorted(rows)
+        if self.keep_full:
+            self.full = FullFrames([self.decoded[rows[pts]] for pts in order], self.matrix, self.aspect)
         if len(order) == self.count:
             return self.frames, order
         return (self.frames[[rows[pts] for pts in order]] if order else None), order
+
+
+class FullFrames:
+    """A clip's frames as they were decoded, for details that its smaller RGB frames no longer show.
+
+    Args:
+        frames: T frames of PyAV.
+        matrix: their display matrix, or `None`.
+        aspect: width of a pixel over its height.
+    """
+
+    def __init__(self, frames: list[Any], matrix: Any, aspect: float):
+        self.frames, self.matrix, self.aspect = frames, matrix, aspect
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright picture, in square pixels."""
+        width, height = max(1, round(self.frames[0].width * self.aspect)), self.frames[0].height
+        return (height, width) if _turns(self.matrix)[0] else (width, height)
+
+    def take(self, rows: np.ndarray) -> "FullFrames":
+        return FullFrames([self.frames[row] for row in np.arange(len(self.frames))[rows]], self.matrix, self.aspect)
+
+    def crop(self, row: int, box: Any) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+        """A part of frame `row`, of which nothing else is converted.
+
+        Args:
+            box: x0, y0, x1, y1, fractions of the upright picture.
+
+        Returns:
+            (h, w, 3) uint8 RGB at full size, and the box that it shows, which is at least `box` inside the picture: a
+            crop starts and ends where the chroma of every format does, at multiples of 8 pixels.
+        """
+        frame = self.frames[row]
+        x0, y0, x1, y1 = _turned(np.clip(box, 0, 1), self.matrix)
+        left, top = (int(start * size) // 8 * 8 for start, size in ((x0, frame.width), (y0, frame.height)))
+        right, bottom = (
+            min(size, -(-math.ceil(stop * size) // 8) * 8) for stop, size in ((x1, frame.width), (y1, frame.height))
+        )
+        width, height = right - left, bottom - top
+        graph = Graph()
+        source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1))
+        graph.link_nodes(source, graph.add("crop", f"{width}:{height}:{left}:{top}"), graph.add("buffersink"))
+        graph.configure()
+        graph.push(frame)
+        rgb = _to_rgb(VideoReformatter(), graph.pull(), (max(1, round(width * self.aspect)), height))
+        shown = left / frame.width, top / frame.height, right / frame.width, bottom / frame.height
+        return np.ascontiguousarray(_upright(rgb, self.matrix)), _turned(shown, self.matrix, back=True)
+
+
+def _to_rgb(reformatter: Any, frame: Any, size: tuple[int, int], filter_: Any = Interpolation.BILINEAR) -> np.ndarray:
+    width, height = size
+    return reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=filter_).to_ndarray()
 
 
 def _check_memory(name: str, count: int, width: int, height: int) -> None:
@@ -1008,14 +1107,34 @@ def _check_memory(name: str, count: int, width: int, height: int) -> None:
         )
 
 
+def _turns(matrix: Any) -> tuple[bool, bool, bool]:
+    """A frame's display matrix, to the nearest quarter turn: rows and columns swapped, then mirrored in x, in y."""
+    if matrix is None:
+        return False, False, False
+    # Column-major 3 x 3 in the machine's byte order: x' = a x + c y, y' = b x + d y.
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
+    swapped = abs(b) > abs(a)
+    across, down = (c, b) if swapped else (a, d)
+    return swapped, across < 0, down < 0
+
+
 def _upright(rgb: np.ndarray, matrix: Any) -> np.ndarray:
-    """Turn or mirror a picture (H, W, 3) by a frame's display matrix, to the nearest quarter turn."""
-    if matrix is not None:
-        # Column-major 3 x 3 in the machine's byte order: x' = a x + c y, y' = b x + d y.
-        a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
-        if abs(b) > abs(a):
-            rgb, across, down = rgb.transpose(1, 0, 2), c, b
-        else:
-            across, down = a, d
-        rgb = rgb[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
-    return rgb
+    """Turn or mirror a picture (H, W, 3) by a frame's display matrix."""
+    swapped, mirrored_x, mirrored_y = _turns(matrix)
+    rgb = rgb.transpose(1, 0, 2) if swapped else rgb
+    return rgb[:: -1 if mirrored_y else 1, :: -1 if mirrored_x else 1]
+
+
+def _turned(box: Any, matrix: Any, back: bool = False) -> tuple[float, float, float, float]:
+    """x0, y0, x1, y1 in fractions of the upright picture -> of the picture as stored; with `back` the other way."""
+    swapped, mirrored_x, mirrored_y = _turns(matrix)
+    x0, y0, x1, y1 = map(float, box)
+    if swapped and back:
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    if mirrored_x:
+        x0, x1 = 1 - x1, 1 - x0
+    if mirrored_y:
+        y0, y1 = 1 - y1, 1 - y0
+    if swapped and not back:
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    return x0, y0, x1, y1

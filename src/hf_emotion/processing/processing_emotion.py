@@ -148,6 +148,8 @@ class EmotionProcessor(ProcessorMixin):
         chat_template: Jinja; by default the paper's.
         modalities: the media that the model has towers for.
         num_frames, sampling, fps, max_duration: see `media.load_clip`; each call may choose otherwise.
+        max_lines: shorter side of the frames that are taken from a video, or the tower's side where that is longer;
+            faces that are small at this size are looked at in the decoded frame. `None` takes frames at full size.
         max_waveform_seconds: longest sound for an audio tower that attends to a whole waveform.
         default_question: asked where no text is given.
         face_config: settings of the `FaceFinder`, which is available as `face_finder`.
@@ -185,6 +187,7 @@ class EmotionProcessor(ProcessorMixin):
         sampling="uniform",
         fps=None,
         max_duration=1800.0,
+        max_lines=540,
         max_waveform_seconds=120.0,
         default_question="Which emotions does the person show, and which cues indicate them?",
         face_config=None,
@@ -203,6 +206,7 @@ class EmotionProcessor(ProcessorMixin):
         self.sampling = sampling
         self.fps = fps
         self.max_duration = max_duration
+        self.max_lines = max_lines
         self.max_waveform_seconds = max_waveform_seconds
         self.default_question = default_question
         face_config = dict(face_config or {})
@@ -288,6 +292,13 @@ class EmotionProcessor(ProcessorMixin):
     def sampling_rate(self) -> int:
         """Hz at which sound is read."""
         return self.feature_extractor.sampling_rate
+
+    @property
+    def frame_lines(self) -> int | None:
+        """`max_lines` of `media.load_clip`: no tower gets a picture that was made smaller than its input."""
+        size = getattr(self.image_processor, "size", None)
+        sides = [getattr(size, name, None) or 0 for name in ("height", "width", "shortest_edge", "longest_edge")]
+        return None if self.max_lines is None else max(self.max_lines, *sides)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -389,6 +400,8 @@ class EmotionProcessor(ProcessorMixin):
             sound="audio" in modalities,
             sampling_rate=self.sampling_rate,
             motion=self.face_finder.motion if settings["sampling"] == "peak" else None,
+            max_lines=self.frame_lines,
+            keep_full=self.looks_at_faces,
             **settings,
         )
         changes = {}
@@ -536,12 +549,12 @@ class EmotionProcessor(ProcessorMixin):
             if len(landmarks.found) != len(clip.frames):
                 raise ValueError(f"{clip.source} has {len(clip.frames)} frames, its FaceTrack {len(landmarks.found)}.")
             return landmarks
-        track = self.face_finder(clip.frames, landmarks)
+        track = self.face_finder(clip.frames, landmarks, clip.full)
         if faces and track.backend == "none":
             # A backend asked for by name says why it is missing, and both ways to get one.
             strict = copy.copy(self.face_finder)
             strict.backend = "tasks"
-            track = strict(clip.frames)
+            track = strict(clip.frames, full=clip.full)
         return track
 
     def face_pixels(self, clip, track, size, margin, mean, std) -> dict[str, np.ndarray]:
@@ -567,7 +580,7 @@ class EmotionProcessor(ProcessorMixin):
                 num_faces=np.zeros(count, dtype=np.int64),
                 backend="none",
             )
-        crops, has_face = self.face_finder.crops(clip.frames, track, size, margin)
+        crops, has_face = self.face_finder.crops(clip.frames, track, size, margin, clip.full)
         pixels = (crops.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
         return {"pixel_values_faces": pixels.transpose(0, 3, 1, 2), "face_found": np.asarray(has_face, dtype=bool)}
 

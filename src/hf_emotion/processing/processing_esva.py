@@ -13,7 +13,6 @@ The prompt is Emotion-LLaMA's, in the layout it is trained with, for training an
 Letters: B batch, T frames.
 """
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -199,9 +198,7 @@ class ESVAProcessor(EmotionProcessor):
         if self.num_patch_tokens:
             key = self._key_frame(clip, track)
             rows = slice(key, key + 1)
-            tensors |= super().picture(
-                replace(clip, frames=clip.frames[rows], frame_times=clip.frame_times[rows]), track
-            )
+            tensors |= super().picture(clip.take(rows), track)
         if self.face_size is not None:
             tensors |= self.face_pixels(clip, track, self.face_size, self.face_margin, self.face_mean, self.face_std)
             tensors["face_times"] = np.asarray(clip.frame_times, dtype=np.int64)

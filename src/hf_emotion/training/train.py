@@ -16,6 +16,7 @@ import random
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -36,8 +37,8 @@ from ..data.files import write_whole
 from ..data.questions import TASKS, answer, instruction_rows
 from ..data.schema import FIELDS
 from ..inference import load
-from .cache import FeatureCache
-from .check_rows import check_rows
+from .cache import FeatureCache, media_of, record
+from .check_rows import check_rows, clip_key
 from .collator import EmotionCollator, encode
 from .recipe import OWN_TASKS, REPORT, Recipe, limited_to
 from .trainer import EmotionTrainer
@@ -118,7 +119,7 @@ class Samples:
     Args:
         rows: from `question_rows`.
         processor: the model's.
-        remember: keep encoded samples for the next epoch.
+        remember: keep what the processor makes of a clip, for its other questions and for the next epoch.
         features: a `FeatureCache` of the clips, which are then not opened, and nothing is kept.
         options: as for `collator.encode`.
     """
@@ -128,19 +129,40 @@ class Samples:
         self.processor = processor
         self.features = features
         self.options = options
-        self.encoded = {} if remember and features is None else None
+        self.clips = {} if remember and features is None else None
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, index):
+        row = self.rows[index]
         if self.features is not None:
-            return self.features.encode(self.processor, self.rows[index], **self.options)
-        if self.encoded is None:
-            return encode(self.processor, [self.rows[index]], **self.options)
-        if index not in self.encoded:
-            self.encoded[index] = encode(self.processor, [self.rows[index]], **self.options)
-        return self.encoded[index]
+            return self.features.encode(self.processor, row, **self.options)
+        if self.clips is not None and media_of(row):
+            key = clip_key(row)
+            if key not in self.clips:
+                reading = {name: value for name, value in self.options.items() if name != "emotions"}
+                self.clips[key] = record(self.processor, row, reading)
+            row = {**row, "video": self.clips[key], "audio": None, "utterances": None}
+        return encode(self.processor, [row], **self.options)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each sample's texts, and its utterances' media tokens: what differs most between clips.
+
+        The number of frames is the same for all; no clip is opened for the length of its sound.
+        """
+        spoken = [row.get("utterances") or [] for row in self.rows]
+        texts = [
+            " ".join(filter(None, [row.get("question"), row.get("answer"), *(part.get("text") for part in parts)]))
+            for row, parts in zip(self.rows, spoken, strict=True)
+        ]
+        numbers = self.processor._get_num_multimodal_tokens(
+            video_sizes=texts, audio_lengths=texts, num_utterances=[len(parts) for parts in spoken]
+        )
+        media = zip(numbers.num_video_tokens, numbers.num_audio_tokens, strict=True)
+        ids = self.processor.tokenizer(texts).input_ids if texts else []
+        return [len(words) + sum(tokens) for words, tokens in zip(ids, media, strict=True)]
 
 
 def select(model, recipe: Recipe):

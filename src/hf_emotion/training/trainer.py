@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from accelerate.utils import gather_object
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..answers.words import emotion_words
 from ..evaluation.sets import lexicon_clips
+from ..modeling.modeling_emotion import answer_positions
 
 
 def word_scores(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, float]:
@@ -29,12 +32,28 @@ def word_scores(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, floa
     return {name: scores[name] for name in ("f", "level1_f", "level1_precision", "level1_recall")}
 
 
+class SeededLengthSampler(LengthGroupedSampler):
+    """transformers' grouping by length, in an order that depends on the seed and the epoch alone."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
+
+
 class EmotionTrainer(Trainer):
     """`Trainer` for this package's models; anything but the following works with a plain `Trainer` too.
 
     - A model's `loss_terms` (name -> scalar, its part of the batch's loss before weighting) are logged as
       `loss_<name>` on the scale of the logged `loss`: added up over the batches of a step and over processes, like the
       loss itself, and averaged over the steps since the last log.
+    - In training, logits are computed for the answers alone: the loss is the same, and media tokens take no memory
+      for logits.
+    - With `train_sampling_strategy="group_by_length"`, clips are grouped by the `lengths` of the data set, which need
+      no clip to be opened.
     - Two runs with the same seed are equal, whatever the number of loader workers.
     - With `answer_rows`, each evaluation also generates answers to the questions of these rows and adds their scores
       to the metrics (`eval_f` and others), for early stopping and the choice of the best checkpoint.
@@ -79,6 +98,9 @@ class EmotionTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.step_of_last_log is None:
             self.step_of_last_log = self.state.global_step
+        # A smoothed loss, or one of the caller's, is of all logits.
+        if model.training and "labels" in inputs and self.label_smoother is None and self.compute_loss_func is None:
+            inputs = {"logits_to_keep": answer_positions(inputs["labels"]), **inputs}
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training:
             # Without the number of tokens in a step, each batch's loss is a mean, and Trainer averages over batches.
@@ -94,6 +116,22 @@ class EmotionTrainer(Trainer):
             self.term_sums.clear()
             self.step_of_last_log = self.state.global_step
         super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset=None):
+        lengths = self._lengths(self.train_dataset if train_dataset is None else train_dataset)
+        if lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return SeededLengthSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, seed)
+
+    def _get_eval_sampler(self, eval_dataset):
+        if self._lengths(eval_dataset) is None:
+            return super()._get_eval_sampler(eval_dataset)
+        return None if self.args.world_size > 1 else SequentialSampler(eval_dataset)
+
+    def _lengths(self, dataset) -> list[int] | None:
+        """Lengths to group by; transformers would encode every sample, and take its batch dimension for its length."""
+        return getattr(dataset, "lengths", None) if self.args.train_sampling_strategy == "group_by_length" else None
 
     def mean_terms(self, num_steps: int) -> dict[str, float]:
         """`loss_<name>` per step, of all processes."""
