@@ -109,7 +109,7 @@ class Clip:
     def __getstate__(self):
         return {**self.__dict__, "full": None}  # FFmpeg's frames stay in their process
 
-    def take(self, rows: np.ndarray) -> "Clip":
+    def take(self, rows: np.ndarray | slice) -> "Clip":
         """The clip with the frames `rows` (indices or bool) alone."""
         full = None if self.full is None else self.full.take(rows)
         return replace(self, frames=self.frames[rows], frame_times=self.frame_times[rows], full=full)
@@ -1063,7 +1063,7 @@ class FullFrames:
         width, height = max(1, round(self.frames[0].width * self.aspect)), self.frames[0].height
         return (height, width) if _turns(self.matrix)[0] else (width, height)
 
-    def take(self, rows: np.ndarray) -> "FullFrames":
+    def take(self, rows: np.ndarray | slice) -> "FullFrames":
         return FullFrames([self.frames[row] for row in np.arange(len(self.frames))[rows]], self.matrix, self.aspect)
 
     def crop(self, row: int, box: Any) -> tuple[np.ndarray, tuple[float, float, float, float]]:
