@@ -594,7 +594,7 @@ def test_faces_asked_for_and_not_to_be_had_are_an_error(monkeypatch):
     report = batch["video_metadata"][0]
     assert (report["modalities"], report["face_backend"]) == (["video", "audio"], "none")
     assert report["notes"] == ["No face backend is installed: the clip was used without its face."]
-    with pytest.raises(FaceError, match=r"mediapipe==0\.10\.21.*face_landmarker\.task"):
+    with pytest.raises(FaceError, match=r"install mediapipe.*face_landmarker\.task"):
         processor(videos=clip(), faces=True)
     assert processor(videos=clip(), faces=True, landmarks=np.stack([face()] * 4))["video_region_masks"].any()
 

@@ -13,6 +13,7 @@ from transformers import AutoModel
 
 import hf_emotion
 from hf_emotion.papers import PAPERS, build
+from hf_emotion.processing.faces import FaceError
 
 AUTO_CLASSES = ("AutoModel", "AutoModelForMultimodalLM", "AutoModelForImageTextToText", "AutoModelForCausalLM")
 
@@ -27,7 +28,7 @@ tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code
 stored = np.load(clip)
 clip = {"frames": stored["frames"], "fps": 4, "waveform": stored["waveform"], "sampling_rate": 16000}
 batch = processor(videos=[clip], text=["How does she feel?"], utterances=[[(0.2, 0.9, "well")]], return_tensors="pt")
-found = {"model_type": config.model_type, "generated": {}}
+found = {"model_type": config.model_type, "generated": {}, "face_models": processor.face_finder.task_path}
 found["video_token"] = tokenizer.convert_tokens_to_ids(processor.video_token)
 for name in json.loads(sys.stdin.read()):
     model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True).eval()
@@ -82,6 +83,7 @@ def test_a_folder_loads_and_generates_alike_without_the_package(name, tmp_path):
     found = json.loads(child.stdout.splitlines()[-1])
     assert found["model_type"] == name
     assert found["video_token"] == model.config.video_token_id
+    assert found["face_models"] == (str(folder / "face_landmarker.task") if processor.looks_at_faces else None)
     assert found["generated"] == dict.fromkeys(AUTO_CLASSES, generated)
     theirs = torch.load(result, weights_only=False)
     for key, value in batch.items():
@@ -121,6 +123,20 @@ def test_the_folder_holds_exactly_the_files_that_the_model_the_processor_and_the
         "AutoProcessor": "processing_microemo.MicroEmoProcessor",
         **dict.fromkeys(AUTO_CLASSES, "modeling_microemo.MicroEmoForConditionalGeneration"),
     }
+
+
+def test_face_models_of_a_folder_are_refused_if_they_are_not_those_that_its_code_expects(tmp_path, monkeypatch):
+    processor = build("microemo")[1]
+    processor.save_pretrained(tmp_path)
+    monkeypatch.setattr("hf_emotion.processing.processing_emotion.models_file", lambda: None)  # as without the package
+    monkeypatch.delenv("HF_EMOTION_FACE_LANDMARKER", raising=False)
+    models = tmp_path / "face_landmarker.task"
+    assert type(processor).from_pretrained(tmp_path).face_finder.task_path == str(models)
+    models.write_bytes(b"something else")
+    with pytest.raises(FaceError, match=r"face_landmarker\.task is not hf_emotion's file of face models"):
+        type(processor).from_pretrained(tmp_path)
+    models.unlink()
+    assert type(processor).from_pretrained(tmp_path).face_finder.task_path is None
 
 
 def test_the_package_needs_no_remote_code_for_its_own_models(tmp_path):

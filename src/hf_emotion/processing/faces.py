@@ -9,15 +9,17 @@ tenth of the patch lies in the region's convex hull; the largest, the most centr
 frame without a face has no regions.
 
 What this adds to a bare FaceMesh call: small faces are found too (full-range detector, crop, mesh, landmarks mapped
-back), frames are spread over threads, and both MediaPipe generations work (0.10.21 with its bundled models, later ones
-with a `face_landmarker.task` file).
+back), frames are spread over threads, and both MediaPipe generations work: 0.10.21 with its bundled models, later ones,
+which bundle none, with the same models from `face_landmarker.task` beside this file (scripts/make_face_landmarker.py).
 """
 
+import atexit
 import contextlib
 import ctypes
 import hashlib
 import importlib
 import importlib.util
+import io
 import itertools
 import math
 import os
@@ -27,6 +29,7 @@ import threading
 import urllib.request
 import warnings
 import weakref
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +90,12 @@ REGIONS: dict[str, list[int]] = {
 # muscle.
 RIGID_LANDMARKS = [10, 33, 133, 263, 362, 168, 6, 197, 195, 5, 4, 127, 356, 234, 454]
 
+# The face models of MediaPipe 0.10.21 in the form that later releases open; a model's folder carries a copy.
+MODELS_FILE = "face_landmarker.task"
+MODELS_SHA256 = "51be04531b1c39616598e60216468e3eceb7c2e624f24536d4487deb34bcc8f5"
+FULL_RANGE_MEMBER = "face_detector_full_range.tflite"
+FULL_RANGE_SINCE = (0, 10, 33)  # the first release whose Tasks API opens that detector
+
 TASK_VARIABLE = "HF_EMOTION_FACE_LANDMARKER"
 TASK_URL = (
     "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
@@ -134,14 +143,16 @@ class FaceFinder:
 
     Args:
         backend: "auto" takes the first one available: landmarks passed by the caller, MediaPipe's solutions (0.10.21,
-            bundled models), MediaPipe's Tasks API with a `face_landmarker.task` file, none (with one warning). If a
-            backend is named explicitly and is not available, a FaceError is raised.
+            bundled models), MediaPipe's Tasks API with the same models from `face_landmarker.task`, none (with one
+            warning). If a backend is named explicitly and is not available, a FaceError is raised.
         choose: which of several faces: "largest", "central" (nearest to the middle of the frame), or "track" (one face
             followed through the clip by box overlap and centre distance, the one with the largest area over the clip; a
             frame that shows only other faces then has `found` False).
         regions: {name: landmark indices}, by default `REGIONS`.
-        task_path: a `face_landmarker.task` file; else the environment variable HF_EMOTION_FACE_LANDMARKER names it.
-        allow_download: download `face_landmarker.task` into the Hugging Face cache folder if it is needed and missing.
+        task_path: a `face_landmarker.task` file for the Tasks API, in place of the package's own; else the environment
+            variable HF_EMOTION_FACE_LANDMARKER names it.
+        allow_download: download Google's `face_landmarker.task`, a newer mesh, into the Hugging Face cache folder if a
+            file is needed and there is none.
         max_faces: maximum number of faces per frame that get a mesh: those with the best detection score, and the
             largest of the small ones. Further faces are counted but not chosen.
         min_confidence: minimum score, in [0, 1], of a detection and of a mesh.
@@ -463,8 +474,8 @@ class FaceFinder:
         if self.backend == "given":
             raise FaceError("face backend 'given' needs the landmarks of each frame; none were passed")
         ways_out = (
-            "either install mediapipe==0.10.21 (Python 3.12 or older; its models are bundled), or, with any version of "
-            f"mediapipe, set task_path or {TASK_VARIABLE} to a face_landmarker.task file (or set allow_download=True)"
+            "install mediapipe (0.10.21 bundles the face models; for later releases they come with hf_emotion and with "
+            f"a saved model), or set task_path or {TASK_VARIABLE} to a {MODELS_FILE} file (or set allow_download=True)"
         )
         mediapipe, why = (None, "") if self.backend == "none" else _import_mediapipe()
         resolved = "none"
@@ -541,17 +552,16 @@ class _Solutions:
 
 
 class _Tasks:
-    """MediaPipe's Tasks API: face landmarker (short-range detector inside); no full-range model comes with it."""
-
-    tile_sides = (1.0, 0.5)
+    """MediaPipe's Tasks API: face landmarker (short-range detector inside) and, if the file holds one and this release
+    opens it, the full-range detector. Without that, small faces are sought by the landmarker on smaller tiles."""
 
     def __init__(self, finder):
         mediapipe = importlib.import_module("mediapipe")
         vision = mediapipe.tasks.vision
+        data = Path(finder._task).read_bytes()
         # From a buffer: the C++ side cannot open paths with certain characters.
-        base = mediapipe.tasks.BaseOptions(model_asset_buffer=Path(finder._task).read_bytes())
         options = vision.FaceLandmarkerOptions(
-            base_options=base,
+            base_options=mediapipe.tasks.BaseOptions(model_asset_buffer=data),
             num_faces=finder.max_faces,
             min_face_detection_confidence=finder.min_confidence,
             min_face_presence_confidence=finder.min_confidence,
@@ -560,18 +570,36 @@ class _Tasks:
             self._landmarker = vision.FaceLandmarker.create_from_options(options)
         except (RuntimeError, ValueError, OSError) as error:
             raise FaceError(f"{finder._task} is not a face landmarker that mediapipe can open: {error}") from None
-        self._picture = lambda data: mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=data)
+        self._range = None
+        with zipfile.ZipFile(io.BytesIO(data)) as members:
+            if FULL_RANGE_MEMBER in members.namelist() and _release(mediapipe) >= FULL_RANGE_SINCE:
+                base = mediapipe.tasks.BaseOptions(model_asset_buffer=members.read(FULL_RANGE_MEMBER))
+                options = vision.FaceDetectorOptions(base, min_detection_confidence=finder.min_confidence)
+                self._range = vision.FaceDetector.create_from_options(options)
+        self.tile_sides = (1.0, 0.5) if self._range is None else (1.0,)
+        self._picture = lambda data: mediapipe.Image(
+            image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(data)
+        )
         self.mesh(_drawn_face())
+        self.boxes(_drawn_face())
 
     def mesh(self, picture):
         """(H, W, 3) -> list of (478, 2) float32, fractions of the picture."""
-        faces = self._landmarker.detect(self._picture(np.ascontiguousarray(picture))).face_landmarks
+        faces = self._landmarker.detect(self._picture(picture)).face_landmarks
         return [np.array([(p.x, p.y) for p in face], np.float32) for face in faces]
 
     def boxes(self, picture):
         """(H, W, 3) -> list of x0, y0, x1, y1 in pixels."""
-        height, width = picture.shape[:2]
-        return [_bounds(face) * (width, height, width, height) for face in self.mesh(picture)]
+        if self._range is None:
+            height, width = picture.shape[:2]
+            return [_bounds(face) * (width, height, width, height) for face in self.mesh(picture)]
+        found = [d.bounding_box for d in self._range.detect(self._picture(picture)).detections]
+        return [np.array((b.origin_x, b.origin_y, b.origin_x + b.width, b.origin_y + b.height), float) for b in found]
+
+
+def _release(mediapipe):
+    """0.10.33 -> (0, 10, 33)."""
+    return tuple(int(part) for part in mediapipe.__version__.split(".")[:3])
 
 
 _MODELS = {"solutions": _Solutions, "tasks": _Tasks}
@@ -582,11 +610,13 @@ _OPEN_MODELS = weakref.WeakSet()
 
 
 def _abandon_models():
-    """In a forked child: add a reference, so that no model is destroyed; that would wait for the parent's threads."""
+    """Add a reference, so that no model is destroyed: in a forked child that would wait for the parent's threads, and
+    when the interpreter exits the threads that MediaPipe's destructors need have ended."""
     for model in _OPEN_MODELS:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
 
 
+atexit.register(_abandon_models)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_models)
 
@@ -611,17 +641,47 @@ def _import_mediapipe():
         return None, f"mediapipe cannot be imported: {error}"
 
 
+def models_file():
+    """Path of the package's face models: beside this file or, for a copy of it that came with a model, in an installed
+    hf_emotion; None if neither is there."""
+    places = [Path(__file__).parent]
+    with contextlib.suppress(ImportError):
+        package = importlib.util.find_spec("hf_emotion")
+        if package is not None and package.origin:
+            places.append(Path(package.origin).parent / "processing")
+    return next((str(place / MODELS_FILE) for place in places if (place / MODELS_FILE).is_file()), None)
+
+
+def check_models_file(path):
+    """The path of a model folder's copy of the face models, if it is one.
+
+    Raises:
+        FaceError: the file has other content. MediaPipe's native code would read it, and folders come from strangers.
+    """
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if digest != MODELS_SHA256:
+        raise FaceError(
+            f"{path} is not hf_emotion's file of face models (SHA-256 {digest}, expected {MODELS_SHA256}); delete it, "
+            f"or set {TASK_VARIABLE} to a file that you trust"
+        )
+    return str(path)
+
+
 def _task_file(path, allow_download):
-    """Path of the face landmarker: the argument, the environment variable, the cache, the download, in this order."""
+    """Path of the face models: the argument, the environment variable, the package's own file, the cache, the
+    download, in this order."""
     for name, source in ((path, "task_path"), (os.environ.get(TASK_VARIABLE), TASK_VARIABLE)):
         if name:
             if not Path(name).is_file():
                 raise FaceError(f"{source} is {name}, which is not a file; accepted: a face_landmarker.task file")
             return name
-    target = Path(hub_constants.HF_HOME) / "hf_emotion" / "face_landmarker.task"
+    own = models_file()
+    if own is not None:
+        return own
+    target = Path(hub_constants.HF_HOME) / "hf_emotion" / MODELS_FILE
     if not target.is_file():
         if not allow_download:
-            raise FileNotFoundError("no face_landmarker.task file was passed and downloads are not allowed")
+            raise FileNotFoundError(f"no {MODELS_FILE} file was found and downloads are not allowed")
         _download(target)
     return str(target)
 
@@ -654,6 +714,13 @@ _CHATTER = (
     b"XNNPACK delegate",
     b"gl_context",
     b"face_landmarker_graph",
+    b"accelerator_registry",
+    b"compiled_model.cc",
+    b"cpu_registry",
+    b"environment.cc",
+    b"gpu_registry",
+    b"model_load.cc",
+    b"inference_runner_litert",
 )
 _CHATTER_LOCK = threading.Lock()
 
@@ -1174,4 +1241,4 @@ def _with_legend(picture, names, colours, found, num_faces):
     return sheet
 
 
-__all__ = ["REGIONS", "FaceError", "FaceFinder", "FaceTrack", "draw_regions"]
+__all__ = ["REGIONS", "FaceError", "FaceFinder", "FaceTrack", "check_models_file", "draw_regions", "models_file"]

@@ -14,18 +14,22 @@ timestamp, S text tokens.
 
 import copy
 import inspect
+import os
 import re
+import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
+from transformers.utils import cached_file
 
 from .chat_formats import marks_in
-from .faces import FaceFinder, FaceTrack
+from .faces import MODELS_FILE, TASK_VARIABLE, FaceFinder, FaceTrack, check_models_file, models_file
 from .image_processing_emotion import EmotionImageProcessor
 from .media import Clip, load_clip
 from .sound_chunks import check_length, sound_input_names, whole_sound_extractor, whole_sound_features
@@ -48,6 +52,8 @@ PADDING = {
         ("emotion_ids", "clip_ids", "video_times", "face_times", "audio_times", "audio_ends", "utterance_spans"), -1
     ),
 }
+# Options of `from_pretrained` that decide where a file is taken from.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 # Padded on the left, for generation; everything else is padded on the right.
 TEXT_NAMES = frozenset({"input_ids", "attention_mask", "labels"})
 
@@ -175,6 +181,8 @@ class EmotionProcessor(ProcessorMixin):
     question_input_names: tuple[str, ...] = ()
     # Whether faces are searched in the frames.
     looks_at_faces = False
+    # The file of face models in the folder that this was loaded from, where there is no other.
+    face_models: str | None = None
 
     def __init__(
         self,
@@ -309,6 +317,31 @@ class EmotionProcessor(ProcessorMixin):
     def padding(self) -> dict[str, int]:
         """What fills each tensor of a batch where a sample is shorter than another; 0 for those not named."""
         return {**PADDING, "input_ids": self.tokenizer.pad_token_id}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "EmotionProcessor":
+        """As transformers'; where hf_emotion is not installed, the face models are those in the folder.
+
+        Raises:
+            FaceError: the folder's face models are not hf_emotion's.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        finder = processor.face_finder
+        if processor.looks_at_faces and not finder.task_path and TASK_VARIABLE not in os.environ and not models_file():
+            options = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+            options["_raise_exceptions_for_missing_entries"] = False
+            file = cached_file(pretrained_model_name_or_path, MODELS_FILE, **options)
+            if file is not None:
+                finder.task_path = processor.face_models = check_models_file(file)
+        return processor
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """As transformers', with the face models, which releases of MediaPipe after 0.10.21 lack."""
+        written = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        models = models_file() or self.face_models
+        if self.looks_at_faces and models is not None:
+            shutil.copyfile(models, Path(save_directory) / MODELS_FILE)
+        return written
 
     def to_dict(self) -> dict[str, Any]:
         face_config = self.face_finder.to_dict()

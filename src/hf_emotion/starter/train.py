@@ -486,7 +486,7 @@ def teach(args) -> dict:
         json.dumps({**config, "dtype": "float32"}, indent=2) + "\n", encoding="utf-8"
     )
     # Inside the package the code is the package's own.
-    for copied in (*args.output.glob("*.py"), *args.output.glob("*.tsv")):
+    for copied in (*args.output.glob("*.py"), *args.output.glob("*.tsv"), *args.output.glob("*.task")):
         copied.unlink()
     (args.output / "training.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
