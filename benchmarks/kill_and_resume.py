@@ -71,7 +71,7 @@ def cached(folder: Path) -> dict[str, str]:
     from datasets import Dataset
 
     rows = {}
-    for file in sorted(folder.rglob("*.arrow")):
+    for file in sorted(folder.rglob("features-*.arrow")):
         for row in Dataset.from_file(str(file), in_memory=True):
             if row["key"] not in rows:  # a killed writer's rows may be there again
                 rows[row["key"]] = digest(row["data"], row["about"])

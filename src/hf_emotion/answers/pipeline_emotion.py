@@ -214,18 +214,8 @@ class EmotionRecognitionPipeline(Pipeline):
         return {"results": results, "clips": clips, "questions": questions, **self.encode(clips, questions)}
 
     def load(self, source, utterances, asr, every, load_options):
-        """One decoded clip with its utterances: those given, those that `asr` recognises, or none.
-
-        With `every`, windows of that many seconds stand in their place.
-        """
-        [clip] = self.processor.load_clips([source], utterances=[utterances], **load_options)
-        if asr is not None and not clip.utterances and clip.waveform is not None:
-            speech = asr({"raw": clip.waveform, "sampling_rate": clip.sampling_rate}, return_timestamps=True)
-            [clip] = self.processor.load_clips([clip], utterances=[speech], **load_options)
-        if every is not None:
-            spans = windows(clip.duration / 1000, every, clip.utterances or ())
-            [clip] = self.processor.load_clips([clip], utterances=[spans], **load_options)
-        return clip
+        """See `decode`."""
+        return decode(self.processor, source, utterances, asr, every, load_options)
 
     def measure(self, clip):
         """What the model and its prompts need of a clip, computed once; a clip that is measured stays as it is."""
@@ -437,6 +427,22 @@ class EmotionRecognitionPipeline(Pipeline):
 
 
 # Inputs and results
+
+
+def decode(processor, source, utterances=None, asr=None, every=None, load_options=None):
+    """One decoded clip with its utterances: those given, those that `asr` recognises, or none. No model is needed.
+
+    With `every`, windows of that many seconds stand in their place.
+    """
+    load_options = load_options or {}
+    [clip] = processor.load_clips([source], utterances=[utterances], **load_options)
+    if asr is not None and not clip.utterances and clip.waveform is not None:
+        speech = asr({"raw": clip.waveform, "sampling_rate": clip.sampling_rate}, return_timestamps=True)
+        [clip] = processor.load_clips([clip], utterances=[speech], **load_options)
+    if every is not None:
+        spans = windows(clip.duration / 1000, every, clip.utterances or ())
+        [clip] = processor.load_clips([clip], utterances=[spans], **load_options)
+    return clip
 
 
 def is_stream(inputs) -> bool:

@@ -102,6 +102,20 @@ def add_row_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--media-root", type=Path, metavar="FOLDER", help="folder of the clips (default: the data's)")
 
 
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """`--engine`, `--address`, `--actors`: where the rows are worked on."""
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local: this process, or those of torchrun, accelerate launch or srun; ray: a cluster",
+    )
+    parser.add_argument("--address", help="Ray cluster, such as auto or ray://HOST:10001 (default: start one here)")
+    parser.add_argument(
+        "--actors", type=positive_int, metavar="N", help="copies of the model on a cluster (default: one for each GPU)"
+    )
+
+
 def report_share(results: "ResultFile") -> None:
     """Say how many rows this process did, if there are several."""
     share = results.processes

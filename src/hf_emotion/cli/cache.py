@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .arguments import OK, add_clip_options, add_loading_options, add_row_options, chosen
+from .arguments import OK, add_clip_options, add_engine_options, add_loading_options, add_row_options, chosen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--skip-bad-rows", action="store_true", help="skip unusable clips and report them")
     add_loading_options(parser)
+    add_engine_options(parser)
     parser.add_argument("--dtype", default="auto", help="of the towers, such as bfloat16; auto is the model's")
 
 
@@ -29,17 +30,17 @@ def run(args: argparse.Namespace) -> int:
     from ..training.cache import FeatureCache
 
     rows = read_rows(args.data, args.split, args.media_root, default_split="train")
-    model, processor = load(args.model, device=args.device, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
-    cache = FeatureCache.build(
-        args.output,
-        model,
-        processor,
-        rows,
-        num_workers=args.num_workers,
-        skip_bad_rows=args.skip_bad_rows,
-        progress=sys.stderr.isatty(),
-        **chosen(args, "num_frames", "modalities"),
-    )
+    loading = {"device": args.device, "dtype": args.dtype, "trust_remote_code": args.trust_remote_code}
+    options = {"skip_bad_rows": args.skip_bad_rows, **chosen(args, "num_frames", "modalities")}
+    if args.engine == "ray":
+        from .. import cluster
+
+        cluster.connect(args.address)
+        cache = cluster.build_cache(args.output, args.model, rows, actors=args.actors, **loading, **options)
+    else:
+        model, processor = load(args.model, **loading)
+        options |= {"num_workers": args.num_workers, "progress": sys.stderr.isatty()}
+        cache = FeatureCache.build(args.output, model, processor, rows, **options)
     for reason in cache.skipped:
         print(f"skipped {reason}", file=sys.stderr)
     share = processes()

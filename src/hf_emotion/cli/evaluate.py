@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from .arguments import (
     SOME_FAILED,
     add_answer_options,
     add_clip_options,
+    add_engine_options,
     add_loading_options,
     add_row_options,
     chosen,
@@ -30,6 +30,7 @@ from .arguments import (
     report_share,
 )
 from .metric_options import add_metric_options, settings_of
+from .predict import ray_engine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_answer_options(parser)
     add_clip_options(parser)
     add_loading_options(parser)
+    add_engine_options(parser)
     add_metric_options(parser)
 
 
@@ -64,14 +66,19 @@ def run(args: argparse.Namespace) -> int:
     for name in args.metrics:
         METRICS[name].clips([], [], settings, [])
 
-    model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
     options = chosen(args, "num_frames", "modalities", "max_new_tokens", "num_beams")
-    answer: Callable[..., list] = partial(
-        describe, model=model, processor=processor, batch_size=args.batch_size, per_utterance=False, **options
-    )
+    answer = engine = None
+    if args.engine == "ray":
+        engine = ray_engine(args, per_utterance=False, **options)
+    else:
+        model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
+        answer = partial(
+            describe, model=model, processor=processor, batch_size=args.batch_size, per_utterance=False, **options
+        )
     record = {"model": args.model, "data": str(args.data), "split": args.split, "question": args.question, **options}
     path = args.output / "predictions.jsonl"
-    answers = predict(rows, answer, path, record, args.batch_size, args.question, progress=sys.stderr.isatty())
+    progress = sys.stderr.isatty()
+    answers = predict(rows, answer, path, record, args.batch_size, args.question, progress=progress, engine=engine)
     report_share(answers)
     if not answers.processes.is_first:
         return OK

@@ -13,6 +13,7 @@ from .arguments import (
     SOME_FAILED,
     add_answer_options,
     add_clip_options,
+    add_engine_options,
     add_loading_options,
     chosen,
     report_share,
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-duration", type=float, metavar="SECONDS", help="refuse longer clips (default: the model's)"
     )
     add_loading_options(parser)
+    add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object per clip")
     parser.add_argument(
         "--output",
@@ -81,15 +83,19 @@ def run(args: argparse.Namespace) -> int:
     share = processes()
     if share.count > 1 and args.output is None:
         raise ValueError(f"{share.count} processes share the clips; --output is needed, the file for their results")
-    if args.model is None:
-        model, processor = starter.load(args.device)
+    answer = engine = None
+    if args.engine == "ray":
+        if args.output is None:
+            raise ValueError("--engine ray needs --output, the file for the results")
+        engine = ray_engine(args, **options)
     else:
-        model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
-    answer: Callable[..., list] = partial(
-        describe, model=model, processor=processor, batch_size=args.batch_size, **options
-    )
+        if args.model is None:
+            model, processor = starter.load(args.device)
+        else:
+            model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
+        answer = partial(describe, model=model, processor=processor, batch_size=args.batch_size, **options)
     if args.output is not None:
-        results = write_results(args, utterances, options, answer)
+        results = write_results(args, utterances, options, answer, engine)
     else:
         results = answer(args.clips, utterances=utterances, question=args.question, progress=sys.stderr.isatty())
     if not share.is_first:
@@ -108,7 +114,16 @@ def run(args: argparse.Namespace) -> int:
     return OK if not failed else FAILED if len(failed) == len(results) else SOME_FAILED
 
 
-def write_results(args: argparse.Namespace, utterances: list, options: dict, answer) -> Collection[dict]:
+def ray_engine(args: argparse.Namespace, **options) -> Callable:
+    """The engine of `evaluate.predict` on the cluster that the arguments name."""
+    from .. import cluster
+
+    cluster.connect(args.address)
+    loading = chosen(args, "device", "actors") | {"trust_remote_code": args.trust_remote_code}
+    return cluster.describing(args.model, question=args.question, batch_size=args.batch_size, **loading, **options)
+
+
+def write_results(args: argparse.Namespace, utterances: list, options: dict, answer, engine) -> Collection[dict]:
     """The results, in the file `--output`; clips that an earlier run described are not described again."""
     from ..evaluation.evaluate import predict
 
@@ -116,7 +131,10 @@ def write_results(args: argparse.Namespace, utterances: list, options: dict, ans
         raise ValueError("a clip is named twice; with --output each clip is accepted once")
     rows = [{"id": clip, "video": clip, "utterances": file} for clip, file in zip(args.clips, utterances, strict=True)]
     settings = {"model": args.model, "question": args.question, **options}
-    results = predict(rows, answer, args.output, settings, args.batch_size, args.question, progress=sys.stderr.isatty())
+    progress = sys.stderr.isatty()
+    results = predict(
+        rows, answer, args.output, settings, args.batch_size, args.question, progress=progress, engine=engine
+    )
     report_share(results)
     if results.processes.is_first:
         described = sum("error" not in result for result in results)

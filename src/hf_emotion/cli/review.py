@@ -11,7 +11,7 @@ from ..curation.reviewers import model_of
 from ..curation.stages import ROLES, ReviewError, Settings, review
 from ..data.files import read_lines
 from ..data.questions import TASKS
-from .arguments import FAILED, OK, SOME_FAILED, positive_int
+from .arguments import FAILED, OK, SOME_FAILED, add_engine_options, positive_int
 
 WHO = {
     "describe": "looks at frames and faces",
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=positive_int, default=1, metavar="N", help="clips at a time")
     add("--retry-unread", action="store_true", help="ask again where a reply could not be read")
     add("--json", action="store_true", help="print JSON")
+    add_engine_options(run)
     run.set_defaults(step_run=run_review)
 
     export = steps.add_parser("export", help="write the sheet that reviewers fill")
@@ -102,6 +103,13 @@ def run_review(args: argparse.Namespace) -> int:
     for row in rows:
         for name in ("source", "licence"):
             row[name] = row.get(name) or getattr(args, name)
+    engine = None
+    if args.engine == "ray":
+        from .. import cluster
+
+        cluster.connect(args.address)
+        texts = {role: getattr(args, role) for role in models}
+        engine = cluster.reviewing(texts, key, args.actors or (args.workers if args.workers > 1 else None))
     report = review(
         rows,
         args.output,
@@ -111,6 +119,7 @@ def run_review(args: argparse.Namespace) -> int:
         workers=args.workers,
         retry_unread=args.retry_unread,
         progress=sys.stderr.isatty(),
+        engine=engine,
     )
     share = processes()
     if share.count > 1:

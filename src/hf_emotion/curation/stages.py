@@ -35,8 +35,9 @@ import re
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from math import ceil
 from pathlib import Path
@@ -708,6 +709,12 @@ class Runner:
         with self.lock, self.log_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
+    def prepare(self, row: Mapping) -> None:
+        """The stages of a clip that need no model; what is wrong with it is found again by `run`."""
+        if row["source"] not in self.settings.exclude:
+            with suppress(MediaError, FaceError):
+                self.stages(row, with_models=False)
+
     def run(self, row: Mapping) -> Outcome:
         """All stages of one clip."""
         name, source = row["id"], row["source"]
@@ -719,7 +726,7 @@ class Runner:
             return Outcome(name, source, "failed", str(error))
         return outcome(row, values, self.settings)
 
-    def stages(self, row: Mapping) -> dict:
+    def stages(self, row: Mapping, with_models: bool = True) -> dict:
         """Stage -> output, computed or read; stages that were not reached are missing."""
         clip = file_hash(row)
         manifest = clip_folder(self.output, row["id"]) / "clip.json"
@@ -727,7 +734,7 @@ class Runner:
         if not manifest.is_file() or json.loads(manifest.read_text(encoding="utf-8")) != content:
             write(manifest, content)
         values, media = {}, Media(row, self.settings)
-        for stage in STAGES:
+        for stage in STAGES if with_models else [stage for stage in STAGES if stage.role is None]:
             model = self.models.get(stage.role) if stage.role else None
             if stage.role and model is None and not stage.optional:
                 values[stage.name] = None
@@ -858,6 +865,7 @@ def review(
     retry_unread: bool = False,
     progress: bool = True,
     share: Processes | None = None,
+    engine: Callable[[Runner, Sequence[Mapping]], Iterable[tuple[Outcome, int, int]]] | None = None,
 ) -> Report:
     """Describe and score labelled clips, or continue an interrupted review.
 
@@ -872,6 +880,7 @@ def review(
         workers: clips at a time, for models that answer in parallel (a server).
         retry_unread: ask again for replies that could not be read before.
         share: this process among several; default those that a launcher started.
+        engine: what runs the rows (`hf_emotion.cluster`); default threads of this process.
 
     Returns:
         the report (of processes but the first, on their share); `review.json` in the folder holds its outcomes.
@@ -903,18 +912,12 @@ def review(
     with (
         tqdm(total=len(own), desc="Reviewing", unit="clip", disable=not progress) as bar,
         results.writing(),
-        ThreadPoolExecutor(workers) as pool,
     ):
-        futures = [pool.submit(runner.run, row) for row in own]
-        try:
-            for future in as_completed(futures):
-                stages = {"rank": share.rank, "before": runner.before, "now": runner.now}
-                results.add({"id": future.result().id, "outcome": asdict(future.result()), "stages": stages})
-                bar.update()
-                bar.set_postfix(done_before=runner.before, done_now=runner.now)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        for result, before, now in in_threads(runner, own, workers) if engine is None else engine(runner, own):
+            stages = {"rank": share.rank, "before": before, "now": now}
+            results.add({"id": result.id, "outcome": asdict(result), "stages": stages})
+            bar.update()
+            bar.set_postfix(done_before=before, done_now=now)
     share.wait()
     results.select(row["id"] for row in (rows if share.is_first else own))
     outcomes, stages_of = [], {}
@@ -938,6 +941,18 @@ def review(
         results.clear()
     share.wait()
     return report
+
+
+def in_threads(runner: Runner, rows: Sequence[Mapping], workers: int) -> Iterator[tuple[Outcome, int, int]]:
+    """Outcomes as they come, each with how many stages were done before this run and in it until then."""
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(runner.run, row) for row in rows]
+        try:
+            for future in as_completed(futures):
+                yield future.result(), runner.before, runner.now
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
 
 
 def read_summary(folder: str | Path) -> dict:

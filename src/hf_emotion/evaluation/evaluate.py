@@ -420,7 +420,7 @@ def write_json(path: str | Path, content) -> None:
 
 def predict(
     rows: Sequence[dict],
-    describe: Callable[..., list[dict]],
+    describe: Callable[..., list[dict]] | None,
     path: str | Path,
     settings: Mapping[str, object],
     batch_size: int = 4,
@@ -428,6 +428,7 @@ def predict(
     progress: bool = False,
     shard: tuple[int, int] | None = None,
     share: Processes | None = None,
+    engine: Callable[[Sequence[dict]], Iterable[tuple[str, dict]]] | None = None,
 ) -> ResultFile:
     """Predictions of a model for data rows, written row by row as JSONL; an interrupted run continues where it
     stopped.
@@ -448,6 +449,7 @@ def predict(
             `path`. Processes with different i are independent; a later call without `shard` reads all files and answers
             the remaining rows.
         share: this process among several; default those that a launcher started.
+        engine: rows -> (id, answer) in any order, instead of `describe` (`hf_emotion.cluster`).
 
     Returns:
         one dict per row that is answered, in order, read from the file: `id`, `description`, `labels` ... or `id` and
@@ -478,8 +480,9 @@ def predict(
         waiting = share.share([row for row in rows if row["id"] not in done])
     before = len(done) // results.processes.count
     with results.writing(), _bar(waiting, before, progress and share.is_first) as bar:
-        for row, answer in described(waiting, describe, batch_size, question):
-            results.add({"id": row["id"], **answer})
+        answers = described(waiting, describe, batch_size, question) if engine is None else engine(waiting)
+        for name, answer in answers:
+            results.add({"id": name, **answer})
             bar.update()
     share.wait()
     names = [row["id"] for row in rows]
@@ -517,8 +520,8 @@ def check_settings(results: ResultFile, settings: Mapping[str, object]) -> None:
 
 def described(
     rows: Sequence[dict], describe: Callable[..., list[dict]], batch_size: int, question: str | None
-) -> Iterator[tuple[dict, dict]]:
-    """Rows with their answers, in order; rows that are answered together are asked the same question."""
+) -> Iterator[tuple[str, dict]]:
+    """Ids with their answers, in order; rows that are answered together are asked the same question."""
     for batch in _batches(rows, batch_size, question):
         clips = [row.get("video") or row.get("audio") for row in batch]
         asked = question if question is not None else batch[0].get("question")
@@ -526,7 +529,7 @@ def described(
         answers = describe(clips, utterances=[row.get("utterances") for row in batch], question=asked)
         seconds = round((time.perf_counter() - started) / len(batch), 4)
         for row, answer in zip(batch, answers, strict=True):
-            yield row, {**answer, "seconds": seconds}
+            yield row["id"], {**answer, "seconds": seconds}
 
 
 def _batches(rows: Sequence[dict], size: int, question: str | None) -> Iterator[list[dict]]:

@@ -152,6 +152,22 @@ def shapes_of(inputs: ClipInputs) -> tuple:
     return tuple((name, tuple(values.shape)) for name, values in inputs.tensors.items() if name not in texts)
 
 
+def encode_clips(base, processor, clips: Sequence[ClipInputs]) -> list[ClipInputs]:
+    """Clips of the same shapes with the outputs of the towers of `base` instead of pixels and sound."""
+    batch = processor.pad([inputs.tensors for inputs in clips])
+    batch = {name: tensor.to(base.device) for name, tensor in batch.items()}
+    features = base.tower_features(**batch)
+    encoded = []
+    for i, inputs in enumerate(clips):
+        # What the towers do not read is stored as it was, without the padding of this batch.
+        tensors = {
+            name: torch.as_tensor(inputs.tensors[name]) if tensor is batch.get(name) else tensor[i]
+            for name, tensor in features.items()
+        }
+        encoded.append(replace(inputs, tensors=tensors))
+    return encoded
+
+
 class _Clips(torch.utils.data.Dataset):
     """Rows as `record` makes them, or one sentence for a row that cannot be read."""
 
@@ -262,15 +278,7 @@ class FeatureCache:
             FeatureCacheError: clips that cannot be read, each with its reason.
         """
         folder, share = Path(folder), processes() if share is None else share
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / MANIFEST).is_file():
-            manifest = {**describe_features(model, processor, options), "root": root_of(rows)}
-            write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-        cache = cls(folder)
-        cache.check(model, processor, **options)
-        stale = set(cache.changed(rows))
-        wanted = {cache.key(row): row for row in rows if media_of(row)}
-        wanted = {key: row for key, row in wanted.items() if key not in cache.places or key in stale}
+        wanted = cls.prepare(folder, model, processor, rows, **options)
         # All know what is there before one of them adds to it, so they share the rest evenly.
         share.wait()
         wanted = dict(share.share(list(wanted.items())))
@@ -287,16 +295,9 @@ class FeatureCache:
         writer = _Writer(folder, share.rank, crop=not getattr(base.config, "keep_padding", False))
 
         def encode_together(clips):
-            batch = processor.pad([inputs.tensors for _, _, inputs in clips])
-            batch = {name: tensor.to(base.device) for name, tensor in batch.items()}
-            features = base.tower_features(**batch)
-            for i, (key, stamps, inputs) in enumerate(clips):
-                # What the towers do not read is stored as it was, without the padding of this batch.
-                tensors = {
-                    name: torch.as_tensor(inputs.tensors[name]) if tensor is batch.get(name) else tensor[i]
-                    for name, tensor in features.items()
-                }
-                writer.add(key, stamps, replace(inputs, tensors=tensors))
+            keys, stamps, inputs = zip(*clips, strict=True)
+            for one in zip(keys, stamps, encode_clips(base, processor, inputs), strict=True):
+                writer.add(*one)
 
         for key, result in zip(wanted, tqdm(loader, desc="towers", unit="clip", disable=not progress), strict=True):
             if isinstance(result, str):
@@ -318,6 +319,19 @@ class FeatureCache:
         cache = cls(folder)
         cache.skipped, cache.added = skipped, len(wanted) - len(skipped)
         return cache
+
+    @classmethod
+    def prepare(cls, folder: Path, model, processor, rows: Sequence[Mapping], **options) -> dict[str, Mapping]:
+        """Begin or check a folder; returns the rows that it lacks by their keys. See `build`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MANIFEST).is_file():
+            manifest = {**describe_features(model, processor, options), "root": root_of(rows)}
+            write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+        cache = cls(folder)
+        cache.check(model, processor, **options)
+        stale = set(cache.changed(rows))
+        wanted = {cache.key(row): row for row in rows if media_of(row)}
+        return {key: row for key, row in wanted.items() if key not in cache.places or key in stale}
 
     def check(self, model, processor, **options) -> None:
         """Raise `StaleFeaturesError` unless the features are of these towers, this processor and these options."""
@@ -467,48 +481,61 @@ def whole_chunks(states: torch.Tensor, steps: int, kept: Sequence[int]) -> torch
     return whole.flatten(0, 1)
 
 
+def stored_row(key: str, stamps: Mapping, inputs: ClipInputs, crop: bool = True) -> dict:
+    """A clip's features as a row of a file.
+
+    Args:
+        crop: leave out the states of sound that is not there (`cropped_chunks`).
+    """
+    tensors, chunks = dict(inputs.tensors), None
+    mask = tensors.get("audio_attention_mask")
+    if crop and "audio_features" in tensors and mask.dim() == 2:
+        tensors["audio_features"], chunks = cropped_chunks(tensors["audio_features"], mask.bool())
+    index, parts, start = {}, [], 0
+    for name, tensor in tensors.items():
+        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        index[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start, len(data))
+        # Numbers start where any dtype may.
+        padding = -len(data) % 16
+        parts += [data, bytes(padding)]
+        start += len(data) + padding
+    about = {name: getattr(inputs, name) for name in ("source", "utterances", "placeholders", "report")}
+    about = json.dumps({**about, "tensors": index, "chunks": chunks})
+    row = {"key": key, "stamps": json.dumps(stamps), "about": about, "data": b"".join(parts)}
+    return {**row, "checksum": checksum(row)}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping]) -> None:
+    """Write a file of the cache; it is whole from the moment it exists."""
+    from datasets import Features, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    kinds = {**dict.fromkeys(("key", "stamps", "about", "checksum"), "string"), "data": "large_binary"}
+    features = Features({name: Value(kind) for name, kind in kinds.items()})
+    with replacing(path) as partial, ArrowWriter(path=str(partial), features=features) as writer:
+        for row in rows:
+            writer.write(row)
+        writer.finalize()
+
+
 class _Writer:
-    """Rows -> Arrow files of one process, each whole from the moment it exists."""
+    """Rows -> Arrow files of one process."""
 
     def __init__(self, folder: Path, rank: int = 0, crop: bool = True):
         self.folder, self.rank, self.crop = folder, rank, crop
         self.rows, self.bytes = [], 0
 
     def add(self, key: str, stamps: Mapping, inputs: ClipInputs) -> None:
-        tensors, chunks = dict(inputs.tensors), None
-        mask = tensors.get("audio_attention_mask")
-        if self.crop and "audio_features" in tensors and mask.dim() == 2:
-            tensors["audio_features"], chunks = cropped_chunks(tensors["audio_features"], mask.bool())
-        index, parts, start = {}, [], 0
-        for name, tensor in tensors.items():
-            data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            index[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start, len(data))
-            # Numbers start where any dtype may.
-            padding = -len(data) % 16
-            parts += [data, bytes(padding)]
-            start += len(data) + padding
-        about = {name: getattr(inputs, name) for name in ("source", "utterances", "placeholders", "report")}
-        about = json.dumps({**about, "tensors": index, "chunks": chunks})
-        row = {"key": key, "stamps": json.dumps(stamps), "about": about, "data": b"".join(parts)}
-        self.rows.append({**row, "checksum": checksum(row)})
-        self.bytes += start
+        self.rows.append(stored_row(key, stamps, inputs, self.crop))
+        self.bytes += len(self.rows[-1]["data"])
         if self.bytes >= SHARD_BYTES:
             self.write()
 
     def write(self) -> None:
-        from datasets import Features, Value
-        from datasets.arrow_writer import ArrowWriter
-
-        if not self.rows:
-            return
-        kinds = {**dict.fromkeys(("key", "stamps", "about", "checksum"), "string"), "data": "large_binary"}
-        # No two processes, and no two files of one, share a name.
-        path = self.folder / f"features-{time.time_ns()}-{self.rank:04d}-{secrets.token_hex(4)}.arrow"
-        features = Features({name: Value(kind) for name, kind in kinds.items()})
-        with replacing(path) as partial, ArrowWriter(path=str(partial), features=features) as writer:
-            for row in self.rows:
-                writer.write(row)
-            writer.finalize()
+        if self.rows:
+            # No two processes, and no two files of one, share a name.
+            name = f"features-{time.time_ns()}-{self.rank:04d}-{secrets.token_hex(4)}.arrow"
+            write_rows(self.folder / name, self.rows)
         self.rows, self.bytes = [], 0
 
 

@@ -1,0 +1,357 @@
+"""Rows on a cluster, by Ray Data (`pip install 'hf_emotion[ray]'`, `--engine ray [--address ADDRESS]`).
+
+Clips are decoded and measured by tasks that need one core each, as many at a time as the cluster has cores left; models
+are actors that hold one copy each and take what the tasks have made. Ray moves the clips between them, slows the tasks
+down when the actors fall behind, and repeats what a lost worker or machine was doing. What happens to a row is what
+happens to it in one process: `decode`, `measure` and the pipeline for answers, `encode_clips` for features, `Runner`
+for reviews. An answer is taken once, however often its row was tried.
+
+A cluster needs this package on each machine, and the clips, model and output under the same names; all of Ray's rows
+are small but the clips in memory.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoProcessor
+
+from . import starter
+from .answers.pipeline_emotion import CLIP_FAILURES, LOAD_OPTIONS, decode, failure
+from .chat_models import ChatProcessor
+from .curation.reviewers import model_of
+from .curation.stages import Outcome, Runner
+from .data.shares import processes
+from .inference import load, pipeline_of
+from .processing.faces import FaceError
+from .training.cache import (
+    FeatureCache,
+    FeatureCacheError,
+    encode_clips,
+    media_of,
+    record,
+    shapes_of,
+    stamp_of,
+    stored_row,
+    towered,
+    write_rows,
+)
+
+# Nothing is reported to Ray's makers unless the user's environment says so.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+try:
+    import ray
+    import ray.data
+except ImportError:
+    ray = None
+
+# Features of so many clips make one file of a cache.
+ROWS_OF_SHARD = 256
+
+
+class ClusterError(RuntimeError):
+    """Ray is missing, or there is no cluster at the address."""
+
+
+def connect(address: str | None = None) -> None:
+    """Join the cluster at `address` (as for `ray.init`; "auto" finds one on this machine), or start one here.
+
+    Raises:
+        ClusterError: Ray is not installed, or there is no such cluster.
+    """
+    if ray is None:
+        raise ClusterError("--engine ray needs Ray, which is not installed: pip install 'hf_emotion[ray]'")
+    if processes().count > 1:
+        raise ClusterError("Ray starts its own processes; run the command without torchrun, accelerate or srun")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
+    if ray.is_initialized():
+        return
+    options = {"include_dashboard": False} if address is None else {}
+    try:
+        ray.init(address, logging_level="warning", log_to_driver=False, **options)
+    except (ConnectionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ClusterError(f"no Ray cluster at {address!r}: {reason}") from error
+
+
+def flow(
+    rows: Sequence[Mapping],
+    task: Callable[..., dict],
+    task_options: Mapping,
+    actor: type,
+    actor_options: Mapping,
+    batch_size: int,
+    actors: int | None = None,
+    uses_gpu: bool = True,
+):
+    """Rows through `task` (on one core each) and `actor` (which holds a model): a `ray.data.Dataset`.
+
+    Args:
+        rows: of JSON values.
+        task: (row, **task_options) -> dict of text, numbers and bytes.
+        actor: made with `actor_options`, and called with a batch: name -> array.
+        batch_size: rows of a call.
+        actors: how many; `None` is one for each GPU of the cluster, or one.
+        uses_gpu: whether an actor takes a GPU, where there are any.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if uses_gpu else 0
+    blocks = max(1, ceil(len(rows) / batch_size))
+    data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=blocks)
+    # However many workers are lost. It also keeps Ray from running the task inside the actor, one after the other.
+    data = data.map(task, fn_kwargs=dict(task_options), num_cpus=1, max_retries=-1)
+    return data.map_batches(
+        actor,
+        fn_constructor_kwargs=dict(actor_options),
+        batch_size=batch_size,
+        compute=ray.data.ActorPoolStrategy(size=actors or max(1, gpus)),
+        **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
+    )
+
+
+# Answers
+
+
+@lru_cache(maxsize=1)
+def processor_of(source: str | None, trust_remote_code: bool):
+    """The processor of a model, once in each worker."""
+    if source is None:
+        return starter.load("cpu")[1]
+    processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    return processor if hasattr(processor, "load_clips") else ChatProcessor(processor)
+
+
+def measure(row: dict, source: str | None, trust_remote_code: bool, question: str | None, options: Mapping) -> dict:
+    """A row's clip as the model takes it, pickled; or its result, if it cannot be used."""
+    started = time.perf_counter()
+    row = json.loads(row["row"])
+    clip = row.get("video") or row.get("audio")
+    found = {"id": row["id"], "clip": b"", "failed": "", "question": question or row.get("question") or ""}
+    try:
+        processor = processor_of(source, trust_remote_code)
+        load_options = {name: options[name] for name in LOAD_OPTIONS if options.get(name) is not None}
+        clip = decode(processor, clip, row.get("utterances"), None, options.get("every"), load_options)
+        # A chat model's processor takes decoded clips.
+        found["clip"] = pickle.dumps(processor.measure(clip) if hasattr(processor, "measure") else clip)
+    except CLIP_FAILURES as error:
+        found["failed"] = json.dumps({"clip": str(clip), "error": failure(error)["error"]})
+    return {**found, "seconds": time.perf_counter() - started}
+
+
+class Describe:
+    """An actor that answers questions about measured clips."""
+
+    def __init__(self, source, device, trust_remote_code, options):
+        if source is None:
+            model, processor = starter.load(device)
+        else:
+            model, processor = load(source, device=device, trust_remote_code=trust_remote_code)
+        self.pipeline, self.options = pipeline_of(model, processor), options
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict:
+        started = time.perf_counter()
+        inputs = [
+            {"clip": pickle.loads(clip), "question": question or None}
+            for clip, question in zip(batch["clip"], batch["question"], strict=True)
+            if clip
+        ]
+        described = iter(self.pipeline(inputs, batch_size=len(inputs), **self.options) if inputs else [])
+        results = [json.loads(failed) if failed else next(described) for failed in batch["failed"]]
+        each = (time.perf_counter() - started) / len(results)
+        answers = [
+            json.dumps({"id": name, **result, "seconds": round(float(seconds) + each, 4)}, default=_plain)
+            for name, result, seconds in zip(batch["id"], results, batch["seconds"], strict=True)
+        ]
+        return {"answer": answers}
+
+
+def _plain(value):
+    return value.tolist()
+
+
+def answers(
+    rows: Sequence[Mapping],
+    source: str | None,
+    *,
+    question: str | None = None,
+    batch_size: int = 4,
+    actors: int | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    **options,
+):
+    """A `ray.data.Dataset` of the answers about rows, as JSON in the column `answer`.
+
+    Args:
+        rows: data rows.
+        source: model folder or Hub id; `None` is the model in the box.
+        question: asked about every clip; `None` asks the row's, or the model's own.
+        batch_size, options: as for `inference.describe`.
+        actors: copies of the model; `None` is one for each GPU, or one.
+        device, trust_remote_code: as for `inference.load`.
+    """
+    where = {"source": source, "trust_remote_code": trust_remote_code}
+    reading = {name: value for name, value in options.items() if name in (*LOAD_OPTIONS, "every")}
+    answering = {name: value for name, value in options.items() if name not in reading and value is not None}
+    tasks = {**where, "question": question, "options": reading}
+    return flow(rows, measure, tasks, Describe, {**where, "device": device, "options": answering}, batch_size, actors)
+
+
+def describing(source: str | None, **options) -> Callable[[Sequence[Mapping]], Iterator[tuple[str, dict]]]:
+    """The `engine` of `evaluation.evaluate.predict`: rows -> (id, answer) in the order in which they are ready."""
+
+    def engine(rows: Sequence[Mapping]) -> Iterator[tuple[str, dict]]:
+        for row in answers(rows, source, **options).iter_rows() if rows else ():
+            answer = json.loads(row["answer"])
+            yield answer.pop("id"), answer
+
+    return engine
+
+
+# Features
+
+
+def measure_for_cache(row: dict, source: str, trust_remote_code: bool, options: Mapping) -> dict:
+    """A row's clip as the towers take it, pickled; or what is wrong with it."""
+    key, row = json.loads(row["row"])
+    found = {"key": key, "stamps": "", "clip": b"", "failed": ""}
+    try:
+        stamps = {kind: stamp_of(path) for kind, path in media_of(row).items()}
+        inputs = record(processor_of(source, trust_remote_code), row, options)
+        return {**found, "stamps": json.dumps(stamps), "clip": pickle.dumps(inputs)}
+    except (ValueError, OSError, FaceError) as error:
+        return {**found, "failed": f"{row.get('id')}: {error}"}
+
+
+class Encode:
+    """An actor that passes measured clips through the towers; only clips of the same shapes go together."""
+
+    def __init__(self, source, device, dtype, trust_remote_code):
+        model, self.processor = load(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        self.base = towered(model)
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict:
+        rows, groups = [], {}
+        for key, stamps, clip, failed in zip(*(batch[n] for n in ("key", "stamps", "clip", "failed")), strict=True):
+            if failed:
+                empty = dict.fromkeys(("stamps", "about", "checksum"), "")
+                rows.append({"key": key, **empty, "data": b"", "failed": failed})
+            else:
+                inputs = pickle.loads(clip)
+                groups.setdefault(shapes_of(inputs), []).append((key, json.loads(stamps), inputs))
+        crop = not getattr(self.base.config, "keep_padding", False)
+        for group in groups.values():
+            keys, stamps, inputs = zip(*group, strict=True)
+            for one in zip(keys, stamps, encode_clips(self.base, self.processor, inputs), strict=True):
+                rows.append({**stored_row(*one, crop=crop), "failed": ""})
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def write_shard(batch: Mapping[str, np.ndarray], folder: str, run: str) -> dict:
+    """Write a file of the cache. Its name follows from its rows: a repeated task replaces its file by the same one."""
+    names = ("key", "stamps", "about", "checksum", "data")
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*(batch[n] for n in names), strict=True)]
+    rows = [row for row in rows if row["checksum"]]
+    if rows:
+        digest = hashlib.sha256("\n".join(row["key"] for row in rows).encode()).hexdigest()[:16]
+        write_rows(Path(folder) / f"features-{run}-{digest}.arrow", rows)
+    return {"key": batch["key"], "failed": batch["failed"]}
+
+
+def build_cache(
+    folder: str | Path,
+    source: str,
+    rows: Sequence[Mapping],
+    *,
+    batch_size: int = 8,
+    actors: int | None = None,
+    device: str | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    skip_bad_rows: bool = False,
+    **options,
+) -> FeatureCache:
+    """`FeatureCache.build` on the cluster, into a folder that all its machines see.
+
+    Raises:
+        StaleFeaturesError, FeatureCacheError: as `FeatureCache.build`.
+    """
+    folder = Path(folder)
+    model, processor = load(source, device="cpu", dtype=dtype, trust_remote_code=trust_remote_code)
+    wanted = FeatureCache.prepare(folder, model, processor, rows, **options)
+    del model
+    skipped = []
+    if wanted:
+        where = {"source": source, "trust_remote_code": trust_remote_code}
+        actor = {**where, "device": device, "dtype": dtype}
+        tasks = {**where, "options": options}
+        data = flow(list(wanted.items()), measure_for_cache, tasks, Encode, actor, batch_size, actors)
+        shard = {"folder": str(folder.resolve()), "run": str(time.time_ns())}
+        written = data.map_batches(write_shard, fn_kwargs=shard, batch_size=ROWS_OF_SHARD, num_cpus=1)
+        skipped = [row["failed"] for row in written.iter_rows() if row["failed"]]
+    if skipped and not skip_bad_rows:
+        listed = "\n  ".join(sorted(skipped))
+        raise FeatureCacheError(f"{len(skipped)} of {len(wanted)} clips cannot be read:\n  {listed}")
+    cache = FeatureCache(folder)
+    cache.skipped, cache.added = skipped, len(wanted) - len(skipped)
+    return cache
+
+
+# Reviews
+
+
+def prepare_review(row: dict, output: str, settings) -> dict:
+    """The stages of a clip that need no model."""
+    Runner(output, {}, settings, log=f"log.{os.getpid()}.jsonl").prepare(json.loads(row["row"]))
+    return row
+
+
+class Review:
+    """An actor that asks the models about a clip."""
+
+    def __init__(self, output, settings, retry_unread, models, key):
+        made = {role: model_of(text, key) for role, text in models.items()}
+        log = f"log.{ray.get_runtime_context().get_actor_id()}.jsonl"
+        self.runner = Runner(output, made, settings, retry_unread, log)
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict:
+        found = {"outcome": [], "before": [], "now": []}
+        for row in batch["row"]:
+            before, now = self.runner.before, self.runner.now
+            found["outcome"].append(json.dumps(vars(self.runner.run(json.loads(row)))))
+            found["before"].append(self.runner.before - before)
+            found["now"].append(self.runner.now - now)
+        return found
+
+
+def reviewing(models: Mapping[str, str], key: str | None = None, actors: int | None = None) -> Callable:
+    """The `engine` of `curation.stages.review`.
+
+    Args:
+        models: role -> model, as `curation.reviewers.model_of` reads it; each actor makes its own.
+        key: of the models' servers.
+        actors: clips that are asked about at a time; `None` is one for each GPU, or one.
+    """
+
+    def engine(runner: Runner, rows: Sequence[Mapping]) -> Iterable[tuple[Outcome, int, int]]:
+        where = {"output": str(runner.output.resolve()), "settings": runner.settings}
+        actor = {**where, "retry_unread": runner.retry_unread, "models": dict(models), "key": key}
+        uses_gpu = any(text.startswith("hf:") for text in models.values())
+        data = flow(rows, prepare_review, where, Review, actor, 1, actors, uses_gpu)
+        for row in data.iter_rows():
+            runner.count(row["before"], row["now"])
+            yield Outcome(**json.loads(row["outcome"])), runner.before, runner.now
+
+    return engine
+
+
+__all__ = ["ClusterError", "answers", "build_cache", "connect", "describing", "reviewing"]
