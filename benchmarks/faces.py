@@ -66,7 +66,8 @@ def main():
     portrait = astronaut()
     landmarks = finder(portrait[None]).landmarks[0] * 512
     one_thread(portrait[None])
-    mesh = finder._models[0].mesh
+    with finder._borrowed("solutions", 1) as [model]:
+        mesh = model.mesh
     clips, sizes = [], []
     heads = "frames", "found (bare)", "faces", "bare ms", "1 thread ms", "ms a frame", "ratio", "cpu ms (bare)"
     print(f"{'clip':28} {'  '.join(heads)}  masks ms (bare)")

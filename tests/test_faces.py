@@ -234,8 +234,9 @@ def test_no_frames_and_tiny_frames_hold_no_face(finder, shape):
 def test_a_small_face_that_the_mesh_alone_misses_is_found_where_it_is(finder, astronaut, portrait):
     side, x, y = 360, 700, 200  # her face is then 75 pixels high in a frame of 720
     frame = paste(background(720, 1280), astronaut, side, x, y)
-    mesh_alone = finder._models[0].mesh(frame)
-    assert mesh_alone == []
+    finder(blank(1))
+    with finder._borrowed("solutions", 1) as [model]:
+        assert model.mesh(frame) == []
     track = finder(frame[None])
     assert track.found.all()
     assert track.num_faces.tolist() == [1]
@@ -554,9 +555,7 @@ def test_a_finder_travels_by_pickle_copy_and_json_without_its_models(finder, ast
         finder.backend, choose="central", regions={"tip": [4]}, min_area=0.3, threads=1, task_path=faces.models_file()
     )
     custom(astronaut[None])
-    assert custom._models
     for twin in (pickle.loads(pickle.dumps(custom)), copy.deepcopy(custom)):
-        assert twin._models == []
         assert twin.to_dict() == custom.to_dict()
         assert twin.task_path == faces.models_file()
         assert np.array_equal(twin(astronaut[None]).landmarks, custom(astronaut[None]).landmarks)
@@ -564,6 +563,17 @@ def test_a_finder_travels_by_pickle_copy_and_json_without_its_models(finder, ast
     assert FaceFinder(**kept).to_dict() == custom.to_dict()
     assert not {"task_path", "allow_download", "threads"} & set(kept), "these belong to a machine, not to a model"
     assert FaceFinder(**kept).region_names == ["tip"]
+
+
+def test_finders_share_the_models_of_a_process(finder, astronaut, monkeypatch):
+    made = []
+    monkeypatch.setattr(faces, "_IDLE_MODELS", {})
+    monkeypatch.setitem(faces._MODELS, "solutions", lambda owner: made.append(owner) or faces._Solutions(owner))
+    for choose in ("largest", "central", "track"):
+        assert FaceFinder("solutions", choose=choose, threads=1)(astronaut[None]).found.all()
+    assert len(made) == 1, "MediaPipe never frees the memory of a model"
+    assert FaceFinder("solutions", max_faces=2, threads=1)(astronaut[None]).found.all()
+    assert len(made) == 2, "another setting is another model"
 
 
 def test_importing_is_cheap_and_finding_is_quiet_and_keeps_the_users_own_lines(finder):
@@ -663,9 +673,8 @@ def test_a_followed_face_agrees_with_the_mesh_and_costs_fewer_of_them(finder, sh
     followed = FaceFinder("solutions", mesh_every=4, threads=1)
     every = finder(frames)
     followed(frames[:1])
-    meshed, [model] = [], followed._models
-    mesh = model.mesh
-    monkeypatch.setattr(model, "mesh", lambda picture: meshed.append(1) or mesh(picture))
+    meshed, mesh = [], faces._Solutions.mesh
+    monkeypatch.setattr(faces._Solutions, "mesh", lambda model, picture: meshed.append(1) or mesh(model, picture))
     track = followed(frames)
     assert len(meshed) < 12
     np.testing.assert_array_equal(track.found, every.found)

@@ -218,7 +218,7 @@ class FaceFinder:
 
     def _reset(self):
         self._resolved = None
-        self._models = []
+        self._task = None
         self._lock = threading.Lock()
 
     def __getstate__(self):
@@ -408,11 +408,28 @@ class FaceFinder:
                 return [np.empty((0, NUM_LANDMARKS, 2), np.float32)] * len(frames), [0] * len(frames), backend
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
             workers = min(self.threads or min(cores, 4), math.ceil(len(frames) / 4))
-            while len(self._models) < workers:
+            with self._borrowed(backend, workers) as models:
+                return (*self._search(frames, models, full), backend)
+
+    @contextlib.contextmanager
+    def _borrowed(self, backend, count):
+        """`count` models with this finder's settings, from those that no other finder of the process uses now.
+
+        They are returned and not dropped with the finder: MediaPipe never frees the memory of a model, 45 MB each.
+        """
+        key = (backend, self.max_faces, self.min_confidence, self._task)
+        with _MODELS_LOCK:
+            idle = _IDLE_MODELS.setdefault(key, [])
+            models = [idle.pop() for _ in range(min(count, len(idle)))]
+        try:
+            while len(models) < count:
                 with _chatter_suppressed():
-                    self._models.append(_MODELS[backend](self))
-                _OPEN_MODELS.add(self._models[-1])
-            return (*self._search(frames, self._models[:workers], full), backend)
+                    models.append(_MODELS[backend](self))
+                _OPEN_MODELS.add(models[-1])
+            yield models
+        finally:
+            with _MODELS_LOCK:
+                idle.extend(models)
 
     def _search(self, frames, models, full=None):
         """Runs the mesh, then the thorough search where it is likely to add a face.
@@ -607,6 +624,8 @@ _MODELS = {"solutions": _Solutions, "tasks": _Tasks}
 # Stored on the mediapipe module because a model loaded from a folder has its own copy of this file.
 _USED_BY = "_hf_emotion_used_by_process"
 _OPEN_MODELS = weakref.WeakSet()
+_IDLE_MODELS: dict[tuple, list] = {}  # by backend and settings
+_MODELS_LOCK = threading.Lock()
 
 
 def _abandon_models():
