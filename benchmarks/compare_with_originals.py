@@ -3,18 +3,19 @@
     python benchmarks/compare_with_originals.py --imagebind CHECKOUT --video-llama CHECKOUT --timechat CHECKOUT \\
         --facexformer CHECKOUT --torchvision FOLDER
 
-Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA,
-RenShuhuai-Andy/TimeChat, Kartik-3004/facexformer, ZebangCheng/Emotion-LLaMA (`--emotion-llama`), HumanMLLM/R1-Omni
-(`--humanomni`), ooochen-30/Emotion-LLaMA-v2 (`--emotion-llama-v2`) or zeroQiaoba/MERTools (`--affectgpt
+Each CHECKOUT is a clone that you made of facebookresearch/ImageBind, DAMO-NLP-SG/Video-LLaMA, RenShuhuai-Andy/TimeChat,
+Kartik-3004/facexformer, ZebangCheng/Emotion-LLaMA (`--emotion-llama`), HumanMLLM/R1-Omni (`--humanomni`),
+ooochen-30/Emotion-LLaMA-v2 (`--emotion-llama-v2`) or zeroQiaoba/MERTools (`--affectgpt
 CHECKOUT/MER2025/MER2025_Track23`, `--affectgpt-2026 CHECKOUT/MER2026/MER2026_Track2`); HumanOmni, AffectGPT and
 Emotion-LLaMA-v2 need `--timm FOLDER`. Whole released models are compared in `released_models.py`, beside this file.
 Nothing is fetched, and none of their code is part of this package. Their modules are imported one file at a time, with
 small stand-ins for packages that this package does not need (timm, einops, iopath, ftfy) and for what transformers has
-since moved or dropped. FaceXFormer's network needs torchvision's own Swin, for which there is no stand-in: FOLDER is where you unpacked a wheel of the torchvision that fits the installed torch
-(`pip download torchvision==0.28.0 --no-deps`, unzip); its compiled operators are not called and need not load. Random
-weights are filled into the original, its state dict goes through our converter into our module, and the same input
-through both; largest absolute differences are printed and written to benchmarks/results/compare_with_originals.json,
-where the rows of sources that this run was not given are kept.
+since moved or dropped. FaceXFormer's network needs torchvision's own Swin, for which there is no stand-in: FOLDER is
+where you unpacked a wheel of the torchvision that fits the installed torch (`pip download torchvision==0.28.0
+--no-deps`, unzip); its compiled operators are not called and need not load. Random weights are filled into the
+original, its state dict goes through our converter into our module, and the same input through both; largest absolute
+differences are printed and written to benchmarks/results/compare_with_originals.json, where the rows of sources that
+this run was not given are kept.
 """
 
 import argparse
@@ -379,6 +380,7 @@ def main(arguments=None):
     parser.add_argument("--torchvision", type=Path, metavar="FOLDER", help="where torchvision was unpacked")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--emotion-llama", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--emotion-llama-v2", type=Path, metavar="CHECKOUT")
     parser.add_argument("--humanomni", type=Path, metavar="CHECKOUT")
     parser.add_argument("--affectgpt", type=Path, metavar="FOLDER", help="MER2025/MER2025_Track23 of MERTools")
     parser.add_argument("--affectgpt-2026", type=Path, metavar="FOLDER", help="MER2026/MER2026_Track2 of MERTools")
@@ -396,6 +398,10 @@ def main(arguments=None):
         ("FaceXFormer", args.facexformer, lambda path: compare_facexformer(path, args.torchvision)),
         ("Emotion-LLaMA", args.emotion_llama, released.compare_emotion_llama),
         ("Emotion-LLaMA", args.emotion_llama, released.manifest_emotion_llama),
+        *(
+            ("Emotion-LLaMA-v2", args.emotion_llama_v2, released.with_folder(args.timm, part))
+            for part in (released.compare_emotion_llama_v2, released.manifest_emotion_llama_v2)
+        ),
         ("HumanOmni", args.humanomni, released.with_folder(args.timm, released.compare_humanomni)),
         ("HumanOmni", args.humanomni, released.with_folder(args.timm, released.manifest_humanomni)),
         *(

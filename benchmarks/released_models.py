@@ -39,19 +39,24 @@ from transformers import (
     WhisperForAudioClassification,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from hf_emotion.convert import convert_affectgpt_to_hf as affectgpt
 from hf_emotion.convert import convert_emotion_llama_to_hf as emotion_llama
+from hf_emotion.convert import convert_emotion_llama_v2_to_hf as emotion_llama_v2
 from hf_emotion.convert import convert_eva_vit_to_hf as eva
 from hf_emotion.convert import convert_humanomni_to_hf as humanomni
 from hf_emotion.modeling.configuration_affectgpt import AffectGPTConfig
+from hf_emotion.modeling.configuration_emotion_llama_v2 import EmotionLLaMAV2Config
 from hf_emotion.modeling.configuration_esva import ESVAConfig
 from hf_emotion.modeling.configuration_humanomni import HumanOmniConfig
 from hf_emotion.modeling.modeling_affectgpt import AffectGPTForConditionalGeneration
+from hf_emotion.modeling.modeling_emotion_llama_v2 import EmotionLLaMAV2ForConditionalGeneration
 from hf_emotion.modeling.modeling_esva import ESVAForConditionalGeneration
 from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from hf_emotion.modeling.parts import LORA, Assembly
 from hf_emotion.processing.processing_affectgpt import CHAT_TEMPLATE as AFFECTGPT_TEMPLATE
+from hf_emotion.processing.processing_emotion_llama_v2 import CHAT_TEMPLATE as EMOTION_LLAMA_V2_TEMPLATE
 from hf_emotion.processing.processing_esva import CHAT_TEMPLATE
 
 NEW_TOKENS = 8
@@ -155,9 +160,9 @@ def present(package, **names):
             delattr(package, name)
 
 
-def make_emotion_llama(checkout, text_config, image_size, depth):
+def make_emotion_llama(checkout, text_config, image_size, depth, classes=None):
     """The authors' model: their constructor, with a language model and a vision tower of the sizes given."""
-    base_class, tower_class = import_emotion_llama(checkout)
+    base_class, tower_class = classes or import_emotion_llama(checkout)
 
     class Sized(base_class):
         def init_llm(self, **options):
@@ -203,12 +208,7 @@ def ours_from_emotion_llama(peer, text_config, image_size, depth):
     assembly = Assembly(ESVAForConditionalGeneration, config)
     assembly.tensors.update({name: tensor for name, tensor in tensors.items() if not name.startswith(LORA)})
     assembly.tensors.update({f"model.vision_tower.{name}": tensor for name, tensor in vision_tensors.items()})
-    base = peer.llama_model.get_base_model().state_dict()
-    for name, tensor in base.items():
-        if "lora_" not in name:
-            plain = name.replace(".base_layer.", ".")
-            ours = plain if plain.startswith("lm_head") else "model.language_model." + plain.removeprefix("model.")
-            assembly.tensors[ours] = tensor
+    take_language_model(assembly, peer)
     assembly.merge({name: tensor for name, tensor in tensors.items() if name.startswith(LORA)}, 16)
     return assembly
 
@@ -293,6 +293,178 @@ def manifest_rows(what, assembly, others):
         if names:
             print(f"{what}: {label}: {names[:3]}")
         yield f"manifest of {what}, {len(expected)} tensors: {label}", "meta", "-", len(names)
+
+
+# Emotion-LLaMA-v2, on the same base as Emotion-LLaMA.
+
+
+def import_emotion_llama_v2(checkout):
+    """`EmotionLLaMAv2`, its EVA, the two functions that shorten its features, and timm's EVA. Stand-ins: as for
+    Emotion-LLaMA, and what the file of those functions imports for files and video (cv2, moviepy, ...); timm is its
+    own, without its data and torchvision imports."""
+    own = {
+        "minigpt4": module("minigpt4", checkout / "minigpt4"),
+        "minigpt4.models": module("minigpt4.models", checkout / "minigpt4" / "models"),
+        "minigpt4.common": module("minigpt4.common"),
+        "minigpt4.common.registry": module(
+            "minigpt4.common.registry", registry=types.SimpleNamespace(register_model=lambda name: lambda cls: cls)
+        ),
+        "minigpt4.common.dist_utils": module("minigpt4.common.dist_utils", download_cached_file=None),
+        "minigpt4.common.utils": module("minigpt4.common.utils", get_abs_path=None, is_url=None),
+        "minigpt4.conversation": module("minigpt4.conversation"),
+        "minigpt4.conversation.conversation": module("minigpt4.conversation.conversation", StoppingCriteriaSub=None),
+        "minigpt4.models.modeling_llama": module("minigpt4.models.modeling_llama", LlamaForCausalLM=LlamaForCausalLM),
+        "minigpt4.models.Qformer": module("minigpt4.models.Qformer", BertConfig=None, BertLMHeadModel=None),
+        "my_utils": module("my_utils", checkout / "my_utils"),
+        "my_utils.config": module("my_utils.config"),
+    }
+    timm = importlib.util.find_spec("timm")
+    if timm is None:
+        raise ImportError("timm is not installed; Emotion-LLaMA-v2 looks at frames through timm's EVA")
+    folder = Path(timm.origin).parent
+    means = {
+        f"{name}_{what}": None
+        for name in ("IMAGENET_DEFAULT", "IMAGENET_INCEPTION", "OPENAI_CLIP")
+        for what in ("MEAN", "STD")
+    }
+    own |= {"timm": module("timm", folder, __version__=""), "timm.data": module("timm.data", **means)}
+    own["timm.models"] = module("timm.models", folder / "models", create_model=None)
+    own["timm.models.hub"] = module("timm.models.hub")
+    absent = ("omegaconf", "cv2", "moviepy", "moviepy.editor", "torchaudio", "torchvision", "torchvision.ops",
+              "torchvision.ops.misc", "soundfile", "av", "pandas", "tqdm")  # fmt: skip
+    names = {"OmegaConf": None, "transforms": None, "VideoFileClip": None, "tqdm": None, "FrozenBatchNorm2d": type}
+    foreign = {name: module(name, **names) for name in absent}
+    with originals(own, foreign), present(peft, prepare_model_for_int8_training=lambda model: model):
+        code = importlib.import_module("minigpt4.models.emotion_llama_v2")
+        towers = importlib.import_module("minigpt4.models.eva_vit")
+        features = importlib.import_module("my_utils.extract_features")
+        return code.EmotionLLaMAv2, towers.VisionTransformer, features, importlib.import_module("timm.models.eva").Eva
+
+
+def compare_emotion_llama_v2(checkout):
+    """Key frame, 16 frames, sound and prompt to logits: EVA of one and of two blocks (width 1,408), a Whisper encoder
+    of two layers (width 1,280), LLaMA of two layers of width 64."""
+    model_class, tower_class, features, frame_class = import_emotion_llama_v2(checkout)
+    text_config = LlamaConfig(
+        vocab_size=2064, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        rms_norm_eps=1e-5, attn_implementation="eager",
+    )  # fmt: skip
+    whisper = WhisperConfig(d_model=1280, num_mel_bins=80, encoder_layers=2, encoder_attention_heads=4,
+                            encoder_ffn_dim=64, max_source_positions=100)  # fmt: skip
+    peer = make_emotion_llama(checkout, text_config, 56, 1, classes=(model_class, tower_class))
+    frames = frame_class(img_size=56, patch_size=14, embed_dim=1408, depth=2, num_heads=16, mlp_ratio=6144 / 1408,
+                         num_classes=0, global_pool="")  # fmt: skip
+    sound = WhisperEncoder(whisper)
+    for part, seed in ((peer, 18), (frames, 19), (sound, 20)):
+        randomise(part, seed)
+        with torch.no_grad():
+            for parameter in part.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(5 / max(parameter[0].numel(), 9) ** 0.5)
+    for part in (peer, frames, sound):
+        part.double()
+    assembly = ours_from_emotion_llama_v2(peer, frames, sound, whisper, text_config, 56, 1)
+    model = EmotionLLaMAV2ForConditionalGeneration(assembly.config).double().eval()
+    model.load_state_dict(assembly.tensors, strict=True)
+    tokenizer = peer.llama_tokenizer
+    line, question = "I did not expect that.", "Why does he look away?"
+    # The datasets' line, task and question, in the frame of the second stage (`chat_template`).
+    said = "The person in video says: {}. ".format(line.removesuffix("."))
+    theirs = peer.prompt_template.format(f"<Vid><VideoHere></Vid> {said} [reason] {question} ")
+    content = [{"type": "video"}, {"type": "audio"}, {"type": "utterances", "line": line.removesuffix(".")}]
+    message = {"role": "user", "content": [*content, {"type": "text", "text": f"[reason] {question}"}]}
+    written = tokenizer.apply_chat_template([message], chat_template=EMOTION_LLAMA_V2_TEMPLATE, tokenize=False)
+    assert written == tokenizer.bos_token + theirs.replace("<VideoHere>", "<VideoHere><AudioHere>")
+    before, after = written.split("<VideoHere><AudioHere>")
+    counts = assembly.config.tokens_per_clip(16)
+    ids = tokenizer(before, add_special_tokens=False).input_ids
+    ids += [text_config.vocab_size] * counts["video"] + [text_config.vocab_size + 1] * counts["audio"]
+    ids += tokenizer(after, add_special_tokens=False).input_ids
+    for name, dtype in reversed(DTYPES.items()):
+        set_dtype(dtype, peer, model, frames, sound)
+        key, pixels = noise(2, 3, 56, 56, dtype=dtype), noise(2, 16, 3, 56, 56, seed=1, dtype=dtype)
+        mel = noise(2, 80, 200, seed=2, dtype=dtype)
+        inputs = {
+            "input_ids": torch.tensor([ids] * 2),
+            "attention_mask": torch.ones(2, len(ids), dtype=torch.long),
+            "pixel_values_videos": key[:, None],
+            "video_times": torch.zeros(2, 1, dtype=torch.long),
+            "pixel_values_frames": pixels,
+            "frame_times": torch.arange(16).repeat(2, 1) * 100,
+            "input_features": mel[:, None],
+            "audio_attention_mask": torch.ones(2, 1, dtype=torch.bool),
+        }
+        for attention in ("eager", "sdpa"):
+            model.set_attn_implementation(attention)
+            peer.llama_model.get_base_model().set_attn_implementation(attention)
+            sound.set_attn_implementation(attention)
+            with torch.no_grad():
+                seen = frames.forward_features(pixels.flatten(0, 1))[:, 1:].reshape(2, 16, 4, 4, -1)
+                seen = features.spatiotemporal_downsample(seen, 2, 2, 16)
+                heard = features.adaptive_downsample_with_padding(sound(mel).last_hidden_state, target_len=64)
+                media, mask = peer.encode_img(key, seen, heard)
+                embeds, _ = peer.prompt_wrap(media, mask, [theirs] * 2)
+                start = peer.embed_tokens(torch.full((2, 1), tokenizer.bos_token_id))
+                embeds = torch.cat([start, embeds], dim=1)
+                logits = peer.llama_model(inputs_embeds=embeds).logits
+                written_ids = generated(peer.llama_model, inputs_embeds=embeds)
+                own = model.model.embed(inputs["input_ids"], model.encode_media(**inputs))
+                yield "prompt with media, embeddings", name, attention, largest(own, embeds)
+                yield "logits", name, attention, largest(model(**inputs).logits, logits)
+                differing = (generated(model, **inputs) != written_ids).sum().item()
+                yield f"greedy tokens of {written_ids.numel()} that differ", name, attention, differing
+                media, mask = peer.encode_img(key, seen, torch.zeros_like(heard))
+                silent = {
+                    n: tensor for n, tensor in inputs.items() if n not in ("input_features", "audio_attention_mask")
+                }
+                own = model.encode_media(**silent)
+                own = torch.cat([torch.stack(own.video), torch.stack(own.audio)], dim=1)
+                yield "media of silent clips, embeddings", name, attention, largest(own, media)
+
+
+def ours_from_emotion_llama_v2(peer, frames, sound, whisper, text_config, image_size, depth):
+    """Our model in assembly, with the peer's weights through the converters."""
+    tensors, _, fields = emotion_llama_v2.convert_state_dict(saved_by_lavis(peer))
+    vision = {f"visual_encoder.{name}": tensor for name, tensor in peer.visual_encoder.state_dict().items()}
+    vision |= {f"ln_vision.{name}": tensor for name, tensor in peer.ln_vision.state_dict().items()}
+    vision_tensors, _, vision_config = eva.convert_state_dict(vision, num_attention_heads=16)
+    frame_tensors, _, frame_config = eva.convert_state_dict(frames.state_dict(), 16, all_blocks=True)
+    words = text_config.vocab_size
+    config = EmotionLLaMAV2Config(
+        vision_config=vision_config.to_dict(), frame_config=frame_config.to_dict(), audio_config=whisper.to_dict(),
+        text_config=text_config.to_dict(), video_token_id=words, audio_token_id=words + 1, **fields,
+    )  # fmt: skip
+    assembly = Assembly(EmotionLLaMAV2ForConditionalGeneration, config)
+    assembly.tensors.update({name: tensor for name, tensor in tensors.items() if not name.startswith(LORA)})
+    parts = {"vision_tower": vision_tensors, "frame_tower": frame_tensors, "audio_tower": sound.state_dict()}
+    for place, part in parts.items():
+        assembly.tensors.update({f"model.{place}.{name}": tensor for name, tensor in part.items()})
+    take_language_model(assembly, peer)
+    assembly.merge({name: tensor for name, tensor in tensors.items() if name.startswith(LORA)}, 16)
+    return assembly
+
+
+def take_language_model(assembly, peer):
+    """The peer's language model under LoRA, in our names and without it."""
+    for name, tensor in peer.llama_model.get_base_model().state_dict().items():
+        if "lora_" not in name:
+            plain = name.replace(".base_layer.", ".")
+            ours = plain if plain.startswith("lm_head") else "model.language_model." + plain.removeprefix("model.")
+            assembly.tensors[ours] = tensor
+
+
+def manifest_emotion_llama_v2(checkout):
+    """The published size: EVA of 39 blocks at 448 and of 40 at 224 pixels, Whisper-large-v3's encoder, LLaMA-2-7B."""
+    model_class, tower_class, _, frame_class = import_emotion_llama_v2(checkout)
+    text_config = LlamaConfig(vocab_size=32000, rms_norm_eps=1e-5)
+    whisper = EmotionLLaMAV2Config().audio_config
+    with without_memory():
+        peer = make_emotion_llama(checkout, text_config, 448, 39, classes=(model_class, tower_class))
+        frames = frame_class(img_size=224, patch_size=14, embed_dim=1408, depth=40, num_heads=16,
+                             mlp_ratio=6144 / 1408, num_classes=0, global_pool="")  # fmt: skip
+        sound = WhisperEncoder(whisper)
+    assembly = ours_from_emotion_llama_v2(peer, frames, sound, whisper, text_config, 448, 39)
+    yield from manifest_rows("Emotion-LLaMA-v2", assembly, ())
 
 
 # HumanOmni and R1-Omni. Name -> its projector, whether it compresses frames, its SigLIP and its Qwen2.
@@ -574,11 +746,7 @@ def ours_from_affectgpt(peer, clip, hubert, text, counts, head_size=64):
         inside = "vision_model." if any(name.startswith("vision_model.") for name in own) else ""
         assembly.tensors.update({f"model.{place}.{inside}{name}": t for name, t in tower.state_dict().items()})
     assembly.tensors["model.visual_projection.weight"] = peer.visual_encoder.model.visual_projection.weight.detach()
-    for name, tensor in peer.llama_model.get_base_model().state_dict().items():
-        if "lora_" not in name:
-            plain = name.replace(".base_layer.", ".")
-            ours = plain if plain.startswith("lm_head") else "model.language_model." + plain.removeprefix("model.")
-            assembly.tensors[ours] = tensor
+    take_language_model(assembly, peer)
     assembly.merge({name: tensor for name, tensor in tensors.items() if name.startswith(LORA)}, 32)
     return assembly
 

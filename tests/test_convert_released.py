@@ -24,6 +24,7 @@ from transformers.models.instructblip.modeling_instructblip import InstructBlipV
 from hf_emotion import hub
 from hf_emotion.cli import main
 from hf_emotion.convert import convert_affectgpt_to_hf as affectgpt
+from hf_emotion.convert import convert_emotion_llama_to_hf as emotion_llama
 from hf_emotion.convert.checkpoints import SIGNATURES, ConversionError, check_is, recognise, rename_all
 from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from hf_emotion.papers import build, humanomni_config
@@ -85,6 +86,57 @@ def emotion_llama_folder(folder):
     ]
     image_size = ["--set", "image_size=112"]
     assert main(["init", "esva", "--parts", *given, *image_size, "--output", str(folder / "model")]) == 0
+    return folder / "model"
+
+
+def emotion_llama_v2_checkpoint():
+    """What Emotion-LLaMA-v2's runner saves."""
+    mlp = {"0": (24, None), "3": (16, 24)}
+    weights = {}
+    for place, size in enumerate((WIDTH, WIDTH, WIDTH, 3 * 16)):
+        name = f"feats_prep.{place}" if place < 3 else "attention_mlp"
+        for layer, (rows, columns) in mlp.items():
+            weights |= linear(f"conv_pro_module.{name}.{layer}", rows, columns or size, place)
+    for block in range(4):
+        place = f"conv_pro_module.conv_module.conv_blocks.{block}.conv_block.0"
+        weights |= {f"{place}.weight": noise(16, 16, 3, seed=block), f"{place}.bias": noise(16)}
+    return {
+        **weights,
+        **linear("conv_pro_module.fc_att", 3, 16, 9),
+        **linear("conv_pro_module.fc_final", 20, 16, 10),
+        "conv_pro_module.conv_entry.weight": noise(16, 48, 1),
+        "conv_pro_module.conv_entry.bias": noise(16),
+        **linear("llama_proj", WIDTH, 4 * WIDTH, 1),
+        **linear("llama_proj_video", WIDTH, WIDTH, 2),
+        **linear("llama_proj_audio", WIDTH, WIDTH, 3),
+        **linear("llama_proj_fusion", WIDTH, 20, 4),
+        **lora(
+            "llama_model.base_model.model.model",
+            2,
+            [("self_attn.q_proj", 32, WIDTH), ("self_attn.v_proj", 16, WIDTH)],
+            rank=4,
+        ),
+    }
+
+
+def emotion_llama_v2_folder(folder):
+    torch.save({"model": emotion_llama_v2_checkpoint()}, folder / "checkpoint_9.pth")
+    parts = str(folder / "parts")
+    words = ["convert", "emotion-llama-v2", str(folder / "checkpoint_9.pth"), "--allow-pickle", "--output", parts]
+    assert main(words) == 0
+    torch.manual_seed(0)
+    eva = InstructBlipVisionModel(InstructBlipVisionConfig(image_size=56, patch_size=14, **LAYERS))
+    torch.nn.init.normal_(eva.post_layernorm.weight)
+    eva.save_pretrained(folder / "eva")
+    given = [
+        f"emotion_llama_v2={parts}",
+        f"text={text_part(folder / 'text', 'llama')}",
+        f"audio={audio_part(folder / 'audio')}",
+        f"vision={folder / 'eva'}",
+        f"frames={folder / 'eva'}",
+    ]
+    sizes = ["--set", "image_size=112", "--set", "num_frames=4"]
+    assert main(["init", "emotion_llama_v2", "--parts", *given, *sizes, "--output", str(folder / "model")]) == 0
     return folder / "model"
 
 
@@ -189,6 +241,7 @@ FOLDERS = {
     "emotion-llama": emotion_llama_folder,
     "humanomni": humanomni_folder,
     "affectgpt": affectgpt_folder,
+    "emotion-llama-v2": emotion_llama_v2_folder,
 }
 
 
@@ -302,12 +355,13 @@ def test_the_command_line_describes_real_clips(converted, shared_data, capsys):
 def test_weights_that_are_not_for_everyone_are_not_published_for_everyone(converted):
     parts = json.loads((converted[0] / "config.json").read_text())["parts"]
     origins = {(part["source"], part["license"]) for module in parts.values() for part in module}
-    emotion_llama = ("ZebangCheng/Emotion-LLaMA", "research-only")
+    restricted = {("HumanMLLM/R1-Omni", "no-licence-stated"), ("ZebangCheng/Emotion-LLaMA", "research-only")}
+    restricted.add(("ooochen-30/Emotion-LLaMA-v2", "research-only"))
     affectgpt = ("zeroQiaoba/AffectGPT", "non-commercial")
-    assert origins & {emotion_llama, affectgpt, ("HumanMLLM/R1-Omni", "no-licence-stated")}
-    if origins & {affectgpt}:
+    assert origins & {affectgpt, *restricted}
+    if affectgpt in origins:
         return  # may be passed on, under its terms; private unless the user says otherwise
-    with pytest.raises(hub.HubError, match=r"may not be published for everyone: (ZebangCheng/Emotion-LLaMA|HumanMLLM)"):
+    with pytest.raises(hub.HubError, match=r"may not be published for everyone: (ZebangCheng|HumanMLLM|ooochen-30)/"):
         hub.push(converted[0], "me/brain", private=False)
 
 
@@ -331,6 +385,32 @@ def test_emotion_llama_reads_zeros_for_encoders_that_were_never_published(tmp_pa
     torch.testing.assert_close(media.video[0][17], given["feats_llama_proj2.bias"])
     prompt = processor.decode(batch["input_ids"][0])
     assert prompt.endswith("</feature> The person in video says: I see.  [reason] Why? [/INST]")
+
+
+def test_evas_last_norm_is_the_one_that_minigpt_v2_leaves_untrained(tmp_path):
+    """BLIP-2's, which the encoder's checkpoint has, would change every token of the key frame."""
+    weights = load_file(emotion_llama_v2_folder(tmp_path) / "model.safetensors")
+    published = load_file(tmp_path / "eva" / "model.safetensors")["post_layernorm.weight"]
+    assert torch.equal(weights["model.vision_tower.post_layernorm.weight"], torch.ones(WIDTH))
+    assert torch.equal(weights["model.frame_tower.post_layernorm.weight"], published)
+    tensors, _, _ = emotion_llama.convert_state_dict(emotion_llama_checkpoint())
+    assert torch.equal(tensors["model.vision_tower.post_layernorm.weight"], torch.ones(WIDTH))
+
+
+def test_emotion_llama_v2_gives_every_clip_all_its_tokens(tmp_path, clips):
+    model, processor = load(emotion_llama_v2_folder(tmp_path))
+    spoken = [[(0, 1, "I see.")], None]
+    silent = {"video": clips[1]["video"]}
+    batch = processor(videos=[clips[0], silent], text=["[think] Why?", "Why?"], utterances=spoken, return_tensors="pt")
+    prompts = [processor.decode(ids, skip_special_tokens=False) for ids in batch["input_ids"]]
+    # 112 pixels in patches of 14 are 64, by four; 16 steps of fusion, frames and sound each
+    media = f"<Vid>{'<VideoHere>' * (16 + 16 + 16)}{'<AudioHere>' * 16}</Vid> "
+    assert prompts[0].endswith(media + "The person in video says: I see.  [think] Why?  [/INST]")
+    assert prompts[1].endswith(media + "[emotion] Why?  [/INST]")
+    tokens = model.encode_media(**batch)
+    given = emotion_llama_v2_checkpoint()
+    torch.testing.assert_close(tokens.audio[1], given["llama_proj_audio.bias"].expand(16, -1))
+    assert not torch.equal(tokens.audio[0][0], tokens.audio[1][0])
 
 
 def test_emotion_llamas_lora_is_added_to_the_language_model(tmp_path):

@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_emotion.modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from hf_emotion.modeling.modeling_affectgpt import AffectGPTForConditionalGeneration
+from hf_emotion.modeling.modeling_emotion_llama_v2 import EmotionLLaMAV2ForConditionalGeneration
 from hf_emotion.modeling.modeling_esva import ESVAForConditionalGeneration
 from hf_emotion.modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from hf_emotion.modeling.modeling_microemo import MicroEmoForConditionalGeneration
@@ -21,6 +22,7 @@ from hf_emotion.modeling.modeling_omni_emotion import FUSIONS, OmniEmotionForCon
 from hf_emotion.papers import (
     acoustemo_config,
     affectgpt_config,
+    emotion_llama_v2_config,
     esva_config,
     humanomni_config,
     microemo_config,
@@ -446,6 +448,54 @@ class AffectGPTCase(Case):
         )
 
 
+class EmotionLLaMAV2Case(Case):
+    """Two unlike clips: 6 frames, two chunks of sound; 3 frames, one. Every clip gets all tokens."""
+
+    model_class = EmotionLLaMAV2ForConditionalGeneration
+    build = staticmethod(emotion_llama_v2_config)
+    towers = {"vision_tower": 2, "frame_tower": 9, "audio_tower": 3}
+    attends = ("vision_tower", "frame_tower", "audio_tower", "language_model")
+    keeps_placeholders = True
+    # Whisper's positions are constants.
+    unused_parameters = r"audio_tower\.embed_positions"
+    lora_modules = ["video_projector", "frame_projector", "audio_projector", "fusion", "fusion_projector"]
+
+    def counts(self, config, clip):
+        # 112 pixels in patches of 14 are 64, by four; 4 frames x 2 x 2 steps.
+        return 16 + 2 * 16, 16
+
+    def batch(self, config, video=(True, True), audio=(True, True), seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        times = torch.tensor([[0, 300, 600, 900, 1200, 1500], [0, 400, 800, -1, -1, -1]])
+        key = torch.tensor([[900], [400]])
+        times[~torch.tensor(video)] = key[~torch.tensor(video)] = -1
+        chunks = torch.tensor([[True, True], [True, False]])
+        chunks[~torch.tensor(audio)] = False
+        rows = []
+        for clip in range(2):
+            video_tokens, audio_tokens = self.counts(config, clip)
+            ids = [config.video_token_id] * video_tokens + [config.audio_token_id] * audio_tokens
+            rows.append([5, 6, 7, *ids, *range(10, 14 + clip)])
+        return {
+            **prompts(rows),
+            "pixel_values_videos": torch.randn(2, 1, 3, 112, 112, generator=generator),
+            "video_times": key,
+            "pixel_values_frames": torch.randn(2, 6, 3, 56, 56, generator=generator)
+            * (times >= 0)[..., None, None, None],
+            "frame_times": times,
+            "input_features": torch.randn(2, 2, 128, 300, generator=generator) * chunks[..., None, None],
+            "audio_attention_mask": chunks,
+        }
+
+    def single(self, batch, clip):
+        return cut(
+            batch,
+            clip,
+            pixel_values_frames__frame=batch["frame_times"][clip] >= 0,
+            input_features__audio_attention_mask=batch["audio_attention_mask"][clip],
+        )
+
+
 CASES = {
     "microemo": MicroEmoCase(),
     "acoustemo": AcoustEmoCase(),
@@ -455,6 +505,7 @@ CASES = {
     "esva": ESVACase(),
     "humanomni": HumanOmniCase(),
     "affectgpt": AffectGPTCase(),
+    "emotion_llama_v2": EmotionLLaMAV2Case(),
 }
 
 

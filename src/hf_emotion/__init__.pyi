@@ -4,6 +4,7 @@ from .inference import describe as describe
 from .inference import load as load
 from .modeling.configuration_acoustemo import AcoustEmoConfig as AcoustEmoConfig
 from .modeling.configuration_affectgpt import AffectGPTConfig as AffectGPTConfig
+from .modeling.configuration_emotion_llama_v2 import EmotionLLaMAV2Config as EmotionLLaMAV2Config
 from .modeling.configuration_esva import ESVAConfig as ESVAConfig
 from .modeling.configuration_facexformer import FaceXFormerConfig as FaceXFormerConfig
 from .modeling.configuration_humanomni import HumanOmniConfig as HumanOmniConfig
@@ -14,6 +15,10 @@ from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration as Ac
 from .modeling.modeling_acoustemo import AcoustEmoModel as AcoustEmoModel
 from .modeling.modeling_affectgpt import AffectGPTForConditionalGeneration as AffectGPTForConditionalGeneration
 from .modeling.modeling_affectgpt import AffectGPTModel as AffectGPTModel
+from .modeling.modeling_emotion_llama_v2 import (
+    EmotionLLaMAV2ForConditionalGeneration as EmotionLLaMAV2ForConditionalGeneration,
+)
+from .modeling.modeling_emotion_llama_v2 import EmotionLLaMAV2Model as EmotionLLaMAV2Model
 from .modeling.modeling_esva import ESVAForConditionalGeneration as ESVAForConditionalGeneration
 from .modeling.modeling_esva import ESVAModel as ESVAModel
 from .modeling.modeling_facexformer import FaceXFormerModel as FaceXFormerModel
@@ -29,6 +34,7 @@ from .processing.image_processing_emotion import EmotionImageProcessor as Emotio
 from .processing.processing_acoustemo import AcoustEmoProcessor as AcoustEmoProcessor
 from .processing.processing_affectgpt import AffectGPTProcessor as AffectGPTProcessor
 from .processing.processing_emotion import EmotionProcessor as EmotionProcessor
+from .processing.processing_emotion_llama_v2 import EmotionLLaMAV2Processor as EmotionLLaMAV2Processor
 from .processing.processing_esva import ESVAProcessor as ESVAProcessor
 from .processing.processing_humanomni import HumanOmniProcessor as HumanOmniProcessor
 from .processing.processing_microemo import MicroEmoProcessor as MicroEmoProcessor

@@ -24,6 +24,7 @@ MODELS = {
     "esva": "ESVA",
     "humanomni": "HumanOmni",
     "affectgpt": "AffectGPT",
+    "emotion_llama_v2": "EmotionLLaMAV2",
 }
 # Encoders that transformers lacks, likewise: configuration and model.
 ENCODERS = {

@@ -57,6 +57,7 @@ KNOWN_PARENTS = (
     ("vicuna", "llama2", "https://ai.meta.com/llama/license/"),
     ("instructblip-vicuna", "llama2", "https://ai.meta.com/llama/license/"),
     ("affectgpt", "non-commercial", "https://github.com/zeroQiaoba/MERTools/tree/master/MER2025"),
+    ("emotion-llama-v2", "research-only", "https://github.com/ooochen-30/Emotion-LLaMA-v2/blob/main/LICENSE_EULA.md"),
     ("emotion-llama", "research-only", "https://github.com/ZebangCheng/Emotion-LLaMA#-license"),
     ("r1-omni", "no-licence-stated", "https://github.com/HumanMLLM/R1-Omni/blob/main/user_policy.md"),
 )

@@ -30,6 +30,7 @@ from .data.files import did_you_mean
 from .modeling.configuration_acoustemo import AcoustEmoConfig
 from .modeling.configuration_affectgpt import AffectGPTConfig
 from .modeling.configuration_emotion import EmotionConfig
+from .modeling.configuration_emotion_llama_v2 import EmotionLLaMAV2Config
 from .modeling.configuration_esva import ESVAConfig
 from .modeling.configuration_humanomni import HumanOmniConfig
 from .modeling.configuration_imagebind_audio import ImageBindAudioConfig
@@ -38,6 +39,7 @@ from .modeling.configuration_omni_emotion import OmniEmotionConfig
 from .modeling.modeling_acoustemo import AcoustEmoForConditionalGeneration
 from .modeling.modeling_affectgpt import AffectGPTForConditionalGeneration
 from .modeling.modeling_emotion import EmotionPreTrainedModel
+from .modeling.modeling_emotion_llama_v2 import EmotionLLaMAV2ForConditionalGeneration
 from .modeling.modeling_esva import ESVAForConditionalGeneration
 from .modeling.modeling_humanomni import HumanOmniForConditionalGeneration
 from .modeling.modeling_microemo import MicroEmoForConditionalGeneration
@@ -45,6 +47,7 @@ from .modeling.modeling_omni_emotion import OmniEmotionForConditionalGeneration
 from .processing.processing_acoustemo import AcoustEmoProcessor
 from .processing.processing_affectgpt import AffectGPTProcessor
 from .processing.processing_emotion import EmotionProcessor
+from .processing.processing_emotion_llama_v2 import EmotionLLaMAV2Processor
 from .processing.processing_esva import ESVAProcessor
 from .processing.processing_humanomni import HumanOmniProcessor
 from .processing.processing_microemo import MicroEmoProcessor
@@ -341,6 +344,27 @@ def humanomni_config(size: str, vocab_size: int | None = None, **fields) -> Huma
     )
 
 
+def emotion_llama_v2_config(size: str, vocab_size: int | None = None, **fields) -> EmotionLLaMAV2Config:
+    """Configuration of Emotion-LLaMA-v2 at `"tiny"` or `"paper"` size; arguments as for `microemo_config`."""
+    check_size(size)
+    if size == "paper":
+        return EmotionLLaMAV2Config(**{"text_config": llama_2_7b(), **fields})
+    return EmotionLLaMAV2Config(
+        **{
+            "vision_config": tiny_vision(),
+            "frame_config": {**tiny_vision().to_dict(), "image_size": 56},
+            "audio_config": omni_emotion_config("tiny", vocab_size, face_config=None).audio_config,
+            "num_frames": 4,
+            "fusion_sizes": [48, 32],
+            "fusion_size": 40,
+            "fusion_dropout": 0.0,
+            "text_config": tiny_llama(vocab_size),
+            "initializer_range": TINY_RANGE,
+            **fields,
+        }
+    )
+
+
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """The small tokenizer shipped with the package: 2,048 tokens, every byte among them."""
     return PreTrainedTokenizerFast(
@@ -386,6 +410,7 @@ PAPERS = {
         ("tokenizer", "instruction_tokenizer"),
     ),
     "affectgpt": Paper(affectgpt_config, AffectGPTProcessor, AffectGPTForConditionalGeneration),
+    "emotion_llama_v2": Paper(emotion_llama_v2_config, EmotionLLaMAV2Processor, EmotionLLaMAV2ForConditionalGeneration),
 }
 
 

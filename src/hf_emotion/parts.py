@@ -20,7 +20,7 @@ from .processing.sound_chunks import whole_sound_extractor
 TOKENIZER_PARTS = ("tokenizer", "text", "video_llm")
 VISION_PARTS = ("vision", "video_llm")
 # Parts that were trained with the paper's own prompt, so that the language model's chat format would be wrong.
-TRAINED_PARTS = ("video_llm", "emotion_llama", "humanomni", "affectgpt")
+TRAINED_PARTS = ("video_llm", "emotion_llama", "humanomni", "affectgpt", "emotion_llama_v2")
 # Parts to start from, all under Apache-2.0, for the models that are assembled from single parts.
 OPEN_AUDIO_AND_TEXT = {"audio": "openai/whisper-small", "text": "Qwen/Qwen3-0.6B"}
 OPEN_PARTS = {

@@ -11,6 +11,7 @@ from .arguments import OK, parse_fields
 CHECKPOINTS = {
     "affectgpt": ("convert_affectgpt_to_hf", "init affectgpt --parts affectgpt="),
     "emotion-llama": ("convert_emotion_llama_to_hf", "init esva --parts emotion_llama="),
+    "emotion-llama-v2": ("convert_emotion_llama_v2_to_hf", "init emotion_llama_v2 --parts emotion_llama_v2="),
     "eva-vit": ("convert_eva_vit_to_hf", "init microemo --parts vision="),
     "facexformer": ("convert_facexformer_to_hf", "init omni_emotion --parts face="),
     "humanomni": ("convert_humanomni_to_hf", "init humanomni --parts humanomni="),

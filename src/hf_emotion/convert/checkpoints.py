@@ -24,7 +24,7 @@ WRAPPERS = ("model", "state_dict", "module", "state_dict_backbone")
 SIGNATURES = {
     "HumanOmni": (r"model\.bert_gate\.", r"model\.mm_projector\."),
     "AffectGPT": (r"(affectgpt|multi_llama|face_llama|video_llama)_proj\.|multi_video_embs\.",),
-    "Emotion-LLaMA-v2": (r"convpro_model\.|conv_attention\.",),
+    "Emotion-LLaMA-v2": (r"conv_pro_module\.", r"llama_proj_fusion\."),
     "Emotion-LLaMA": (r"cls_tk_llama_proj\.", r"feats_llama_proj1\."),
     "ImageBind": (r"modality_trunks\.",),
     "FaceXFormer": (r"face_decoder\.|linear_fuse\.", r"backbone\."),
@@ -39,6 +39,7 @@ SIGNATURES = {
 ORIGINS = {
     "AffectGPT": {"source": "zeroQiaoba/AffectGPT", "license": "non-commercial"},
     "Emotion-LLaMA": {"source": "ZebangCheng/Emotion-LLaMA", "license": "research-only"},
+    "Emotion-LLaMA-v2": {"source": "ooochen-30/Emotion-LLaMA-v2", "license": "research-only"},
     "HumanOmni": {"source": "HumanMLLM/R1-Omni", "license": "no-licence-stated"},
 }
 

@@ -6,7 +6,8 @@
         audio=TencentGameMate/chinese-hubert-large
 
 The file has the trained weights: five projectors and LoRA weights of LLaMA-2's query and value projections, which the
-second command adds to the language model. EVA ViT-g is the one in InstructBLIP. The MAE and VideoMAE whose features two
+second command adds to the language model. EVA ViT-g is the one in InstructBLIP, but for its last LayerNorm, which
+MiniGPT-v2's code leaves as it initialises it. The MAE and VideoMAE whose features two
 of the projectors read were never published; the model gives these projectors zeros, as the authors advise, and the
 report says so. Emotion-LLaMA is ESVA without MSFE, alignment and contrast, so it uses ESVA's class.
 """
@@ -18,6 +19,7 @@ from hf_emotion.modeling.parts import LORA, PartsReport
 from .checkpoints import ORIGINS, check_is, convert_files, new_report, read_checkpoints, rename_all, write_folder
 
 TABLE = {
+    r"ln_vision\.(weight|bias)": r"model.vision_tower.post_layernorm.\1",
     r"llama_proj\.(weight|bias)": r"model.video_projector.\1",
     r"cls_tk_llama_proj\.(weight|bias)": r"model.cls_projector.\1",
     r"feats_llama_proj1\.(weight|bias)": r"model.face_projector.\1",
@@ -31,9 +33,19 @@ TABLE = {
 REASONS = {
     r"attention\..+": "a classifier of an experiment that the authors' code builds and never calls",
     r"llama_model\.(?!.*lora_).+": "LLaMA-2's own, which comes from its own checkpoint (text=)",
-    r"(visual_encoder|ln_vision)\..+": "EVA ViT-g's own, which comes from its own checkpoint (vision=)",
+    r"visual_encoder\..+": "EVA ViT-g's own, which comes from its own checkpoint (vision=)",
 }
 LORA_ALPHA = 16
+LAST_NORM = (
+    "the last LayerNorm of EVA ViT-g has weight one and bias zero, not BLIP-2's values: MiniGPT-v2's code neither "
+    "trains nor loads it"
+)
+
+
+def plain_last_norm(tensors: dict[str, torch.Tensor], size: int) -> None:
+    """Add the LayerNorm behind EVA ViT-g as MiniGPT-v2's code makes it, unless the checkpoint has it (`ln_vision`)."""
+    tensors.setdefault("model.vision_tower.post_layernorm.weight", torch.ones(size))
+    tensors.setdefault("model.vision_tower.post_layernorm.bias", torch.zeros(size))
 
 
 def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], PartsReport, dict]:
@@ -53,7 +65,9 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor]) -> tuple[dict[str, t
         "face_feature_size": tensors["model.face_projector.weight"].shape[1],
         "motion_feature_size": tensors["model.motion_projector.weight"].shape[1],
     }
+    plain_last_norm(tensors, len(tensors["model.cls_projector.weight"].T))
     report = new_report(tensors, ignored)
+    report.notes.append(LAST_NORM)
     report.notes.append(
         "the MAE and VideoMAE that Emotion-LLaMA was trained with were never published: their projectors read zeros"
     )

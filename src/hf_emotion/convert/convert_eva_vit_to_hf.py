@@ -7,6 +7,9 @@ The tower ends in a LayerNorm (`ln_vision`) which LAVIS keeps with the Q-Former,
 
 The trap: `ln_vision` has eps 1e-5, the blocks 1e-6, and transformers' configuration has one eps for all. The folder's
 config.json records `post_layernorm_eps`; `MicroEmoConfig.vision_post_layernorm_eps` (1e-5) applies it.
+
+`--set all_blocks=true` keeps all 40 blocks and ends in EVA's own last norm (`norm`, at its initial values if the file
+lacks it), as timm's `eva_giant_patch14_224` does; Emotion-LLaMA-v2 looks at frames through it. One file is enough then.
 """
 
 import math
@@ -88,16 +91,21 @@ def config_for(tensors: dict[str, torch.Tensor], num_attention_heads: int) -> In
 
 
 def convert_state_dict(
-    state_dict: dict[str, torch.Tensor], num_attention_heads: int = 16
+    state_dict: dict[str, torch.Tensor], num_attention_heads: int = 16, all_blocks: bool = False
 ) -> tuple[dict[str, torch.Tensor], PartsReport, InstructBlipVisionConfig]:
     """EVA's tensors -> transformers', a report, and the configuration they fit.
+
+    Args:
+        all_blocks: keep all of the file's blocks and its own last norm, instead of 39 and `ln_vision`.
 
     Raises:
         ConversionError: the tower is incomplete; most often `ln_vision` is in another file.
     """
+    if all_blocks:
+        state_dict = with_own_norm(state_dict)
     names = {key.removeprefix("visual_encoder."): key for key in state_dict}
     blocks = {int(match[1]) for name in names if (match := re.match(r"blocks\.(\d+)\.", name))}
-    unused = set(range(BLOCKS_USED, BLOCKS_IN_FILE)) if len(blocks) == BLOCKS_IN_FILE else set()
+    unused = set(range(BLOCKS_USED, BLOCKS_IN_FILE)) if len(blocks) == BLOCKS_IN_FILE and not all_blocks else set()
 
     tensors: dict[str, torch.Tensor] = {}
     ignored: dict[str, str] = {}
@@ -124,6 +132,10 @@ def convert_state_dict(
     with torch.device("meta"):
         check_against(InstructBlipVisionModel(config), tensors, "the EVA vision tower")
     report = new_report(tensors, ignored)
+    if all_blocks:
+        config.post_layernorm_eps = config.layer_norm_eps
+        report.notes.append(f"all {len(blocks)} blocks are kept, and post_layernorm is EVA's own last norm")
+        return tensors, report, config
     report.notes.append(
         f"post_layernorm must run with eps {POST_LAYERNORM_EPS}; transformers' own class would use "
         f"{config.layer_norm_eps}, MicroEmo sets it"
@@ -131,8 +143,20 @@ def convert_state_dict(
     return tensors, report, config
 
 
-def convert(files, output, allow_pickle: bool = False, num_attention_heads: int = 16) -> PartsReport:
+def with_own_norm(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """EVA's own last norm in the place of `ln_vision`; at its initial values where the checkpoint lacks it."""
+    kept = {key: tensor for key, tensor in state_dict.items() if "ln_vision." not in key}
+    size = next((tensor for key, tensor in kept.items() if key.endswith("cls_token")), torch.empty(0)).shape[-1]
+    for kind, initial in (("weight", torch.ones(size)), ("bias", torch.zeros(size))):
+        own = next((kept.pop(key) for key in (f"norm.{kind}", f"visual_encoder.norm.{kind}") if key in kept), initial)
+        kept[f"ln_vision.{kind}"] = own
+    return kept
+
+
+def convert(
+    files, output, allow_pickle: bool = False, num_attention_heads: int = 16, all_blocks: bool = False
+) -> PartsReport:
     """Write the folder of the EVA vision tower; if several files have a tensor, the last one is used."""
-    tensors, report, config = convert_state_dict(read_checkpoints(files, allow_pickle), num_attention_heads)
+    tensors, report, config = convert_state_dict(read_checkpoints(files, allow_pickle), num_attention_heads, all_blocks)
     write_folder(output, tensors, config.to_dict(), report)
     return report

@@ -351,6 +351,10 @@ class EmotionModel(EmotionPreTrainedModel):
 
     # The prompt
 
+    def zero_tokens(self, name: str) -> Tensor:
+        """The tokens (n, H) of an absent `"video"` or `"audio"`, for `missing_modality="zero_feature"`."""
+        raise NotImplementedError
+
     def replace_placeholders(self, input_ids: Tensor) -> Tensor:
         """`input_ids` (B, S) with id 0 for every placeholder: ids that the embedding table surely has."""
         placeholders = torch.zeros_like(input_ids, dtype=torch.bool)
@@ -360,6 +364,9 @@ class EmotionModel(EmotionPreTrainedModel):
 
     def embed(self, input_ids: Tensor, media: MediaTokens | None = None) -> Tensor:
         """Embeddings of the prompt with the media merged in.
+
+        With `missing_modality="zero_feature"` a row with placeholders of a modality that its clip lacks gets
+        `zero_tokens`.
 
         Args:
             input_ids: (B, S).
@@ -376,6 +383,11 @@ class EmotionModel(EmotionPreTrainedModel):
             features = None if media is None else getattr(media, name)
             if features is None:
                 features = [embeds.new_zeros(0, embeds.shape[-1])] * len(input_ids)
+            if self.config.missing_modality == "zero_feature":
+                wanted = (input_ids == getattr(self.config, f"{name}_token_id")).any(-1).tolist()
+                absent = [want and not len(tokens) for want, tokens in zip(wanted, features, strict=True)]
+                zeros = self.zero_tokens(name) if any(absent) else None
+                features = [zeros if lacks else tokens for lacks, tokens in zip(absent, features, strict=True)]
             embeds = merge(embeds, input_ids, getattr(self.config, f"{name}_token_id"), features, name)
         return embeds
 

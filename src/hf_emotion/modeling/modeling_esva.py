@@ -486,21 +486,6 @@ class ESVAModel(EmotionModel):
             return weight.new_zeros(0, weight.shape[1])
         return self.audio_projector(weight.new_zeros(self.config.audio_tokens, self.config.audio_config.hidden_size))
 
-    def embed(self, input_ids, media=None):
-        """The trunk's. A row with placeholders of a modality that its clip lacks gets the tokens of zero features:
-        `missing_modality="zero_feature"`."""
-        if self.config.missing_modality == "drop":
-            return super().embed(input_ids, media)
-        weight = self.get_input_embeddings().weight
-        filled = {}
-        for name in self.media_names:
-            expected = (input_ids == getattr(self.config, f"{name}_token_id")).any(-1).tolist()
-            clips = (media or {}).get(name) or [weight.new_zeros(0, weight.shape[1])] * len(input_ids)
-            absent = [wanted and not len(tokens) for wanted, tokens in zip(expected, clips, strict=True)]
-            zero = self.zero_tokens(name) if any(absent) else None
-            filled[name] = [zero if lacks else tokens for lacks, tokens in zip(absent, clips, strict=True)]
-        return super().embed(input_ids, MediaTokens(**filled))
-
 
 class ESVAForConditionalGeneration(EmotionForConditionalGeneration):
     """ESVA as a generating model: the class that every Auto class returns for an ESVA folder."""

@@ -24,8 +24,6 @@ from .parts import (
     vision_config_of,
 )
 
-POSITIONS = "model.vision_tower.embeddings.position_embedding"
-
 
 def interpolate_positions(positions, side):
     """Learned positions for a square of another size: (1, 1 + P, D) -> (1, 1 + side ** 2, D), bicubic; the class
@@ -34,6 +32,18 @@ def interpolate_positions(positions, side):
     grid = positions[:, 1:].unflatten(1, (trained_side, trained_side)).permute(0, 3, 1, 2)
     grid = functional.interpolate(grid.float(), size=(side, side), mode="bicubic", align_corners=False)
     return torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2).to(positions.dtype)], dim=1)
+
+
+def interpolated(tensors, report, place, config):
+    """The tensors and the report of an EVA tower at `place`, its positions fitted to the image size of `config`."""
+    name = f"{place}embeddings.position_embedding"
+    side = config.image_size // config.patch_size
+    if name in tensors and tensors[name].shape[1] != 1 + side**2:
+        tensors[name] = interpolate_positions(tensors[name], side)
+        report.notes.append(
+            f"the positions of the vision tower are interpolated to {config.image_size} pixels, bicubic"
+        )
+    return tensors, report
 
 
 def assemble_esva(
@@ -113,6 +123,8 @@ def assemble_esva(
     config = cls.config_class.from_dict({**fields, **overrides})
 
     assembly = Assembly(cls, config)
+    # First, because it has the last LayerNorm of EVA as the weights were trained with.
+    lora = {} if emotion_llama is None else assembly.take_trained("emotion_llama", emotion_llama, **hub)
     for part, source, known in (
         ("vision", vision, VISION_PREFIXES),
         ("face", face, {}),
@@ -123,16 +135,9 @@ def assemble_esva(
         if source is not None and tower_config is not None:
             # MAE with its own class: transformers then renames published weights, whose names are older.
             tower = ViTMAEModel if part == "face" else type(getattr(assembly.skeleton.model, f"{part}_tower"))
-            tensors, part_report = load_tower(tower, source, tower_config, f"model.{part}_tower.", known, **hub)
-            place = assembly.expected.get(POSITIONS)
-            if place is not None and POSITIONS in tensors and tensors[POSITIONS].shape != place.shape:
-                side = tower_config.image_size // tower_config.patch_size
-                tensors[POSITIONS] = interpolate_positions(tensors[POSITIONS], side)
-                part_report.notes.append(
-                    f"the positions of the vision tower are interpolated to {tower_config.image_size} pixels, bicubic"
-                )
-            assembly.take(part, tensors, part_report)
-    lora = {} if emotion_llama is None else assembly.take_trained("emotion_llama", emotion_llama, **hub)
+            place = f"model.{part}_tower."
+            taken = load_tower(tower, source, tower_config, place, known, **hub)
+            assembly.take(part, *(interpolated(*taken, place, tower_config) if part == "vision" else taken))
     if text is not None:
         tensors, text_report, text_dtype = load_language_model(text, dtype, **hub)
         assembly.take("text", tensors, text_report)
@@ -146,4 +151,4 @@ def assemble_esva(
     return assembly.finish(dtype, **hub)
 
 
-__all__ = ["assemble_esva"]
+__all__ = ["assemble_esva", "interpolated"]

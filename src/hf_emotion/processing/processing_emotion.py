@@ -49,7 +49,17 @@ NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 PADDING = {
     "labels": -100,
     **dict.fromkeys(
-        ("emotion_ids", "clip_ids", "video_times", "face_times", "audio_times", "audio_ends", "utterance_spans"), -1
+        (
+            "emotion_ids",
+            "clip_ids",
+            "video_times",
+            "face_times",
+            "frame_times",
+            "audio_times",
+            "audio_ends",
+            "utterance_spans",
+        ),
+        -1,
     ),
 }
 # Options of `from_pretrained` that decide where a file is taken from.
