@@ -464,13 +464,16 @@ def test_evaluate_runs_a_model_scores_its_answers_and_reports_failures(tmp_path,
     table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     describer = Describer(broken=("d.mp4",))
 
-    def describe(clips, model, processor, *, utterances, question, batch_size, **options):
+    def loaded(model, processor, *, batch_size, **options):
         assert (model, processor) == ("model", "processor")
-        assert options == {"num_frames": 4, "per_utterance": False, "max_new_tokens": 16, "num_beams": 1}
-        return describer([str(clip).rsplit("/", 1)[1] for clip in clips], utterances, question)
+        expected = {"num_frames": 4, "per_utterance": False, "max_new_tokens": 16, "num_beams": 1, "num_workers": None}
+        assert options == expected
+        return lambda clips, utterances, question: describer(
+            [str(clip).rsplit("/", 1)[1] for clip in clips], utterances, question
+        )
 
     monkeypatch.setattr("hf_emotion.inference.load", lambda source, **options: ("model", "processor"))
-    monkeypatch.setattr("hf_emotion.inference.describe", describe)
+    monkeypatch.setattr("hf_emotion.inference.Describer", loaded)
     command = ("evaluate", "--model", "m", "--data", table, "--output", tmp_path / "out", "--bootstrap", 20)
     command += ("--num-frames", 4, "--max-new-tokens", 16)
     metrics = ("--metrics", "emotion_lexicon", "emotion_recognition", "--labels", "happy", "sad", "angry", "afraid")

@@ -1,7 +1,9 @@
 """From files to answers: load a model, describe clips."""
 
+import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoModelForMultimodalLM, AutoProcessor, logging
 
-from .answers.pipeline_emotion import EmotionRecognitionPipeline, EmotionResult
+from .answers.pipeline_emotion import LOAD_OPTIONS, EmotionRecognitionPipeline, EmotionResult, name_of
 from .chat_models import ChatModelError, ChatPipeline, ChatProcessor, generating_model
+from .data.loading import Clips, clip_loader, each_once, items_of_rows
 from .modeling.modeling_emotion import EmotionForConditionalGeneration
 from .processing.processing_emotion import EmotionProcessor
+
+# Batches of clips that are read before the first of them is generated, so that clips of like length meet.
+WINDOW = 4
 
 
 class ModelFolderError(ValueError):
@@ -135,6 +141,104 @@ def pipeline_of(model: EmotionForConditionalGeneration, processor: EmotionProces
     return kind(model=model, processor=processor, **placed)
 
 
+class Describer:
+    """A model that answers questions about clips, which are read ahead of it; call it, or `stream` to get results as
+    they come.
+
+    Args:
+        model, processor: as `load` returns them.
+        batch_size: clips that are generated together.
+        num_workers: processes that decode clips, `None` for their usual number. A script that is not under
+            `if __name__ == "__main__":` can use 0 only: workers import it.
+        options: of `EmotionRecognitionPipeline.__call__`.
+    """
+
+    def __init__(
+        self,
+        model: EmotionForConditionalGeneration,
+        processor: EmotionProcessor,
+        *,
+        batch_size: int = 4,
+        num_workers: int | None = 0,
+        **options: Any,
+    ) -> None:
+        self.pipeline = pipeline_of(model, processor)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.every = options.pop("every", None)
+        self.reading = {name: options.pop(name) for name in LOAD_OPTIONS if options.get(name) is not None}
+        self.options = {name: value for name, value in options.items() if value is not None}
+
+    def __call__(
+        self,
+        clips: Iterable[Any],
+        utterances: Iterable[Any] | None = None,
+        question: str | None = None,
+        progress: bool = False,
+    ) -> list[EmotionResult]:
+        """See `describe`."""
+        clips = list(clips)
+        results = self.stream(clips, utterances, [question] * len(clips))
+        return list(tqdm(results, total=len(clips), desc="Describing", unit="clip", disable=not progress, delay=2))
+
+    def stream(
+        self,
+        clips: Sequence[Any],
+        utterances: Iterable[Any] | None = None,
+        questions: Sequence[str | None] | None = None,
+    ) -> Iterator[EmotionResult]:
+        """The result of each clip and its question, in order, as soon as its batch is answered.
+
+        A clip with several questions is read once. Of clips that wait together, those of like length are generated
+        together.
+        """
+        spoken = [None] * len(clips) if utterances is None else list(utterances)
+        if len(spoken) != len(clips):
+            raise ValueError(f"{len(spoken)} utterance sources came with {len(clips)} clips; one for each is accepted")
+        asked: list[str | None] = [None] * len(clips) if questions is None else list(questions)
+        # A recogniser is a model, URLs are fetched once, and chat models read clips their own way.
+        apart = {"asr", "allow_urls"} & self.options.keys() or isinstance(self.pipeline, ChatPipeline)
+        if apart:
+            triples = zip(clips, spoken, asked, strict=True)
+            waiting = ({"clip": clip, "utterances": source, "question": question} for clip, source, question in triples)
+            reading = {**self.reading, **({} if self.every is None else {"every": self.every})}
+            yield from self.pipeline(waiting, batch_size=self.batch_size, **reading, **self.options)
+            return
+        read, places = each_once(key_of_clip(*pair) for pair in zip(clips, spoken, strict=True))
+        dataset = Clips(
+            self.pipeline.processor,
+            [clips[row] for row in read],
+            [spoken[row] for row in read],
+            self.every,
+            self.reading,
+        )
+        rows = enumerate(zip(items_of_rows(clip_loader(dataset, self.num_workers), places), asked, strict=True))
+        while window := list(islice(rows, WINDOW * self.batch_size)):
+            usable = [entry for entry in window if not isinstance(entry[1][0], str)]
+            usable.sort(key=lambda entry: length_of(entry[1][0]))
+            inputs = [{"clip": clip, "question": question} for _, (clip, question) in usable]
+            answers = self.pipeline(inputs, batch_size=self.batch_size, **self.options) if inputs else []
+            results = {row: answer for (row, _), answer in zip(usable, answers, strict=True)}
+            for row, (clip, _) in window:
+                yield {**results.get(row, {"error": clip}), "clip": name_of(clips[row], row)}
+
+
+def key_of_clip(clip: Any, utterances: Any) -> Any:
+    """Equal for two sources of the same clip with the same utterances."""
+    plain = (str, os.PathLike, type(None))
+    if isinstance(clip, plain) and isinstance(utterances, plain):
+        return str(clip), None if utterances is None else str(utterances)
+    try:
+        return json.dumps([clip, utterances], sort_keys=True)
+    except (TypeError, ValueError):
+        return id(clip), id(utterances)
+
+
+def length_of(clip: Any) -> tuple[int, int]:
+    """What a clip costs the model: tokens of its prompt, then numbers of its tensors."""
+    tokens = sum(len(text) for texts in clip.placeholders.values() for text in texts)
+    return tokens, sum(values.size for values in clip.tensors.values())
+
+
 def describe(
     clips: Iterable[Any],
     model: EmotionForConditionalGeneration,
@@ -144,6 +248,7 @@ def describe(
     question: str | None = None,
     asr: Callable | None = None,
     batch_size: int = 4,
+    num_workers: int | None = 0,
     progress: bool = False,
     **options: Any,
 ) -> list[EmotionResult]:
@@ -156,6 +261,7 @@ def describe(
         question: what to ask; `None` asks the model's default question.
         asr: a speech recogniser, such as a transformers pipeline, for clips that come without utterances.
         batch_size: clips that are generated together.
+        num_workers: see `Describer`.
         progress: show a bar.
         options: of `EmotionRecognitionPipeline.__call__`: `per_utterance`, `candidate_labels`, `num_frames`,
             `modalities`, `max_new_tokens`, ...
@@ -166,10 +272,5 @@ def describe(
     Raises:
         ValueError: another number of utterance sources than clips.
     """
-    clips = list(clips)
-    utterances = [None] * len(clips) if utterances is None else list(utterances)
-    if len(utterances) != len(clips):
-        raise ValueError(f"{len(utterances)} utterance sources came with {len(clips)} clips; one for each is accepted")
-    inputs = ({"clip": clip, "utterances": source} for clip, source in zip(clips, utterances, strict=True))
-    results = pipeline_of(model, processor)(inputs, batch_size=batch_size, question=question, asr=asr, **options)
-    return list(tqdm(results, total=len(clips), desc="Describing", unit="clip", disable=not progress, delay=2))
+    describer = Describer(model, processor, batch_size=batch_size, num_workers=num_workers, asr=asr, **options)
+    return describer(clips, utterances, question, progress)

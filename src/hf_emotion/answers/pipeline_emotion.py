@@ -214,7 +214,9 @@ class EmotionRecognitionPipeline(Pipeline):
         return {"results": results, "clips": clips, "questions": questions, **self.encode(clips, questions)}
 
     def load(self, source, utterances, asr, every, load_options):
-        """See `decode`."""
+        """See `decode`; a clip that is measured already stays as it is."""
+        if hasattr(source, "placeholders"):
+            return source
         return decode(self.processor, source, utterances, asr, every, load_options)
 
     def measure(self, clip):

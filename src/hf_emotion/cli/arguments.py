@@ -93,6 +93,16 @@ def add_answer_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive_int, default=4, metavar="N", help="clips generated together")
 
 
+def add_worker_option(parser: argparse.ArgumentParser) -> None:
+    """`--num-workers`."""
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        metavar="N",
+        help="processes that decode clips; 0 decodes in this one (default: by the cores and the number of clips)",
+    )
+
+
 def add_row_options(parser: argparse.ArgumentParser) -> None:
     """`--data`, `--split`, `--media-root`."""
     parser.add_argument(

@@ -4,7 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from .arguments import OK, add_clip_options, add_engine_options, add_loading_options, add_row_options, chosen
+from .arguments import (
+    OK,
+    add_clip_options,
+    add_engine_options,
+    add_loading_options,
+    add_row_options,
+    add_worker_option,
+    chosen,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_row_options(parser)
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to write or continue")
     add_clip_options(parser)
-    parser.add_argument(
-        "--num-workers", type=int, default=0, metavar="N", help="processes that decode clips; 0 is this one"
-    )
+    add_worker_option(parser)
     parser.add_argument("--skip-bad-rows", action="store_true", help="skip unusable clips and report them")
     add_loading_options(parser)
     add_engine_options(parser)

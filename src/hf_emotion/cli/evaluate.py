@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 from ..evaluation.evaluate import (
@@ -25,6 +24,7 @@ from .arguments import (
     add_engine_options,
     add_loading_options,
     add_row_options,
+    add_worker_option,
     chosen,
     positive_int,
     report_share,
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder for answers and scores")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N rows (default: all)")
     add_answer_options(parser)
+    add_worker_option(parser)
     add_clip_options(parser)
     add_loading_options(parser)
     add_engine_options(parser)
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run a model on data and score it; returns 0, or 1 if some clips could not be described."""
     from ..data.rows import read_rows
-    from ..inference import describe, load
+    from ..inference import Describer, load
 
     settings = settings_of(args)
     rows = read_rows(args.data, args.split, args.media_root)[: args.limit]
@@ -72,9 +73,8 @@ def run(args: argparse.Namespace) -> int:
         engine = ray_engine(args, per_utterance=False, **options)
     else:
         model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
-        answer = partial(
-            describe, model=model, processor=processor, batch_size=args.batch_size, per_utterance=False, **options
-        )
+        reading = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+        answer = Describer(model, processor, per_utterance=False, **reading, **options)
     record = {"model": args.model, "data": str(args.data), "split": args.split, "question": args.question, **options}
     path = args.output / "predictions.jsonl"
     progress = sys.stderr.isatty()

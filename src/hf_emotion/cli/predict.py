@@ -3,9 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .arguments import (
     FAILED,
@@ -15,6 +15,7 @@ from .arguments import (
     add_clip_options,
     add_engine_options,
     add_loading_options,
+    add_worker_option,
     chosen,
     report_share,
 )
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--whole-clip-only", action="store_true", help="do not ask about each utterance")
     add_answer_options(parser)
+    add_worker_option(parser)
     add_clip_options(parser)
     parser.add_argument("--sampling", help="uniform, fps, middle, first or peak (default: the model's)")
     parser.add_argument("--fps", type=float, help="frames per second, with --sampling fps (default: the model's)")
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from .. import starter
     from ..answers.track import write_track
     from ..data.shares import processes
-    from ..inference import describe, load
+    from ..inference import Describer, load
 
     utterances = [None] * len(args.clips)
     if args.utterances is not None:
@@ -93,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             model, processor = starter.load(args.device)
         else:
             model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
-        answer = partial(describe, model=model, processor=processor, batch_size=args.batch_size, **options)
+        answer = Describer(model, processor, batch_size=args.batch_size, num_workers=args.num_workers, **options)
     if args.output is not None:
         results = write_results(args, utterances, options, answer, engine)
     else:
@@ -123,7 +125,7 @@ def ray_engine(args: argparse.Namespace, **options) -> Callable:
     return cluster.describing(args.model, question=args.question, batch_size=args.batch_size, **loading, **options)
 
 
-def write_results(args: argparse.Namespace, utterances: list, options: dict, answer, engine) -> Collection[dict]:
+def write_results(args: argparse.Namespace, utterances: list, options: dict, answer, engine) -> Any:
     """The results, in the file `--output`; clips that an earlier run described are not described again."""
     from ..evaluation.evaluate import predict
 

@@ -229,7 +229,7 @@ def run(args) -> int:
         early_stopping=args.early_stopping,
         skip_bad_rows=args.skip_bad_rows,
         base_id=args.base_id,
-        **values["trainer"],
+        **{"dataloader_num_workers": 0 if size == "tiny" else None, **values["trainer"]},
     )
     for report in reports if main_process else []:
         loss = report["loss"]

@@ -420,7 +420,7 @@ def write_json(path: str | Path, content) -> None:
 
 def predict(
     rows: Sequence[dict],
-    describe: Callable[..., list[dict]] | None,
+    describe: Callable[..., list] | None,
     path: str | Path,
     settings: Mapping[str, object],
     batch_size: int = 4,
@@ -519,9 +519,22 @@ def check_settings(results: ResultFile, settings: Mapping[str, object]) -> None:
 
 
 def described(
-    rows: Sequence[dict], describe: Callable[..., list[dict]], batch_size: int, question: str | None
+    rows: Sequence[dict], describe: Callable[..., list], batch_size: int, question: str | None
 ) -> Iterator[tuple[str, dict]]:
-    """Ids with their answers, in order; rows that are answered together are asked the same question."""
+    """Ids with their answers, in order.
+
+    `describe.stream`, where there is one, gets all rows and their questions, and reads clips ahead. Otherwise rows that
+    are answered together are asked the same question.
+    """
+    stream = getattr(describe, "stream", None)
+    if stream is not None:
+        clips = [row.get("video") or row.get("audio") for row in rows]
+        questions = [row.get("question") if question is None else question for row in rows]
+        started = time.perf_counter()
+        for row, answer in zip(rows, stream(clips, [row.get("utterances") for row in rows], questions), strict=True):
+            yield row["id"], {**answer, "seconds": round(time.perf_counter() - started, 4)}
+            started = time.perf_counter()
+        return
     for batch in _batches(rows, batch_size, question):
         clips = [row.get("video") or row.get("audio") for row in batch]
         asked = question if question is not None else batch[0].get("question")

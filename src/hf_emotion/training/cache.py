@@ -23,6 +23,7 @@ from peft import PeftModel
 from tqdm import tqdm
 
 from ..data.files import replacing, write_whole
+from ..data.loading import ClipDataset, clip_loader
 from ..data.shares import Processes, processes
 from ..processing.faces import FaceError
 from ..processing.processing_emotion import ClipInputs, EmotionProcessor
@@ -168,7 +169,7 @@ def encode_clips(base, processor, clips: Sequence[ClipInputs]) -> list[ClipInput
     return encoded
 
 
-class _Clips(torch.utils.data.Dataset):
+class _Clips(ClipDataset):
     """Rows as `record` makes them, or one sentence for a row that cannot be read."""
 
     def __init__(self, processor, rows, options):
@@ -253,7 +254,7 @@ class FeatureCache:
         rows: Sequence[Mapping],
         *,
         batch_size: int = 8,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         skip_bad_rows: bool = False,
         progress: bool = False,
         share: Processes | None = None,
@@ -268,7 +269,7 @@ class FeatureCache:
             model, processor: whose towers encode, where the model lies.
             rows: data rows; a clip that occurs in several is encoded once.
             batch_size: clips that pass the towers together; only clips of the same shapes do, so nothing is padded.
-            num_workers: processes that decode; they are spawned, since MediaPipe's graphs do not survive a fork.
+            num_workers: processes that decode; `None` for their usual number. See `inference.Describer`.
             skip_bad_rows: leave out clips that cannot be read; `skipped` of the cache has a sentence for each.
             share: this process among several; default those that a launcher started.
             options: for the processor (`num_frames`, `modalities`, ...), as they will be in training.
@@ -286,12 +287,7 @@ class FeatureCache:
         training = base.training
         base.eval()
         skipped, waiting = [], {}
-        loader = torch.utils.data.DataLoader(
-            _Clips(processor, list(wanted.values()), options),
-            batch_size=None,
-            num_workers=num_workers,
-            multiprocessing_context="spawn" if num_workers else None,
-        )
+        loader = clip_loader(_Clips(processor, list(wanted.values()), options), num_workers)
         writer = _Writer(folder, share.rank, crop=not getattr(base.config, "keep_padding", False))
 
         def encode_together(clips):

@@ -34,6 +34,7 @@ from transformers import (
 from transformers.utils import is_bitsandbytes_available
 
 from ..data.files import write_whole
+from ..data.loading import ClipDataset, usual_workers, worker_options
 from ..data.questions import TASKS, answer, instruction_rows
 from ..data.schema import FIELDS
 from ..inference import load
@@ -113,7 +114,7 @@ def why_unasked(row: Mapping, recipe: Recipe) -> str:
     return f"it has no {columns}; {help_}"
 
 
-class Samples:
+class Samples(ClipDataset):
     """Questions as inputs of the model, encoded on demand.
 
     Args:
@@ -282,10 +283,8 @@ def training_arguments(recipe: Recipe, output: Path, per_device: int | None, **a
         "disable_tqdm": not sys.stderr.isatty(),
         "remove_unused_columns": False,
         "label_names": ["labels"],
-        "dataloader_pin_memory": False,
-        # MediaPipe's graphs do not survive a fork.
-        "dataloader_multiprocessing_context": "spawn" if workers else None,
-        "dataloader_persistent_workers": bool(workers),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **{f"dataloader_{name}": value for name, value in worker_options(workers).items()},
     }
     return TrainingArguments(**{**settings, **arguments})
 
@@ -327,7 +326,7 @@ def run_phase(
         resume: continue from the newest checkpoint in `output`, if there is one.
         base_id: Hub id that an adapter names as its base; by default where the base was loaded from.
         checked: problems of clips that an earlier phase opened; see `find_problems`.
-        arguments: more of `TrainingArguments`.
+        arguments: more of `TrainingArguments`. `dataloader_num_workers=None` chooses by cores and rows.
 
     Returns:
         the content of `phase.json`: the recipe, the names of the trained tensors, `loss` step by step, `log` with
@@ -339,6 +338,8 @@ def run_phase(
     if early_stopping is not None and not eval_rows:
         raise TrainingError("early stopping needs rows to evaluate on")
     output = Path(output)
+    if arguments.get("dataloader_num_workers", 0) is None:
+        arguments["dataloader_num_workers"] = 0 if features is not None else usual_workers(len(rows))
     inner = without_adapter(model)
     check_folder(inner.config, recipe)
     chosen = {"num_frames": recipe.num_frames, "modalities": available(recipe, processor)}
