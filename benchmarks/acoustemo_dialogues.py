@@ -30,7 +30,6 @@ import platform
 import random
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,24 +38,31 @@ import numpy as np
 import soxr
 import torch
 import transformers
-from tokenizers import Regex, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from tokenizers.trainers import WordLevelTrainer
 from torch import nn
 from tqdm import tqdm
 from transformers import (
     BatchFeature,
     Blip2QFormerConfig,
     LlamaConfig,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainingArguments,
     WhisperConfig,
     WhisperFeatureExtractor,
     set_seed,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from variants import (
+    RESULTS,
+    TEMPLATE,
+    answers,
+    read_then_see,
+    say,
+    small_llama,
+    small_qformer,
+    spelled,
+    spread,
+    times_up_to,
+    word_tokenizer,
+    write_json,
+)
 
 from hf_emotion.answers.choices import read_choice
 from hf_emotion.evaluation.classes import class_scores
@@ -66,19 +72,24 @@ from hf_emotion.modeling.sound import encode_sound
 from hf_emotion.papers import TINY_RANGE
 from hf_emotion.processing.media import load_clip
 from hf_emotion.processing.processing_acoustemo import AcoustEmoProcessor
-from hf_emotion.training.collator import EmotionCollator, encode, stack
+from hf_emotion.training.collator import encode
 
 RATE = 16000
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
 CHUNK_SECONDS = 10
 STATES_PER_SECOND = 25
-RESULTS = Path(__file__).parent / "results"
-# Table 2: configuration fields, and settings of the processor.
+TOKENS = 4  # of each window
+EQUAL_PARTS = "ordered reading, equal parts"
+# Table 2, then two controls: configuration fields, and settings of the processor.
 ROWS = {
     "full": ({}, {}),
     "w/o global": ({"use_global": False}, {}),
     "fixed 2-s windows": ({}, {"window_seconds": 2.0}),
     "w/o utterance-aware": ({"use_utterances": False}, {}),
+    # Is it the number of tokens? As many as the full model has for a clip and three utterances.
+    "global only, as many tokens": ({"use_utterances": False, "num_audio_query_tokens": 4 * TOKENS}, {}),
+    # Is it the order of reading, or where utterances begin and end? As many windows, in order, of equal length.
+    EQUAL_PARTS: ({}, {}),
 }
 
 
@@ -171,15 +182,15 @@ def dialogues(recordings, count, rng, augment):
     return rows
 
 
-def asked(row, i=None):
+def asked(row, i=None, names=EMOTIONS):
     """The row with its question and answer: about utterance `i`, or about all of them in order."""
     if i is None:
         question = "Emotions in order"
-        answer = ", ".join(EMOTIONS[emotion] for emotion in row["emotions"])
+        answer = ", ".join(names[emotion] for emotion in row["emotions"])
     else:
         spoken = row["utterances"][i]
         question = f"Emotion at {spoken['start']:.1f}s - {spoken['end']:.1f}s, utterance {i + 1}"
-        answer = EMOTIONS[row["emotions"][i]]
+        answer = names[row["emotions"][i]]
     return {**row, "question": question, "answer": answer}
 
 
@@ -424,79 +435,21 @@ def train_tower(train, held_out, seed, args):
 # Phase 2: the model
 
 
-# Half as long as the package's own: a language model that starts from nothing must learn to skip each word
-# that says nothing.
-TEMPLATE = """\
-{%- for message in messages -%}
-    {%- if message['role'] == 'user' -%}
-        {{- bos_token -}}
-        {%- for part in message['content'] -%}
-            {%- if part['type'] == 'audio' -%}
-                {{- '<audio>\\n' -}}
-            {%- elif part['type'] == 'utterances' -%}
-                {{- part['lines'] -}}
-            {%- elif part['type'] == 'text' -%}
-                {{- part['text'] -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- else -%}
-        {%- generation -%}
-            {{- ' ' ~ message['content'][0]['text'] ~ eos_token -}}
-        {%- endgeneration -%}
-    {%- endif -%}
-{%- endfor -%}
-"""
-
-
-def word_tokenizer():
-    """Every word, time and mark of the prompts as one token: a small language model's short prompt and one-word answer.
-
-    Words it has not seen would be `<unk>`; the prompts of this benchmark hold none.
-    """
-    times = (f"{tenths / 10:.1f}s" for tenths in range(10 * CHUNK_SECONDS + 1))
-    prompts = ["Utterance 1 2 3 ( - )\n", "Emotion at, utterance", "Emotions in order", ", ".join(EMOTIONS), *times]
-    tokenizer = Tokenizer(WordLevel(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = Split(Regex(r"\d+\.\d+s|\w+|[^\w\s]|\n"), "removed", invert=True)
-    special = ["<pad>", "<s>", "</s>", "<unk>"]
-    tokenizer.train_from_iterator(prompts, WordLevelTrainer(special_tokens=special))
-    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), special, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+def tokenizer_of_prompts():
+    """Words it has not seen would be `<unk>`; the prompts of this benchmark hold none."""
+    prompts = ["Utterance 1 2 3 ( - )\n", "Emotion at, utterance", "Emotions in order", ", ".join(EMOTIONS)]
+    return word_tokenizer([*prompts, *times_up_to(CHUNK_SECONDS)])
 
 
 def model_config(tower, tokenizer, **fields):
-    width = 64
-    qformer = Blip2QFormerConfig(
-        hidden_size=width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=2 * width,
-        cross_attention_frequency=1,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=TINY_RANGE,
-    )
-    language_model = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        # Prompts of 50 tokens: with the usual 10,000 most rotations hardly move over them.
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
-        initializer_range=TINY_RANGE,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    fields = {"num_audio_query_tokens": TOKENS, **fields}
     return AcoustEmoConfig(
         vision_config=None,
         audio_config=tower.config,
         audio_frame_rate=STATES_PER_SECOND,
         num_audio_positions=256,
-        acoustic_qformer_config=qformer,
-        num_audio_query_tokens=4,
-        text_config=language_model,
+        acoustic_qformer_config=small_qformer(Blip2QFormerConfig),
+        text_config=small_llama(tokenizer),
         initializer_range=TINY_RANGE,
         **fields,
     )
@@ -520,11 +473,20 @@ def processor_of(config, tokenizer, sounds, **settings):
     return processor
 
 
-def samples_of(processor, rows, cache, tower):
+def equal_parts(row):
+    """Spans (1, N, 2), ms, of N equal parts of a dialogue of N utterances."""
+    clip = row["video"]
+    edges = torch.linspace(0, 1000 * len(clip.waveform) / RATE, len(row["utterances"]) + 1).long()
+    return torch.stack([edges[:-1], edges[1:]], -1)[None]
+
+
+def samples_of(processor, rows, cache, tower, in_equal_parts=False):
     """Rows -> samples with the tower's cached output in place of sound; one tower pass for each dialogue."""
     samples = []
     for row in rows:
         sample = encode(processor, [row])
+        if in_equal_parts:
+            sample["utterance_spans"] = equal_parts(row)
         features, mask = sample.pop("input_features"), sample.pop("audio_attention_mask")
         if row["id"] not in cache:
             with torch.no_grad():
@@ -550,30 +512,14 @@ def scores(truth, found):
     }
 
 
-def answers(model, processor, samples, max_new_tokens, batch=40):
-    """Greedy replies to samples, whose answers are cut off first."""
-    replies = []
-    for first in range(0, len(samples), batch):
-        prompts = []
-        for sample in samples[first : first + batch]:
-            kept = sample["labels"][0] == -100
-            text = {name: sample[name][:, kept] for name in ("input_ids", "attention_mask")}
-            prompts.append({**{name: value for name, value in sample.items() if name != "labels"}, **text})
-        inputs = stack(prompts, processor.padding)
-        with torch.inference_mode():
-            generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        replies += processor.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return replies
-
-
 def number_of(reply):
     """The emotion a reply names, as a number; 8 for none of them."""
     found = read_choice(reply, EMOTIONS)
     return len(EMOTIONS) if found is None else EMOTIONS.index(found)
 
 
-def spelled(sample, row, config, tokenizer, rng):
-    """The sample without sound: in place of each audio token the word for an emotion in its window.
+def words_of(sample, row, config, names=EMOTIONS):
+    """For each audio token of a sample, the emotions that it can stand for while the language model learns to read.
 
     For a window of one length that is the emotion of the utterance that it shares most time with; for the whole clip,
     any of the three for each token, so that nothing but the windows tells which utterance it belongs to.
@@ -581,65 +527,31 @@ def spelled(sample, row, config, tokenizer, rng):
     windows = sample["utterance_spans"][0] if config.use_utterances else sample["utterance_spans"][0, :0]
     own = torch.tensor([(1000 * spoken["start"], 1000 * spoken["end"]) for spoken in row["utterances"]])
     shared = torch.minimum(windows[:, None, 1], own[:, 1]) - torch.maximum(windows[:, None, 0], own[:, 0])  # (W, 3)
-    count = config.num_audio_query_tokens
-    said = [row["emotions"][i] for i in shared.argmax(-1).tolist() for _ in range(count)]
+    named = [names[emotion] for emotion in row["emotions"]]
+    said = [[named[i]] for i in shared.argmax(-1).tolist()]
     if config.use_global:
-        said = [rng.choice(row["emotions"]) for _ in range(count)] + said
-    ids = sample["input_ids"].clone()
-    ids[ids == config.audio_token_id] = torch.tensor(tokenizer.convert_tokens_to_ids([EMOTIONS[i] for i in said]))
-    return {"input_ids": ids, "attention_mask": sample["attention_mask"], "labels": sample["labels"]}
-
-
-def fit(model, processor, samples, steps, lr, seed, args):
-    """Train what is not frozen, by transformers' `Trainer`; returns its losses on the way."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=folder,
-                max_steps=steps,
-                per_device_train_batch_size=args.batch,
-                learning_rate=lr,
-                adam_beta2=0.999,
-                weight_decay=0.05,
-                warmup_steps=round(0.05 * steps),
-                lr_scheduler_type="cosine",
-                logging_steps=max(1, steps // 8),
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                remove_unused_columns=False,
-                label_names=["labels"],
-                use_cpu=not torch.cuda.is_available(),
-                dataloader_pin_memory=False,
-                seed=seed,
-            ),
-            train_dataset=samples,
-            data_collator=EmotionCollator(processor),
-            processing_class=processor,
-        )
-        trainer.train()
-    return [round(entry["loss"], 4) for entry in trainer.state.log_history if "loss" in entry]
+        said = [named, *said]
+    return [words for words in said for _ in range(config.num_audio_query_tokens)]
 
 
 def train_row(name, tower, train_rows, seed, shared, args):
     """Phase 2 for one row of the table: the model on the CPU, its processor, and the losses of reading and hearing."""
     fields, settings = ROWS[name]
     set_seed(seed)
-    tokenizer = word_tokenizer()
+    tokenizer = tokenizer_of_prompts()
     config = model_config(tower, tokenizer, **fields)
     processor = processor_of(config, tokenizer, shared["sounds"], **settings)
     model = AcoustEmoForConditionalGeneration(config)
     model.model.audio_tower.load_state_dict(tower.state_dict())
     questions = [asked(row, i) for row in train_rows for i in (0, 1, 2, None)]
-    train = samples_of(processor, questions, shared["train"], tower)
-    model.freeze(tuple(part for part, _ in model.model.named_children() if part != "language_model"))
+    train = samples_of(processor, questions, shared["train"], tower, name == EQUAL_PARTS)
     rng = random.Random(seed)
-    written = [spelled(sample, row, config, tokenizer, rng) for sample, row in zip(train, questions, strict=True)]
-    read = fit(model, processor, written, args.reading_steps, args.reading_lr, seed, args)
-    model.freeze(("audio_tower",))
-    heard = fit(model, processor, train, args.steps, args.lr, seed, args)
-    return model.cpu().eval(), processor, read, heard
+    written = [
+        spelled(sample, words_of(sample, row, config), config.audio_token_id, tokenizer, rng)
+        for sample, row in zip(train, questions, strict=True)
+    ]
+    read, heard = read_then_see(model, processor, train, written, args, seed)
+    return model, processor, read, heard
 
 
 def run_row(name, tower, train_rows, test_rows, seed, shared, args):
@@ -647,13 +559,15 @@ def run_row(name, tower, train_rows, test_rows, seed, shared, args):
     started, cpu = time.time(), time.process_time()
     model, processor, read, heard = train_row(name, tower, train_rows, seed, shared, args)
     trained = time.time() - started
+
+    def samples(questions):
+        return samples_of(processor, questions, shared["test"], tower, name == EQUAL_PARTS)
+
     one = [asked(row, i) for row in test_rows for i in range(3)]
-    replies = answers(model, processor, samples_of(processor, one, shared["test"], tower), max_new_tokens=3)
+    replies = answers(model, processor, samples(one), max_new_tokens=3)
     truth = [emotion for row in test_rows for emotion in row["emotions"]]
     result = scores(truth, [number_of(reply) for reply in replies])
-    replies = answers(
-        model, processor, samples_of(processor, map(asked, test_rows), shared["test"], tower), max_new_tokens=8
-    )
+    replies = answers(model, processor, samples(map(asked, test_rows)), max_new_tokens=8)
     found = [[number_of(part) for part in (*reply.split(","), "", "")[:3]] for reply in replies]
     in_order = scores(truth, [number for own in found for number in own])
     whole = [own == row["emotions"] for own, row in zip(found, test_rows, strict=True)]
@@ -669,16 +583,6 @@ def run_row(name, tower, train_rows, test_rows, seed, shared, args):
 
 
 # Runs, summary and plot
-
-
-def say(text):
-    print(text, flush=True)
-
-
-def write_json(path: Path, data):
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
 
 
 PHASE_1 = ("held_out", "actors", "width", "layers", "tower_epochs", "tower_lr", "copies")
@@ -737,14 +641,6 @@ def run_seed(recordings, seed, args):
             f"{result['loss'][0]} -> {result['loss'][-1]}, {result['seconds']} s, {result['cpu_seconds']} CPU s"
         )
         summarise(args)
-
-
-def spread(values):
-    return {
-        "mean": round(statistics.mean(values), 2),
-        "sd": round(statistics.stdev(values), 2) if len(values) > 1 else None,
-        "values": values,
-    }
 
 
 def summarise(args):

@@ -51,16 +51,16 @@ QUESTION = "[emotion] Which emotion is in the voice?"
 def tiny(seed, **fields):
     """A tiny ESVA whose towers are those of seed 0, frozen; `seed` is that of all other weights."""
     torch.manual_seed(0)
-    towers, processor = build("esva", seed=0)
+    towers, _ = build("esva", seed=0)
     with torch.no_grad():
         for layer in towers.model.audio_tower.feature_extractor.conv_layers:
             layer.conv.bias.normal_(std=0.3)
             layer.layer_norm.bias.normal_(std=0.3)
-    model, _ = build("esva", seed=seed, **fields)
+    model, processor = build("esva", seed=seed, **fields)
     for name, module in towers.model.named_children():
-        if name.endswith("_tower"):
+        if name.endswith("_tower") and hasattr(model.model, name):
             getattr(model.model, name).load_state_dict(module.state_dict())
-    return model.freeze(("vision_tower", "face_tower", "motion_tower", "audio_tower")), processor
+    return model.freeze(tuple(name for name, _ in model.model.named_children() if name.endswith("_tower"))), processor
 
 
 def inputs_of(row, processor, folder):
@@ -110,12 +110,11 @@ def moved_sound(model, processor, waveform, offset):
 
 
 def media_only(batch):
-    return {name: batch[name] for name in ("face_features", "motion_features", "face_times")} | {
-        name: batch[name] for name in ("audio_features", "audio_attention_mask")
-    }
+    names = ("face_features", "motion_features", "face_times", "audio_features", "audio_attention_mask")
+    return {name: batch[name] for name in names if name in batch}
 
 
-def train_alignment(model, samples, steps, bar):
+def train_alignment(model, processor, samples, steps, bar):
     """L_align (and the neural controller's loss) on clips in step; MSFE and alignment move, nothing else."""
     inner = model.model
     optimizer = torch.optim.AdamW([*inner.alignment.parameters(), *inner.msfe.parameters()], lr=3e-3, weight_decay=0.05)
@@ -124,7 +123,8 @@ def train_alignment(model, samples, steps, bar):
     losses = []
     for _ in range(steps):
         chosen = torch.randperm(len(samples), generator=generator)[:16].tolist()
-        terms = model.loss_parts(model.encode_media(**media_only(stack([samples[i] for i in chosen], 0))))
+        batch = stack([samples[i] for i in chosen], processor.padding)
+        terms = model.loss_parts(model.encode_media(**media_only(batch)))
         loss = terms["align"] + terms.get("controller", 0.0)
         optimizer.zero_grad()
         loss.backward()
@@ -171,10 +171,10 @@ def planted(args, report):
     with tqdm(total=2 * args.steps, desc="Training the alignment", unit="step") as bar:
         before = hits(found_offsets(model, cases), cases)
         start = time.perf_counter()
-        losses = train_alignment(model, train, args.steps, bar)
+        losses = train_alignment(model, processor, train, args.steps, bar)
         seconds = time.perf_counter() - start
         searching, _ = tiny(0, alignment_training="search")
-        searching_losses = train_alignment(searching, train, args.steps, bar)
+        searching_losses = train_alignment(searching, processor, train, args.steps, bar)
     alignment = model.model.alignment
     result = {"steps": args.steps, "training_clips": len(train), "seconds": round(seconds, 1)}
     result["loss"] = {"first": losses[0], "last_ten": statistics.mean(losses[-10:])}
@@ -283,7 +283,7 @@ def full_loss(args, report):
         for seed in range(args.seeds):
             for weight in (0.1, 0.0):
                 model, _ = tiny(seed, contrast_weight=weight)
-                course = train_whole(model, train, args.epochs, seed, bar)
+                course = train_whole(model, processor, train, args.epochs, seed, bar)
                 runs.append({"seed": seed, "contrast_weight": weight, "course": course, **parted(model, train, test)})
     table = {}
     for weight in (0.1, 0.0):
@@ -317,7 +317,7 @@ def full_loss(args, report):
     }
 
 
-def train_whole(model, samples, epochs, seed, bar):
+def train_whole(model, processor, samples, epochs, seed, bar):
     """The combined loss; means of each term over each epoch."""
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.05)
     generator = torch.Generator().manual_seed(seed)
@@ -327,7 +327,7 @@ def train_whole(model, samples, epochs, seed, bar):
         seen = {}
         order = torch.randperm(len(samples), generator=generator).tolist()
         for first in range(0, len(order) - 19, 20):
-            batch = stack([samples[i] for i in order[first : first + 20]], 0)
+            batch = stack([samples[i] for i in order[first : first + 20]], processor.padding)
             output = model(**batch)
             optimizer.zero_grad()
             output.loss.backward()

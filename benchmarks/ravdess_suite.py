@@ -34,7 +34,7 @@ def trained(recordings, seed, args):
         dialogues.write_json(folder / "tower.json", {"settings": settings, **result})
         dialogues.say(f"tower: {result['accuracy']} % of single recordings")
     tower = WhisperEncoder.from_pretrained(folder / "tower").eval().requires_grad_(False)
-    tokenizer = dialogues.word_tokenizer()
+    tokenizer = dialogues.tokenizer_of_prompts()
     if not (folder / "full" / "config.json").is_file():
         rows = dialogues.dialogues(train, args.dialogues, random.Random(seed), augment=True)
         shared = {"sounds": {}, "train": {}, "test": {}}

@@ -14,6 +14,7 @@ from transformers import AutoProcessor, HubertConfig, Wav2Vec2FeatureExtractor, 
 
 from hf_emotion.cli import main
 from hf_emotion.inference import describe
+from hf_emotion.modeling.configuration_voice_prosody import VoiceProsodyConfig
 from hf_emotion.papers import build, tiny_tokenizer
 from hf_emotion.processing.feature_extraction_imagebind import ImageBindFeatureExtractor
 from hf_emotion.processing.image_processing_emotion import EmotionImageProcessor
@@ -202,7 +203,17 @@ def test_long_sound_is_cut_into_whole_chunks_each_as_the_extractor_makes_it_alon
         np.testing.assert_allclose(found["input_features"][0, i], alone["input_features"][0], atol=1e-6)
 
 
-@pytest.mark.parametrize("audio_config", [None, HUBERT, WHISPER], ids=["imagebind", "hubert", "whisper"])
+def test_a_tiny_model_has_as_many_embeddings_as_the_tokenizer_it_is_given():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<own>"])
+    size = len(tokenizer)
+    model, _ = build("acoustemo", tokenizer=tokenizer)
+    assert model.get_input_embeddings().weight.shape[0] == size == len(tiny_tokenizer()) + 1
+
+
+@pytest.mark.parametrize(
+    "audio_config", [None, HUBERT, WHISPER, VoiceProsodyConfig()], ids=["imagebind", "hubert", "whisper", "voice cues"]
+)
 def test_sound_of_every_kind_gives_finite_tokens(audio_config):
     towers = {} if audio_config is None else {"audio_config": audio_config}
     model, processor = build("acoustemo", **towers)

@@ -467,7 +467,7 @@ def build(name: str, size: str = "tiny", *, seed: int = 0, **options):
             f"BERT's for a Q-Former or an instruction), or assemble it from published checkpoints with "
             f"from_pretrained_parts"
         )
-    vocab_size = len(tiny_tokenizer()) if size == "tiny" and tokenizers["tokenizer"] is None else None
+    vocab_size = len(tokenizers["tokenizer"] or tiny_tokenizer()) if size == "tiny" else None
     config = paper.config(size, **({} if vocab_size is None else {"vocab_size": vocab_size}), **config_fields)
     tokenizers = {kind: tokenizer or tiny_tokenizer() for kind, tokenizer in tokenizers.items()}
     processor = paper.processor.from_config(config, **tokenizers, **settings)

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import SequenceFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from .feature_extraction_imagebind import ImageBindFeatureExtractor
+from .feature_extraction_voice import VoiceCueExtractor
 
 # The towers' convolutions, and an analysis window, need 25 ms of sound to give one frame.
 SHORTEST_SECONDS = 0.025
@@ -24,6 +25,8 @@ def whole_sound_extractor(audio_config) -> SequenceFeatureExtractor:
     """
     if audio_config is not None and audio_config.model_type == "imagebind_audio":
         return ImageBindFeatureExtractor(hop_seconds=2.0)
+    if audio_config is not None and audio_config.model_type == "voice_prosody":
+        return VoiceCueExtractor()
     if audio_config is not None and audio_config.model_type == "whisper":
         # 100 spectrum frames a second, two of which make a position.
         seconds = audio_config.max_source_positions // 50
