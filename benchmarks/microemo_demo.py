@@ -13,11 +13,11 @@ run that is already in the file is not repeated.
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import random
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import Trainer, TrainingArguments
+from variants import answers, fit
 
 from hf_emotion.answers.words import emotion_words
 from hf_emotion.data.demo import VOICES, make_demo, movement_sizes, render_clips
@@ -141,7 +141,7 @@ def _tensors(made):
     return {name: torch.from_numpy(x) for name, x in made.items()}
 
 
-def fit(parts, loss_of, num_samples: int, epochs: int, batch: int, seed: int, desc: str) -> None:
+def fit_parts(parts, loss_of, num_samples: int, epochs: int, batch: int, seed: int, desc: str) -> None:
     """Plain one-cycle training of some parts of a model; `loss_of` takes indices of samples."""
     torch.manual_seed(seed)
     parameters = [parameter for part in parts for parameter in part.parameters()]
@@ -160,12 +160,12 @@ def fit(parts, loss_of, num_samples: int, epochs: int, batch: int, seed: int, de
                 bar.update()
 
 
-def movements_of_windows(batch) -> torch.Tensor:
+def movements_of_windows(batch, use_utterances: bool = True) -> torch.Tensor:
     """The furthest each movement goes in the whole clip and in each utterance, in the order of the model's windows.
 
     An utterance between two frames has the nearest one, as in the model. (windows, M).
     """
-    spans = batch.get("utterance_spans")
+    spans = batch.get("utterance_spans") if use_utterances else None
     furthest = []
     for i, times in enumerate(batch["video_times"]):
         real = times >= 0
@@ -204,7 +204,7 @@ def learn_to_look(model, processor, samples, seed: int, epochs: int = LOOK_EPOCH
         windows = torch.cat(tokens).unflatten(0, (-1, config.num_video_query_tokens))
         return (
             (frame_head(frames.flatten(2))[real], batch["movements"][real]),
-            (window_head(windows.flatten(1)), movements_of_windows(batch)),
+            (window_head(windows.flatten(1)), movements_of_windows(batch, config.use_utterances)),
         )
 
     def loss_of(which):
@@ -213,7 +213,7 @@ def learn_to_look(model, processor, samples, seed: int, epochs: int = LOOK_EPOCH
     parts = [frame_head, window_head, *(part for name, part in visual.named_children() if name in FRAME_PATH)]
     learnt = int(0.9 * len(samples))
     model.train()
-    fit(parts, loss_of, learnt, epochs, LOOK_BATCH, seed, "learning to look")
+    fit_parts(parts, loss_of, learnt, epochs, LOOK_BATCH, seed, "learning to look")
     model.eval()
     with torch.no_grad():
         _, (guess, true) = see(range(learnt, len(samples)))
@@ -244,7 +244,7 @@ def learn_to_listen(model, processor, samples, seed: int, epochs: int = LISTEN_E
     learnt = int(0.9 * len(samples))
     parts = [head, *(part for name, part in heard.named_children() if name.startswith("audio_"))]
     model.train()
-    fit(parts, loss_of, learnt, epochs, LISTEN_BATCH, seed, "learning to listen")
+    fit_parts(parts, loss_of, learnt, epochs, LISTEN_BATCH, seed, "learning to listen")
     model.eval()
     with torch.no_grad():
         guess, true = hear(range(learnt, len(samples)))
@@ -282,56 +282,24 @@ class FrameDropper(EmotionCollator):
         return {name: x[:, chosen] if name in self.frame_tensors else x for name, x in row.items()}
 
 
-def train(model, processor, samples, output: Path, seed: int, epochs: int = EPOCHS) -> list[dict]:
+def train(model, processor, samples, seed: int, epochs: int = EPOCHS) -> list[float]:
     """Stage 2 with `Trainer`: everything but the towers learns to answer; returns the logged losses."""
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
     model.model.audio_tower.requires_grad_(False)
-    arguments = TrainingArguments(
-        output_dir=str(output),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=BATCH,
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="cosine",
+    return fit(
+        model,
+        processor,
+        samples,
+        epochs * math.ceil(len(samples) / BATCH),
+        LEARNING_RATE,
+        seed,
+        BATCH,
+        collator=FrameDropper(processor),
         warmup_steps=0.1,
         weight_decay=0.1,
-        max_grad_norm=1.0,
         logging_steps=20,
-        save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=not sys.stderr.isatty(),
-        seed=seed,
     )
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=samples,
-        data_collator=FrameDropper(processor),
-        processing_class=processor,
-    )
-    trainer.train()
-    model.eval()
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
-
-
-@torch.no_grad()
-def answers(model, processor, samples) -> list[str]:
-    """Greedy answers to the questions of samples that hold the right answers."""
-    texts = []
-    collate = EmotionCollator(processor)
-    for first in range(0, len(samples), BATCH):
-        prompts = []
-        for sample in samples[first : first + BATCH]:
-            end = int((sample["labels"][0] != -100).nonzero()[0])
-            prompt = {name: value for name, value in sample.items() if name != "labels"}
-            prompts.append(prompt | {name: sample[name][:, :end] for name in ("input_ids", "attention_mask")})
-        batch = collate(prompts)
-        generated = model.generate(**batch, max_new_tokens=32, do_sample=False)
-        texts += processor.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-    return texts
 
 
 def named(text: str, row: dict) -> bool:
@@ -429,15 +397,15 @@ def main():
                 recognised = learn_to_listen(model, processor, drawn["prosody"], seed)
                 samples = with_features(model, samples)
                 learning = [samples[i] for i in learnt] + with_features(model, drawn["face"] + drawn["prosody"])
-                losses = train(model, processor, learning, Path(scratch) / "training", seed)
-                texts = answers(model, processor, [samples[i] for i in held_out])
+                losses = train(model, processor, learning, seed)
+                texts = answers(model, processor, [samples[i] for i in held_out], max_new_tokens=32, batch=BATCH)
                 scores = score([rows[i] for i in held_out], texts, constant)
                 run = {
                     "row": name,
                     "seed": seed,
                     "explained_variance": explained,
                     "voices_recognised": recognised,
-                    "last_loss": losses[-1]["loss"],
+                    "last_loss": losses[-1],
                     "scores": scores,
                     "core_seconds": round(time.process_time() - started),
                 }

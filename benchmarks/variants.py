@@ -173,8 +173,19 @@ def spelled(sample, windows, placeholder, tokenizer, rng):
     return {"input_ids": ids, "attention_mask": sample["attention_mask"], "labels": sample["labels"]}
 
 
-def fit(model, processor, samples, steps, lr, seed, batch):
-    """Train what is not frozen, by transformers' `Trainer`; returns its losses on the way."""
+def fit(model, processor, samples, steps, lr, seed, batch, collator=None, **settings):
+    """Train what is not frozen, by transformers' `Trainer`; returns its losses on the way.
+
+    Args:
+        collator: instead of an `EmotionCollator`.
+        settings: further `TrainingArguments`.
+    """
+    settings = {
+        "weight_decay": 0.05,
+        "warmup_steps": round(0.05 * steps),
+        "logging_steps": max(1, steps // 8),
+        **settings,
+    }
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
@@ -184,10 +195,7 @@ def fit(model, processor, samples, steps, lr, seed, batch):
                 per_device_train_batch_size=batch,
                 learning_rate=lr,
                 adam_beta2=0.999,
-                weight_decay=0.05,
-                warmup_steps=round(0.05 * steps),
                 lr_scheduler_type="cosine",
-                logging_steps=max(1, steps // 8),
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
@@ -196,9 +204,10 @@ def fit(model, processor, samples, steps, lr, seed, batch):
                 use_cpu=not torch.cuda.is_available(),
                 dataloader_pin_memory=False,
                 seed=seed,
+                **settings,
             ),
             train_dataset=samples,
-            data_collator=EmotionCollator(processor),
+            data_collator=EmotionCollator(processor) if collator is None else collator,
             processing_class=processor,
         )
         trainer.train()

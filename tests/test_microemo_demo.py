@@ -46,6 +46,11 @@ def test_a_window_has_the_furthest_movement_of_its_frames_or_of_the_nearest_fram
     }
     found = microemo_demo.movements_of_windows(batch).flatten().tolist()
     assert found == pytest.approx([0.3, 0.2, 0.2, 0.8, 0.5])
+    # A model without utterance windows has one window a clip.
+    assert microemo_demo.movements_of_windows(batch, use_utterances=False).tolist() == [
+        [pytest.approx(0.3)],
+        [pytest.approx(0.8)],
+    ]
     del batch["utterance_spans"]
     assert microemo_demo.movements_of_windows(batch).flatten().tolist() == pytest.approx([0.3, 0.8])
 
