@@ -730,6 +730,42 @@ def test_encoded_media_give_the_logits_and_the_loss_of_their_inputs(case):
             call(**batch, media=media)
 
 
+def test_prompt_lookup_finds_the_greedy_answer_and_an_assistant_is_refused(case):
+    model = case.model()
+    batch = case.single(case.batch(model.config), 0)
+    search = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    expected = model.generate(**batch, **search)
+    assert torch.equal(model.generate(**batch, **search, prompt_lookup_num_tokens=2), expected)
+    with pytest.raises(ValueError, match="assistant_model= is not supported with a clip"):
+        model.generate(**batch, **search, assistant_model=model)
+
+
+def test_labels_given_to_generate_end_the_prompt_before_the_answer(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    search = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    expected = model.generate(**batch, **search)[:, -5:]
+    # As the collator pads: an answer of two tokens behind one prompt, of one behind the other.
+    answered = dict(batch)
+    for name, filler in (("input_ids", 20), ("attention_mask", 1)):
+        answers = [torch.tensor([filler, filler]), torch.tensor([filler])]
+        rows = zip(batch[name], batch["attention_mask"].bool(), answers, strict=True)
+        rows = [torch.cat([row[kept], answer]) for row, kept, answer in rows]
+        answered[name] = pad_sequence(rows, batch_first=True, padding_side="left")
+    labels = torch.full_like(answered["input_ids"], -100)
+    labels[0, -2:] = labels[1, -1] = 20
+    assert torch.equal(model.generate(**answered, labels=labels, **search), expected)
+
+
+def test_a_prompt_of_a_clip_without_its_inputs_is_refused(case):
+    model = case.model()
+    batch = case.batch(model.config)
+    text = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    for call in (model, model.generate):
+        with pytest.raises(ValueError, match="the batch has no input of that clip"):
+            call(**text)
+
+
 @pytest.mark.parametrize("search", [{}, {"num_beams": 2}])
 def test_encoded_media_serve_a_search_without_a_cache(case, search):
     model = case.model()

@@ -362,6 +362,14 @@ class EmotionModel(EmotionPreTrainedModel):
             placeholders |= input_ids == getattr(self.config, f"{name}_token_id")
         return input_ids.masked_fill(placeholders, 0)
 
+    def check_without_clip(self, input_ids: Tensor) -> None:
+        """Refuse a prompt (B, S) with placeholders in a batch without media: a trainer dropped the clip's inputs."""
+        if not torch.equal(self.replace_placeholders(input_ids), input_ids):
+            raise ValueError(
+                "the prompt has placeholders of a clip, and the batch has no input of that clip; pass on everything "
+                "that the processor returns (with trl, give every row `images=[]`; see the README)"
+            )
+
     def embed(self, input_ids: Tensor, media: MediaTokens | None = None) -> Tensor:
         """Embeddings of the prompt with the media merged in.
 
@@ -408,6 +416,9 @@ class EmotionModel(EmotionPreTrainedModel):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         inputs = {name: kwargs.pop(name, None) for name in self.media_inputs}
         if inputs_embeds is None:
+            # A step of generation, which reads one token, has none.
+            if media is None and input_ids.shape[1] > 1 and all(value is None for value in inputs.values()):
+                self.check_without_clip(input_ids)
             media = self.media_of(media, inputs)
             inputs_embeds = self.embed(input_ids, media)
             if self.training:

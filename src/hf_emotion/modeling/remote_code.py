@@ -44,6 +44,8 @@ class SharingMixin:
                 infinite.
         """
         source = pretrained_model_name_or_path
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = with_whole_names(kwargs["quantization_config"])
         if use_safetensors is False:
             raise OSError(f"use_safetensors=False was given for {source}: {PICKLE_REFUSAL}")
         if kwargs.get("config") is not None and source is not None and os.path.isdir(source):
@@ -119,13 +121,30 @@ def layer_counts(values: Any, prefix: str = "") -> list[tuple[str, int]]:
     return counts
 
 
+def with_whole_names(quantization: Any) -> Any:
+    """A copy of a quantisation config that leaves out the modules it names by their short names, too.
+
+    transformers compares a name with the beginning of a module's path and with its end: `vision_tower` alone names
+    neither `model.vision_tower` nor what is in it.
+    """
+    quantization = copy.deepcopy(quantization)
+    settings = quantization if isinstance(quantization, dict) else vars(quantization)
+    for field in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if settings.get(field):
+            settings[field] = [*settings[field], *(rf".*\.{name}" for name in settings[field])]
+    return quantization
+
+
 def check_finite(source: Any, model: torch.nn.Module) -> None:
     """Raise `ValueError` for weights that are NaN or infinite: their answers would be noise, without a word of it."""
     for name, parameter in model.named_parameters():
         if parameter.is_meta or parameter.dtype not in FLOATS or not parameter.numel():
             continue
+        values = parameter.detach()
+        if type(values) is not torch.Tensor:
+            continue  # a quantiser's tensor: integers and their scales
         # Both are NaN where one weight is; many times faster than a look at each.
-        if not all(map(torch.isfinite, torch.aminmax(parameter.detach()))):
+        if not all(map(torch.isfinite, torch.aminmax(values))):
             raise ValueError(f"the weights in {source} are not finite numbers: {name} holds NaN or infinity")
 
 

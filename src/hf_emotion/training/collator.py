@@ -127,8 +127,38 @@ def stack(samples: Sequence[Mapping[str, torch.Tensor]], padding: Mapping[str, i
     return pad([{name: tensor[0] for name, tensor in sample.items()} for sample in samples], padding)
 
 
+def encode_preferences(processor: EmotionProcessor, rows: Sequence[Mapping], **options: Any) -> dict[str, torch.Tensor]:
+    """Rows with a better and a worse answer -> a batch for trl's `DPOTrainer`: B better answers, then B worse ones.
+
+    Args:
+        processor: the model's.
+        rows: with `chosen` and `rejected`, messages or texts, each the answer to `prompt` (messages, with media columns
+            as in `conversation`) or to a data row's question.
+        options: for the processor.
+
+    Returns:
+        the processor's batch of 2 B rows, with `completion_mask` (2 B, S): 1 on the answers.
+    """
+    answered = []
+    for kind in ("chosen", "rejected"):
+        for row in rows:
+            reply = row[kind]
+            if row.get("prompt"):
+                reply = [{"role": "assistant", "content": reply}] if isinstance(reply, str) else reply
+                answered.append({**row, "messages": [*row["prompt"], *reply]})
+            else:
+                answered.append({**row, "answer": reply if isinstance(reply, str) else reply[0]["content"]})
+    batch = encode(processor, answered, **options)
+    is_answer = batch.pop("labels") != -100
+    # Earlier answers in a prompt are part of the question: only the last run of labels is compared.
+    runs = (is_answer.int().diff(dim=1, prepend=torch.zeros(len(is_answer), 1, dtype=torch.int)) == 1).cumsum(1)
+    return {**batch, "completion_mask": (is_answer & (runs == runs.amax(1, keepdim=True))).long()}
+
+
 class EmotionCollator:
     """What `Trainer` needs as `data_collator`: rows, or samples that `encode` made before, -> one batch.
+
+    trl's `SFTTrainer` and, for rows with `chosen` and `rejected`, its `DPOTrainer` take it too.
 
     Args:
         processor: the model's.
@@ -144,6 +174,14 @@ class EmotionCollator:
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         if "input_ids" in rows[0]:
             return stack(rows, self.processor.padding)
+        if not any(name in rows[0] for name in ("question", "messages", "conversations", "prompt")):
+            columns = ", ".join(rows[0]) or "nothing"
+            raise ValueError(
+                f"the rows have neither a question nor messages, only {columns}; if their columns were removed, set "
+                f"remove_unused_columns=False in TrainingArguments"
+            )
         if self.features is not None:
             rows = [self.features.fill(row) for row in rows]
+        if "chosen" in rows[0] and "rejected" in rows[0]:
+            return encode_preferences(self.processor, rows, **self.options)
         return encode(self.processor, rows, **self.options)
