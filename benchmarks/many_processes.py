@@ -19,6 +19,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,8 +260,10 @@ def measure_corpus(work: Path, count: int) -> dict:
     with (work / "corpus.jsonl").open("w", encoding="utf-8") as file:
         for number in range(count):
             path = links / f"{number // 1000:04d}" / f"{number:07d}.mp4"
-            path.parent.mkdir(exist_ok=True)
-            os.link(clip, path)
+            if number % 1000 == 0:  # a file cannot have 100,000 links
+                path.parent.mkdir()
+                copied = shutil.copy(clip, path.parent / "clip")
+            os.link(copied, path)
             row = {"id": f"{number:07d}", "video": str(path), "label": "happy" if number % 2 else "sad"}
             file.write(json.dumps(row) + "\n")
     found = {}

@@ -18,6 +18,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from math import ceil
 from pathlib import Path
@@ -30,6 +31,7 @@ from .answers.pipeline_emotion import CLIP_FAILURES, LOAD_OPTIONS, decode, failu
 from .chat_models import ChatProcessor
 from .curation.reviewers import model_of
 from .curation.stages import Outcome, Runner
+from .data.remote import local_media
 from .data.shares import processes
 from .inference import load, pipeline_of
 from .processing.faces import FaceError
@@ -56,6 +58,8 @@ except ImportError:
 
 # Features of so many clips make one file of a cache.
 ROWS_OF_SHARD = 256
+# Memory that a task is counted with.
+TASK_BYTES = 2**28
 
 
 class ClusterError(RuntimeError):
@@ -107,8 +111,8 @@ def flow(
     gpus = int(ray.cluster_resources().get("GPU", 0)) if uses_gpu else 0
     blocks = max(1, ceil(len(rows) / batch_size))
     data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=blocks)
-    # However many workers are lost. It also keeps Ray from running the task inside the actor, one after the other.
-    data = data.map(task, fn_kwargs=dict(task_options), num_cpus=1, max_retries=-1)
+    # Tasks and actors that need the same are run by Ray as one, in the actor, one after the other.
+    data = data.map(task, fn_kwargs=dict(task_options), num_cpus=1, memory=TASK_BYTES)
     return data.map_batches(
         actor,
         fn_constructor_kwargs=dict(actor_options),
@@ -130,7 +134,7 @@ def processor_of(source: str | None, trust_remote_code: bool):
     return processor if hasattr(processor, "load_clips") else ChatProcessor(processor)
 
 
-def measure(row: dict, source: str | None, trust_remote_code: bool, question: str | None, options: Mapping) -> dict:
+def measure(row: dict, source: str | None, trust_remote_code, question: str | None, allow_urls, options) -> dict:
     """A row's clip as the model takes it, pickled; or its result, if it cannot be used."""
     started = time.perf_counter()
     row = json.loads(row["row"])
@@ -139,9 +143,12 @@ def measure(row: dict, source: str | None, trust_remote_code: bool, question: st
     try:
         processor = processor_of(source, trust_remote_code)
         load_options = {name: options[name] for name in LOAD_OPTIONS if options.get(name) is not None}
-        clip = decode(processor, clip, row.get("utterances"), None, options.get("every"), load_options)
-        # A chat model's processor takes decoded clips.
-        found["clip"] = pickle.dumps(processor.measure(clip) if hasattr(processor, "measure") else clip)
+        with local_media(row, allow_urls) as local:
+            path = local.get("video") or local.get("audio")
+            decoded = decode(processor, path, row.get("utterances"), None, options.get("every"), load_options)
+            # A chat model's processor takes decoded clips.
+            measured = processor.measure(decoded) if hasattr(processor, "measure") else decoded
+        found["clip"] = pickle.dumps(replace(measured, source=clip))
     except CLIP_FAILURES as error:
         found["failed"] = json.dumps({"clip": str(clip), "error": failure(error)["error"]})
     return {**found, "seconds": time.perf_counter() - started}
@@ -187,6 +194,7 @@ def answers(
     actors: int | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    allow_urls: bool = False,
     **options,
 ):
     """A `ray.data.Dataset` of the answers about rows, as JSON in the column `answer`.
@@ -198,11 +206,12 @@ def answers(
         batch_size, options: as for `inference.describe`.
         actors: copies of the model; `None` is one for each GPU, or one.
         device, trust_remote_code: as for `inference.load`.
+        allow_urls: fetch clips that are addresses.
     """
     where = {"source": source, "trust_remote_code": trust_remote_code}
     reading = {name: value for name, value in options.items() if name in (*LOAD_OPTIONS, "every")}
     answering = {name: value for name, value in options.items() if name not in reading and value is not None}
-    tasks = {**where, "question": question, "options": reading}
+    tasks = {**where, "question": question, "allow_urls": allow_urls, "options": reading}
     return flow(rows, measure, tasks, Describe, {**where, "device": device, "options": answering}, batch_size, actors)
 
 
@@ -220,13 +229,14 @@ def describing(source: str | None, **options) -> Callable[[Sequence[Mapping]], I
 # Features
 
 
-def measure_for_cache(row: dict, source: str, trust_remote_code: bool, options: Mapping) -> dict:
+def measure_for_cache(row: dict, source: str, trust_remote_code: bool, allow_urls: bool, options: Mapping) -> dict:
     """A row's clip as the towers take it, pickled; or what is wrong with it."""
     key, row = json.loads(row["row"])
     found = {"key": key, "stamps": "", "clip": b"", "failed": ""}
     try:
         stamps = {kind: stamp_of(path) for kind, path in media_of(row).items()}
-        inputs = record(processor_of(source, trust_remote_code), row, options)
+        with local_media(row, allow_urls) as local:
+            inputs = record(processor_of(source, trust_remote_code), local, options)
         return {**found, "stamps": json.dumps(stamps), "clip": pickle.dumps(inputs)}
     except (ValueError, OSError, FaceError) as error:
         return {**found, "failed": f"{row.get('id')}: {error}"}
@@ -278,6 +288,7 @@ def build_cache(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     skip_bad_rows: bool = False,
+    allow_urls: bool = False,
     **options,
 ) -> FeatureCache:
     """`FeatureCache.build` on the cluster, into a folder that all its machines see.
@@ -293,7 +304,7 @@ def build_cache(
     if wanted:
         where = {"source": source, "trust_remote_code": trust_remote_code}
         actor = {**where, "device": device, "dtype": dtype}
-        tasks = {**where, "options": options}
+        tasks = {**where, "allow_urls": allow_urls, "options": options}
         data = flow(list(wanted.items()), measure_for_cache, tasks, Encode, actor, batch_size, actors)
         shard = {"folder": str(folder.resolve()), "run": str(time.time_ns())}
         written = data.map_batches(write_shard, fn_kwargs=shard, batch_size=ROWS_OF_SHARD, num_cpus=1)
@@ -309,19 +320,20 @@ def build_cache(
 # Reviews
 
 
-def prepare_review(row: dict, output: str, settings) -> dict:
+def prepare_review(row: dict, output: str, settings, allow_urls: bool) -> dict:
     """The stages of a clip that need no model."""
-    Runner(output, {}, settings, log=f"log.{os.getpid()}.jsonl").prepare(json.loads(row["row"]))
+    log = f"log.{os.uname().nodename}-{os.getpid()}.jsonl"
+    Runner(output, {}, settings, log=log, allow_urls=allow_urls).prepare(json.loads(row["row"]))
     return row
 
 
 class Review:
     """An actor that asks the models about a clip."""
 
-    def __init__(self, output, settings, retry_unread, models, key):
+    def __init__(self, output, settings, allow_urls, retry_unread, models, key):
         made = {role: model_of(text, key) for role, text in models.items()}
         log = f"log.{ray.get_runtime_context().get_actor_id()}.jsonl"
-        self.runner = Runner(output, made, settings, retry_unread, log)
+        self.runner = Runner(output, made, settings, retry_unread, log, allow_urls)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict:
         found = {"outcome": [], "before": [], "now": []}
@@ -343,7 +355,7 @@ def reviewing(models: Mapping[str, str], key: str | None = None, actors: int | N
     """
 
     def engine(runner: Runner, rows: Sequence[Mapping]) -> Iterable[tuple[Outcome, int, int]]:
-        where = {"output": str(runner.output.resolve()), "settings": runner.settings}
+        where = {"output": str(runner.output.resolve()), "settings": runner.settings, "allow_urls": runner.allow_urls}
         actor = {**where, "retry_unread": runner.retry_unread, "models": dict(models), "key": key}
         uses_gpu = any(text.startswith("hf:") for text in models.values())
         data = flow(rows, prepare_review, where, Review, actor, 1, actors, uses_gpu)

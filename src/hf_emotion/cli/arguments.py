@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -104,12 +103,26 @@ def add_worker_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_row_options(parser: argparse.ArgumentParser) -> None:
-    """`--data`, `--split`, `--media-root`."""
+    """`--data`, `--split`, `--media-root`, `--allow-urls`."""
     parser.add_argument(
-        "--data", required=True, help="jsonl, json or csv table, folder of clips, or dataset written by build"
+        "--data",
+        required=True,
+        help="jsonl, json, csv or parquet table, folder of clips, dataset written by build, or tar files (WebDataset)",
     )
     parser.add_argument("--split", help="split of the data (default: the only one)")
-    parser.add_argument("--media-root", type=Path, metavar="FOLDER", help="folder of the clips (default: the data's)")
+    parser.add_argument(
+        "--media-root", metavar="FOLDER", help="folder of the clips; tar files are unpacked there (default: the data's)"
+    )
+    add_url_option(parser)
+
+
+def add_url_option(parser: argparse.ArgumentParser) -> None:
+    """`--allow-urls`."""
+    parser.add_argument(
+        "--allow-urls",
+        action="store_true",
+        help="read data and clips that are addresses, such as hf:// or s3:// (default: refuse them)",
+    )
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:

@@ -35,9 +35,13 @@ def run(args: argparse.Namespace) -> int:
     from ..inference import load
     from ..training.cache import FeatureCache
 
-    rows = read_rows(args.data, args.split, args.media_root, default_split="train")
+    rows = read_rows(args.data, args.split, args.media_root, default_split="train", allow_urls=args.allow_urls)
     loading = {"device": args.device, "dtype": args.dtype, "trust_remote_code": args.trust_remote_code}
-    options = {"skip_bad_rows": args.skip_bad_rows, **chosen(args, "num_frames", "modalities")}
+    options = {
+        "skip_bad_rows": args.skip_bad_rows,
+        "allow_urls": args.allow_urls,
+        **chosen(args, "num_frames", "modalities"),
+    }
     if args.engine == "ray":
         from .. import cluster
 

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from ..inference import Describer, load
 
     settings = settings_of(args)
-    rows = read_rows(args.data, args.split, args.media_root)[: args.limit]
+    rows = read_rows(args.data, args.split, args.media_root, allow_urls=args.allow_urls)[: args.limit]
     if not rows:
         raise EvaluationError(f"--data {args.data} holds no rows")
     # What the metrics need is checked before the model runs for hours.
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         METRICS[name].clips([], [], settings, [])
 
     options = chosen(args, "num_frames", "modalities", "max_new_tokens", "num_beams")
-    answer = engine = None
+    answer: Callable[..., list] | None = None
+    engine = None
     if args.engine == "ray":
         engine = ray_engine(args, per_utterance=False, **options)
     else:
@@ -77,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
         answer = Describer(model, processor, per_utterance=False, **reading, **options)
     record = {"model": args.model, "data": str(args.data), "split": args.split, "question": args.question, **options}
     path = args.output / "predictions.jsonl"
-    progress = sys.stderr.isatty()
-    answers = predict(rows, answer, path, record, args.batch_size, args.question, progress=progress, engine=engine)
+    running = {"progress": sys.stderr.isatty(), "engine": engine, "allow_urls": args.allow_urls}
+    answers = predict(rows, answer, path, record, args.batch_size, args.question, **running)
     report_share(answers)
     if not answers.processes.is_first:
         return OK

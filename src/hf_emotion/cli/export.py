@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file; returns 0."""
-    rows = read_rows(args.data, args.split, args.media_root)
+    rows = read_rows(args.data, args.split, args.media_root, allow_urls=args.allow_urls)
     written = write_conversations(rows, args.output, args.form)
     print(f"{args.output}: {written} conversations of {len(rows)} rows")
     return OK

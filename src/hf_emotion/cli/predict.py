@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from .arguments import (
     add_clip_options,
     add_engine_options,
     add_loading_options,
+    add_url_option,
     add_worker_option,
     chosen,
     report_share,
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-duration", type=float, metavar="SECONDS", help="refuse longer clips (default: the model's)"
     )
     add_loading_options(parser)
+    add_url_option(parser)
     add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object per clip")
     parser.add_argument(
@@ -66,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
     """Describe clips; returns 0, 1 (some failed) or 2 (all failed)."""
     from .. import starter
     from ..answers.track import write_track
+    from ..data.remote import is_url
     from ..data.shares import processes
+    from ..evaluation.evaluate import described
     from ..inference import Describer, load
 
     utterances = [None] * len(args.clips)
@@ -85,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
     share = processes()
     if share.count > 1 and args.output is None:
         raise ValueError(f"{share.count} processes share the clips; --output is needed, the file for their results")
-    answer = engine = None
+    answer: Callable[..., list] | None = None
+    engine = None
     if args.engine == "ray":
         if args.output is None:
             raise ValueError("--engine ray needs --output, the file for the results")
@@ -98,6 +103,9 @@ def run(args: argparse.Namespace) -> int:
         answer = Describer(model, processor, batch_size=args.batch_size, num_workers=args.num_workers, **options)
     if args.output is not None:
         results = write_results(args, utterances, options, answer, engine)
+    elif any(map(is_url, args.clips)):
+        rows = rows_of(args.clips, utterances)
+        results = [found for _, found in described(rows, answer, args.batch_size, args.question, args.allow_urls)]
     else:
         results = answer(args.clips, utterances=utterances, question=args.question, progress=sys.stderr.isatty())
     if not share.is_first:
@@ -121,7 +129,8 @@ def ray_engine(args: argparse.Namespace, **options) -> Callable:
     from .. import cluster
 
     cluster.connect(args.address)
-    loading = chosen(args, "device", "actors") | {"trust_remote_code": args.trust_remote_code}
+    loading = chosen(args, "device", "actors")
+    loading |= {"trust_remote_code": args.trust_remote_code, "allow_urls": args.allow_urls}
     return cluster.describing(args.model, question=args.question, batch_size=args.batch_size, **loading, **options)
 
 
@@ -131,17 +140,20 @@ def write_results(args: argparse.Namespace, utterances: list, options: dict, ans
 
     if len(set(args.clips)) < len(args.clips):
         raise ValueError("a clip is named twice; with --output each clip is accepted once")
-    rows = [{"id": clip, "video": clip, "utterances": file} for clip, file in zip(args.clips, utterances, strict=True)]
+    rows = rows_of(args.clips, utterances)
     settings = {"model": args.model, "question": args.question, **options}
-    progress = sys.stderr.isatty()
-    results = predict(
-        rows, answer, args.output, settings, args.batch_size, args.question, progress=progress, engine=engine
-    )
+    running = {"progress": sys.stderr.isatty(), "engine": engine, "allow_urls": args.allow_urls}
+    results = predict(rows, answer, args.output, settings, args.batch_size, args.question, **running)
     report_share(results)
     if results.processes.is_first:
         described = sum("error" not in result for result in results)
         print(f"{args.output}: {described} of {len(results)} clips described")
     return results
+
+
+def rows_of(clips: Sequence[str], utterances: Sequence) -> list[dict]:
+    """Data rows of clips; each is its own id."""
+    return [{"id": clip, "video": clip, "utterances": file} for clip, file in zip(clips, utterances, strict=True)]
 
 
 def print_result(result: dict) -> None:

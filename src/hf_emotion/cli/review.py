@@ -11,7 +11,7 @@ from ..curation.reviewers import model_of
 from ..curation.stages import ROLES, ReviewError, Settings, review
 from ..data.files import read_lines
 from ..data.questions import TASKS
-from .arguments import FAILED, OK, SOME_FAILED, add_engine_options, positive_int
+from .arguments import FAILED, OK, SOME_FAILED, add_engine_options, add_url_option, positive_int
 
 WHO = {
     "describe": "looks at frames and faces",
@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and replace no model. --judge is needed, and at least one of --describe and --listen."
     )
     add = run.add_argument
-    add("data", type=Path, metavar="DATA", help="dataset written by build, demo corpus, folder of clips, or table")
+    add("data", metavar="DATA", help="dataset written by build, demo corpus, folder of clips, or table")
     add("--output", required=True, type=Path, metavar="FOLDER", help="folder of the review")
     add("--split", default="train", choices=("train", "all"), help="split of a dataset; test clips are never taken")
-    add("--media-root", type=Path, metavar="FOLDER", help="folder of the clips (default: the data's)")
+    add("--media-root", metavar="FOLDER", help="folder of the clips (default: the data's)")
     add("--source", help="name of the source, for rows without one (default: none)")
     add("--licence", help="licence of the clips, for rows without one (default: none)")
     for role, text in WHO.items():
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=positive_int, default=1, metavar="N", help="clips at a time")
     add("--retry-unread", action="store_true", help="ask again where a reply could not be read")
     add("--json", action="store_true", help="print JSON")
+    add_url_option(run)
     add_engine_options(run)
     run.set_defaults(step_run=run_review)
 
@@ -99,7 +100,7 @@ def run_review(args: argparse.Namespace) -> int:
             models[role] = model_of(text, key)
             if role not in models[role].roles:
                 raise ReviewError(f"--{role} {text}: this model can {', '.join(models[role].roles)}, not {role}")
-    rows = read_rows(args.data, args.split, args.media_root)
+    rows = read_rows(args.data, args.split, args.media_root, allow_urls=args.allow_urls)
     for row in rows:
         for name in ("source", "licence"):
             row[name] = row.get(name) or getattr(args, name)
@@ -120,6 +121,7 @@ def run_review(args: argparse.Namespace) -> int:
         retry_unread=args.retry_unread,
         progress=sys.stderr.isatty(),
         engine=engine,
+        allow_urls=args.allow_urls,
     )
     share = processes()
     if share.count > 1:

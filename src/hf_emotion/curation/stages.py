@@ -48,6 +48,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.files import write_whole
+from ..data.remote import local_media
 from ..data.schema import FIELDS, RowError, make_row
 from ..data.shares import Processes, ResultFile, processes
 from ..processing.faces import FaceError, FaceFinder
@@ -699,9 +700,17 @@ class Outcome:
 class Runner:
     """Runs the stages, one clip at a time per thread."""
 
-    def __init__(self, output, models: Mapping[str, Model], settings: Settings, retry_unread=False, log=LOG):
+    def __init__(
+        self,
+        output: str | Path,
+        models: Mapping[str, Model],
+        settings: Settings,
+        retry_unread: bool = False,
+        log: str = LOG,
+        allow_urls: bool = False,
+    ):
         self.output, self.models, self.settings = Path(output), models, settings
-        self.retry_unread, self.log_file = retry_unread, self.output / log
+        self.retry_unread, self.log_file, self.allow_urls = retry_unread, self.output / log, allow_urls
         self.lock = threading.Lock()
         self.before = self.now = 0
 
@@ -728,12 +737,17 @@ class Runner:
 
     def stages(self, row: Mapping, with_models: bool = True) -> dict:
         """Stage -> output, computed or read; stages that were not reached are missing."""
-        clip = file_hash(row)
+        with local_media(row, self.allow_urls) as local:
+            return self.stages_of(row, local, with_models)
+
+    def stages_of(self, row: Mapping, local: Mapping, with_models: bool) -> dict:
+        """`stages` of a row whose clips lie on this machine, as `local` says."""
+        clip = file_hash(local)
         manifest = clip_folder(self.output, row["id"]) / "clip.json"
         content = {"stage": "clip", "sha256": clip, "row": row}
         if not manifest.is_file() or json.loads(manifest.read_text(encoding="utf-8")) != content:
             write(manifest, content)
-        values, media = {}, Media(row, self.settings)
+        values, media = {}, Media(local, self.settings)
         for stage in STAGES if with_models else [stage for stage in STAGES if stage.role is None]:
             model = self.models.get(stage.role) if stage.role else None
             if stage.role and model is None and not stage.optional:
@@ -866,6 +880,7 @@ def review(
     progress: bool = True,
     share: Processes | None = None,
     engine: Callable[[Runner, Sequence[Mapping]], Iterable[tuple[Outcome, int, int]]] | None = None,
+    allow_urls: bool = False,
 ) -> Report:
     """Describe and score labelled clips, or continue an interrupted review.
 
@@ -880,6 +895,7 @@ def review(
         workers: clips at a time, for models that answer in parallel (a server).
         retry_unread: ask again for replies that could not be read before.
         share: this process among several; default those that a launcher started.
+        allow_urls: fetch clips that are addresses (`s3://bucket/clip.mp4`).
         engine: what runs the rows (`hf_emotion.cluster`); default threads of this process.
 
     Returns:
@@ -902,7 +918,7 @@ def review(
     started = time.perf_counter()
     share = processes() if share is None else share
     log = LOG if share.count == 1 else f"{Path(LOG).stem}.{share.rank + 1}-of-{share.count}{Path(LOG).suffix}"
-    runner = Runner(output, models, settings, retry_unread, log)
+    runner = Runner(output, models, settings, retry_unread, log, allow_urls)
     # What a process did, for the first one, which reports; the files of the stages are the results that last.
     results = ResultFile(output / OUTCOMES, share)
     if share.is_first:

@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,9 @@ import numpy as np
 from ..answers.words import emotion_words
 from ..data.files import write_whole
 from ..data.readers.recognition import DFEW_CLASSES, MAFW_CLASSES
+from ..data.remote import is_url, local_media
 from ..data.shares import Processes, ResultFile, processes
+from ..processing.media import MediaError
 from . import classes, judge, official, sets, wheel
 from .grouping import LanguageModelGroups, named
 from .statistics import Clips, bootstrap, compare
@@ -429,6 +432,7 @@ def predict(
     shard: tuple[int, int] | None = None,
     share: Processes | None = None,
     engine: Callable[[Sequence[dict]], Iterable[tuple[str, dict]]] | None = None,
+    allow_urls: bool = False,
 ) -> ResultFile:
     """Predictions of a model for data rows, written row by row as JSONL; an interrupted run continues where it
     stopped.
@@ -449,6 +453,7 @@ def predict(
             `path`. Processes with different i are independent; a later call without `shard` reads all files and answers
             the remaining rows.
         share: this process among several; default those that a launcher started.
+        allow_urls: fetch clips that are addresses (`s3://bucket/clip.mp4`).
         engine: rows -> (id, answer) in any order, instead of `describe` (`hf_emotion.cluster`).
 
     Returns:
@@ -480,7 +485,7 @@ def predict(
         waiting = share.share([row for row in rows if row["id"] not in done])
     before = len(done) // results.processes.count
     with results.writing(), _bar(waiting, before, progress and share.is_first) as bar:
-        answers = described(waiting, describe, batch_size, question) if engine is None else engine(waiting)
+        answers = described(waiting, describe, batch_size, question, allow_urls) if engine is None else engine(waiting)
         for name, answer in answers:
             results.add({"id": name, **answer})
             bar.update()
@@ -519,15 +524,19 @@ def check_settings(results: ResultFile, settings: Mapping[str, object]) -> None:
 
 
 def described(
-    rows: Sequence[dict], describe: Callable[..., list], batch_size: int, question: str | None
+    rows: Sequence[dict],
+    describe: Callable[..., list],
+    batch_size: int,
+    question: str | None,
+    allow_urls: bool = False,
 ) -> Iterator[tuple[str, dict]]:
     """Ids with their answers, in order.
 
-    `describe.stream`, where there is one, gets all rows and their questions, and reads clips ahead. Otherwise rows that
-    are answered together are asked the same question.
+    `describe.stream`, where there is one, gets all rows and their questions, and reads clips ahead. Otherwise, and where
+    clips have to be fetched, rows that are answered together are asked the same question.
     """
     stream = getattr(describe, "stream", None)
-    if stream is not None:
+    if stream is not None and not any(is_url(row.get(kind)) for row in rows for kind in ("video", "audio")):
         clips = [row.get("video") or row.get("audio") for row in rows]
         questions = [row.get("question") if question is None else question for row in rows]
         started = time.perf_counter()
@@ -536,13 +545,36 @@ def described(
             started = time.perf_counter()
         return
     for batch in _batches(rows, batch_size, question):
-        clips = [row.get("video") or row.get("audio") for row in batch]
         asked = question if question is not None else batch[0].get("question")
         started = time.perf_counter()
-        answers = describe(clips, utterances=[row.get("utterances") for row in batch], question=asked)
+        answers = dict[str, dict]()
+        with ExitStack() as stack:
+            clips, usable = [], []
+            for row in batch:
+                source = row.get("video") or row.get("audio")
+                try:
+                    media = stack.enter_context(local_media(row, allow_urls))
+                except MediaError as error:
+                    answers[row["id"]] = {"clip": source, "error": str(error)}
+                else:
+                    clips.append(media.get("video") or media.get("audio"))
+                    usable.append((row, source))
+            spoken = [row.get("utterances") for row, _ in usable]
+            found = describe(clips, utterances=spoken, question=asked) if clips else []
+            for (row, source), clip, answer in zip(usable, clips, found, strict=True):
+                # A copy of a clip from elsewhere has another name.
+                answers[row["id"]] = named_as(answer, clip, source)
         seconds = round((time.perf_counter() - started) / len(batch), 4)
-        for row, answer in zip(batch, answers, strict=True):
-            yield row["id"], {**answer, "seconds": seconds}
+        for row in batch:
+            yield row["id"], {**answers[row["id"]], "seconds": seconds}
+
+
+def named_as(answer: dict, clip, source) -> dict:
+    """An answer about `clip` as one about `source`, of which it is a copy."""
+    if clip == source:
+        return answer
+    changes = {name: str(answer[name]).replace(str(clip), source) for name in ("clip", "error") if name in answer}
+    return {**answer, **changes}
 
 
 def _batches(rows: Sequence[dict], size: int, question: str | None) -> Iterator[list[dict]]:

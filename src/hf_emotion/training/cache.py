@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ..data.files import replacing, write_whole
 from ..data.loading import ClipDataset, clip_loader
+from ..data.remote import is_url, local_media, stamp_of_url
 from ..data.shares import Processes, processes
 from ..processing.faces import FaceError
 from ..processing.processing_emotion import ClipInputs, EmotionProcessor
@@ -93,7 +94,9 @@ def processor_fingerprint(processor, options: Mapping) -> str:
 
 
 def stamp_of(path: str | Path) -> dict:
-    """Size, time (ns) and SHA-256 of a file, to recognise it later."""
+    """Size, time (ns) and SHA-256 of a file, to recognise it later; of an address, what its file system says."""
+    if is_url(str(path)):
+        return stamp_of_url(str(path))
     status = Path(path).stat()
     with Path(path).open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
@@ -102,6 +105,8 @@ def stamp_of(path: str | Path) -> dict:
 
 def is_unchanged(path: str | Path, stamp: Mapping) -> bool:
     """Whether the file is still that of `stamp`; its content is read only if its time differs."""
+    if is_url(str(path)):
+        return stamp_of(path) == stamp
     try:
         status = Path(path).stat()
     except OSError:
@@ -121,8 +126,9 @@ def checksum(row: Mapping) -> str:
 
 
 def media_of(row: Mapping) -> dict[str, str]:
-    """The files of a row."""
-    return {kind: os.path.abspath(row[kind]) for kind in ("video", "audio") if row.get(kind)}
+    """The files of a row: paths or addresses."""
+    media = {kind: row[kind] for kind in ("video", "audio") if row.get(kind)}
+    return {kind: path if is_url(path) else os.path.abspath(path) for kind, path in media.items()}
 
 
 def key_of(row: Mapping, root: str) -> str:
@@ -134,8 +140,8 @@ def key_of(row: Mapping, root: str) -> str:
 
 
 def root_of(rows: Sequence[Mapping]) -> str:
-    """The folder that holds the files of all rows."""
-    folders = {os.path.dirname(path) for row in rows for path in media_of(row).values()}
+    """The folder that holds the files of all rows; addresses are keys as they are."""
+    folders = {os.path.dirname(path) for row in rows for path in media_of(row).values() if not is_url(path)}
     return os.path.commonpath(folders) if folders else os.path.abspath(os.curdir)
 
 
@@ -172,8 +178,8 @@ def encode_clips(base, processor, clips: Sequence[ClipInputs]) -> list[ClipInput
 class _Clips(ClipDataset):
     """Rows as `record` makes them, or one sentence for a row that cannot be read."""
 
-    def __init__(self, processor, rows, options):
-        self.processor, self.rows, self.options = processor, rows, options
+    def __init__(self, processor, rows, options, allow_urls=False):
+        self.processor, self.rows, self.options, self.allow_urls = processor, rows, options, allow_urls
 
     def __len__(self):
         return len(self.rows)
@@ -181,8 +187,9 @@ class _Clips(ClipDataset):
     def __getitem__(self, index):
         row = self.rows[index]
         try:
-            stamps = {kind: stamp_of(path) for kind, path in media_of(row).items()}
-            return record(self.processor, row, self.options), stamps
+            with local_media(row, self.allow_urls) as local:
+                stamps = {kind: stamp_of(path) for kind, path in media_of(row).items()}
+                return record(self.processor, local, self.options), stamps
         except (ValueError, OSError, FaceError) as error:
             return f"{row.get('id')}: {error}"
 
@@ -258,6 +265,7 @@ class FeatureCache:
         skip_bad_rows: bool = False,
         progress: bool = False,
         share: Processes | None = None,
+        allow_urls: bool = False,
         **options,
     ) -> "FeatureCache":
         """Encode the clips of `rows` that the folder does not hold yet; an interrupted run continues.
@@ -272,6 +280,7 @@ class FeatureCache:
             num_workers: processes that decode; `None` for their usual number. See `inference.Describer`.
             skip_bad_rows: leave out clips that cannot be read; `skipped` of the cache has a sentence for each.
             share: this process among several; default those that a launcher started.
+            allow_urls: fetch clips that are addresses (`s3://bucket/clip.mp4`).
             options: for the processor (`num_frames`, `modalities`, ...), as they will be in training.
 
         Raises:
@@ -287,7 +296,7 @@ class FeatureCache:
         training = base.training
         base.eval()
         skipped, waiting = [], {}
-        loader = clip_loader(_Clips(processor, list(wanted.values()), options), num_workers)
+        loader = clip_loader(_Clips(processor, list(wanted.values()), options, allow_urls), num_workers)
         writer = _Writer(folder, share.rank, crop=not getattr(base.config, "keep_padding", False))
 
         def encode_together(clips):

@@ -26,6 +26,7 @@ from ..files import (
     short,
     word_list,
 )
+from ..remote import is_url, joined
 from ..schema import FIELDS, RowError, make_row
 
 SPLITS = {
@@ -92,8 +93,14 @@ def read_folder(annotations, media: MediaFolder | None = None) -> Reading:
     return Reading(splits)
 
 
-def read_table(annotations, media: MediaFolder) -> Reading:
-    """Rows of a CSV, JSON Lines or JSON table. Raises `DataError` with the line of the first invalid row."""
+def read_table(annotations, media: MediaFolder, base: str | None = None) -> Reading:
+    """Rows of a CSV, JSON Lines, JSON or Parquet table. Raises `DataError` with the line of the first invalid row.
+
+    A clip may be an address (`s3://bucket/clip.mp4`); nothing is read from there.
+
+    Args:
+        base: address that relative names of clips are joined to; by default they are paths.
+    """
     path = Path(annotations)
     ids, splits, ignored = Ids(path), {}, set()
     for line, cells in _records(path):
@@ -117,7 +124,7 @@ def read_table(annotations, media: MediaFolder) -> Reading:
                 fields["labels"] = word_list(path, line, "labels", fields["labels"])
         fields["utterances"] = _utterances_of(path, line, fields.get("utterances"), media)
         ids.add(line, fields["id"])
-        fields.update(_media(path, line, fields, media))
+        fields.update(_media(path, line, fields, media, base))
         if fields.get("labels") is None and isinstance(fields.get("label"), str):
             fields["labels"] = [fields["label"]]
         try:
@@ -147,8 +154,23 @@ def _records(path: Path):
         if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
             raise DataError(path, 1, "a list of objects is needed")
         yield from ((None, record) for record in records)
+    elif path.suffix == ".parquet":
+        yield from ((None, record) for record in _parquet_records(path))
     else:
-        raise DataError(path, None, "a folder of clips, or a .csv, .jsonl or .json table is needed")
+        raise DataError(path, None, "a folder of clips, or a .csv, .jsonl, .json or .parquet table is needed")
+
+
+def _parquet_records(path: Path):
+    from pyarrow import ArrowException, parquet
+
+    try:
+        with parquet.ParquetFile(path) as table:
+            for batch in table.iter_batches(1000):
+                for record in batch.to_pylist():
+                    yield {name: value for name, value in record.items() if value is not None}
+    except (ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(path, None, f"the file is not a Parquet table that can be read: {reason}") from error
 
 
 def _utterances_of(path: Path, line: int | None, value, media: MediaFolder) -> list[dict] | None:
@@ -170,7 +192,7 @@ def _resolve(path: Path, name: str, media: MediaFolder) -> Path:
     return (media.root if media.root is not None else path.parent).joinpath(name).resolve()
 
 
-def _media(path: Path, line: int | None, fields: dict, media: MediaFolder) -> dict:
+def _media(path: Path, line: int | None, fields: dict, media: MediaFolder, base: str | None) -> dict:
     """The media of a row: the paths it names (missing files are recorded as missing), else the files with its id."""
     named = {kind: fields.get(kind) for kind in ("video", "audio") if fields.get(kind) is not None}
     if not named:
@@ -178,8 +200,12 @@ def _media(path: Path, line: int | None, fields: dict, media: MediaFolder) -> di
     for kind, name in named.items():
         if not isinstance(name, str):
             raise DataError(path, line, f"{kind} is {short(name)}; a path is needed")
-    files = {kind: _resolve(path, name, media) for kind, name in named.items()}
+    try:
+        urls = {kind: joined(base or "", name) for kind, name in named.items() if base or is_url(name)}
+    except ValueError as error:
+        raise DataError(path, line, str(error)) from None
+    files = {kind: _resolve(path, name, media) for kind, name in named.items() if kind not in urls}
     absent = [kind for kind, file in files.items() if not file.is_file()]
     if absent:
         media.missing.append(f"{fields['id']} ({', '.join(named[kind] for kind in absent)})")
-    return {kind: None if kind in absent else str(file) for kind, file in files.items()}
+    return urls | {kind: None if kind in absent else str(file) for kind, file in files.items()}
