@@ -25,6 +25,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Else Ray's workers get what other programs of a busy machine leave.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import psutil
 from kill_and_resume import cached, records
@@ -33,7 +35,10 @@ from many_processes import described
 
 RESULTS = Path(__file__).resolve().parent / "results" / "ray_cluster.json"
 VERBS = ("predict", "cache", "review")
-KINDS = {"Map(measure": "decode and measure (tasks)", "Describe": "model (actors)"}
+KINDS = {
+    "task::Map(measure)": "decode and measure (tasks)",
+    "task::MapWorker(MapBatches(Describe)).submit": "model (actors)",
+}
 
 
 def workers(kind: str) -> list[psutil.Process]:
@@ -132,10 +137,8 @@ def spans_of(events: list[dict]) -> list[dict]:
     """Ray's timeline: for each task or call of an actor its kind, worker, begin and end in seconds."""
     spans = []
     for event in events:
-        kind = next((kind for name, kind in KINDS.items() if name in event.get("name", "")), None)
-        if kind and event.get("ph") == "X" and event.get("cat", "").startswith("task::"):
-            begin = event["ts"] / 1e6
-            where = f"{event['pid']} {event['tid']}"
+        if kind := KINDS.get(event.get("cat")):
+            begin, where = event["ts"] / 1e6, f"{event['pid']} {event['tid']}"
             spans.append({"kind": kind, "worker": where, "begin": begin, "end": begin + event["dur"] / 1e6})
     return spans
 
@@ -204,6 +207,7 @@ def main() -> int:
             spans = spans_of(on_two_nodes(timed))
             results["timeline"] = draw(spans, args.output.with_suffix(".png"))
             print(json.dumps(results["timeline"]), flush=True)
+            args.output.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for verb in args.verbs:
             run, compare, done, kind = jobs(work, rows)[verb]
             one, many = work / f"{verb}-one", work / f"{verb}-many"

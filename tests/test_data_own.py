@@ -156,7 +156,7 @@ def test_utterances_may_be_a_subtitle_file(tmp_path):
         ("t.jsonl", '{"id": "a", "utterances": 3}\n', 1, ["utterances is 3"]),
         ("t.json", '{"id": "a"}', 1, ["list of objects"]),
         ("t.json", '[{"id": "a"}\n{"id": "b"}]', 2, ["not JSON"]),
-        ("t.xml", "<a/>", None, [".csv, .jsonl or .json"]),
+        ("t.xml", "<a/>", None, [".csv, .jsonl, .json or .parquet"]),
     ],
 )
 def test_a_broken_table_gives_one_error_with_file_and_line(name, content, line, words, tmp_path):

@@ -125,7 +125,7 @@ def run_review(args: argparse.Namespace) -> int:
     )
     share = processes()
     if share.count > 1:
-        print(f"process {share.rank + 1} of {share.count}: {len(report.outcomes)} rows", file=sys.stderr)
+        print(f"process {share.rank + 1} of {share.count}: {len(share.share(rows))} rows", file=sys.stderr)
     if not share.is_first:
         return OK
     failed = [item for item in report.outcomes if item.status == "failed"]
