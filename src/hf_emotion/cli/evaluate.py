@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
         METRICS[name].clips([], [], settings, [])
 
     options = chosen(args, "num_frames", "modalities", "max_new_tokens", "num_beams")
-    answer: Callable[..., list] | None = None
-    engine = None
+    answer = engine = None
     if args.engine == "ray":
         engine = ray_engine(args, per_utterance=False, **options)
     else:

@@ -89,8 +89,7 @@ def run(args: argparse.Namespace) -> int:
     share = processes()
     if share.count > 1 and args.output is None:
         raise ValueError(f"{share.count} processes share the clips; --output is needed, the file for their results")
-    answer: Callable[..., list] | None = None
-    engine = None
+    answer = engine = None
     if args.engine == "ray":
         if args.output is None:
             raise ValueError("--engine ray needs --output, the file for the results")

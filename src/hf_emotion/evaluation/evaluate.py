@@ -532,8 +532,8 @@ def described(
 ) -> Iterator[tuple[str, dict]]:
     """Ids with their answers, in order.
 
-    `describe.stream`, where there is one, gets all rows and their questions, and reads clips ahead. Otherwise, and where
-    clips have to be fetched, rows that are answered together are asked the same question.
+    `describe.stream`, where there is one, gets all rows and their questions, and reads clips ahead. Otherwise, and
+    where clips have to be fetched, rows that are answered together are asked the same question.
     """
     stream = getattr(describe, "stream", None)
     if stream is not None and not any(is_url(row.get(kind)) for row in rows for kind in ("video", "audio")):
