@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import subprocess
 from fractions import Fraction
 
 import av
@@ -203,6 +204,27 @@ def test_the_version_is_printed(capsys):
         main(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == f"hf-emotion {hf_emotion.__version__}\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_shell_gets_a_script_that_completes_commands_options_and_choices(shell, capsys):
+    pytest.importorskip("shtab", reason="shtab is not installed")
+    with pytest.raises(SystemExit) as stop:
+        main(["--print-completion", shell])
+    assert stop.value.code == 0
+    script = capsys.readouterr().out
+    for word in (*VERBS, "--max-new-tokens", "omni_emotion"):
+        assert word.removeprefix("--") in script, word
+    if shell == "bash":
+        assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_completion_without_shtab_names_the_extra_that_brings_it(monkeypatch, capsys):
+    monkeypatch.setattr("hf_emotion.cli.shtab", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["--print-completion", "bash"])
+    assert stop.value.code == 2
+    assert "pip install 'hf_emotion[completion]'" in capsys.readouterr().err
 
 
 def options_of(command, name):

@@ -8,14 +8,23 @@ Exit codes: 0 success; 1 some clips failed, the others succeeded; 2 the command 
 143 terminated (SIGTERM).
 """
 
+import argparse
 import os
 import signal
 import sys
 import threading
 from importlib import import_module
+from pathlib import Path
 
 from .. import __version__
 from .arguments import FAILED, INTERRUPTED, OK, TERMINATED, Parser
+
+try:
+    import shtab
+except ImportError:
+    shtab = None
+
+SHELLS = ("bash", "zsh", "tcsh")
 
 # Verb -> its line in `hf-emotion --help`. A verb's module is imported only when the verb is used.
 VERBS = {
@@ -56,6 +65,12 @@ def parser(verb: str | None = None) -> Parser:
     """
     root = Parser(prog="hf-emotion", description="Make, inspect and run multimodal emotion models.")
     root.add_argument("--version", action="version", version=f"hf-emotion {__version__}", help="print the version")
+    root.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        help="print a script that completes commands, options and files in this shell (default: none)",
+    )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in VERBS.items():
         command = commands.add_parser(name, help=summary)
@@ -65,6 +80,30 @@ def parser(verb: str | None = None) -> Parser:
             module.add_arguments(command)
             command.set_defaults(func=module.run)
     return root
+
+
+class PrintCompletion(argparse.Action):
+    """Writes the script of a shell, as shtab generates it from the parser, and exits."""
+
+    def __call__(self, root, namespace, shell, option_string=None):
+        if shtab is None:
+            root.error("--print-completion needs shtab; install it by: pip install 'hf_emotion[completion]'")
+        whole = parser()
+        prepare_completion(whole)
+        print(shtab.complete(whole, shell))
+        root.exit()
+
+
+def prepare_completion(command: argparse.ArgumentParser) -> None:
+    """Let shells offer files where an argument is a file or may be one: paths and positional arguments."""
+    for action in command._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for step in dict.fromkeys(action.choices.values()):
+                prepare_completion(step)
+        elif action.choices is not None:
+            action.choices = list(action.choices)  # shtab takes a dict for commands
+        elif action.nargs != 0 and (action.type is Path or not action.option_strings):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 
 class Terminated(KeyboardInterrupt):

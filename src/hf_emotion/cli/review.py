@@ -23,7 +23,7 @@ WHO = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP", help="run, export, import or dataset")
     run = steps.add_parser("run", help="describe and score clips, or continue an interrupted run")
     run.epilog = (
         "MODEL is hf:TASK:MODEL, server:MODEL@URL, or offline: templates over measurements, which show the procedure "

@@ -15,7 +15,9 @@ from .arguments import parse_fields
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Each phase starts from the folder that the one before it wrote: OUTPUT/phase_1, phase_2, ..."
     parser.add_argument(
-        "recipe", nargs="+", help="a paper (omni_emotion, emotion_llama: all its phases), or recipes by name or file"
+        "recipe",
+        nargs="+",
+        help="microemo, acoustemo, omni_emotion, esva or emotion_llama: all its phases; or recipes by name or file",
     )
     parser.add_argument(
         "--data",
