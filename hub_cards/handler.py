@@ -7,7 +7,10 @@ by it. It takes JSON, `{"inputs": ..., "parameters": {...}}`, or a clip's bytes 
     curl --data-binary @clip.mp4 -H "Content-Type: video/mp4" http://127.0.0.1:8080
     curl --data-binary @clip.mp4 -H "Content-Type: video/mp4" -H "Accept: text/event-stream" http://127.0.0.1:8080
 
-The last one gets server-sent events: how far its request is, the text as the model writes it, and the result.
+The server also speaks the protocol of OpenAI's chat completions, so that clients of such servers can ask it: the base
+URL is http://127.0.0.1:8080/v1, and a message brings the clip as a part `video_url`; see `ChatCompletions`.
+
+The last command gets server-sent events: how far its request is, the text as the model writes it, and the result.
 
 A request passes three stations. It waits in a line of bounded length, its body on disk. It is decoded and measured in
 its own thread, a few requests at a time. One thread owns the model: it takes requests with equal parameters that arrive
@@ -32,6 +35,7 @@ import tempfile
 import threading
 import time
 import traceback
+import uuid
 from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -726,14 +730,131 @@ class Route:
         return f"event: {kind}\ndata: {json.dumps(content)}\n\n"
 
 
+class ChatCompletions(Route):
+    """OpenAI's `/v1/chat/completions`: one user message with a clip and a question, answered in that schema.
+
+    The message's `content` is a list of parts: `text`; `video_url`, `image_url` and `audio_url` with a data URL or an
+    http(s) URL, as vLLM and SGLang take them; `input_audio` with base64. `max_tokens` (or `max_completion_tokens`),
+    `temperature` (0 is greedy search), `top_p` and `stream` are understood. Everything else the protocol has is refused
+    by name, and so are system messages and earlier turns: the model answers one question about one clip.
+
+    Answers have the pipeline's whole result beside `choices`, as `emotion_recognition`. A stream ends with it and then
+    `[DONE]`; its comments say how far the request is.
+    """
+
+    IGNORED = ("model", "messages", "stream", "stream_options", "user", "metadata", "store")
+    LENGTHS = ("max_completion_tokens", "max_tokens")
+    CLIPS = {"video_url": "video", "image_url": "video", "audio_url": "audio"}
+
+    def __init__(self, handler: EndpointHandler, headers: Any):
+        super().__init__(handler, headers)
+        self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name(handler)}
+        self.told = False
+
+    def read(self, body: Any) -> Any:
+        if not isinstance(body, dict) or isinstance(body.get("inputs"), bytes):
+            raise RequestError(400, "the body is not a JSON object; one with messages is accepted")
+        if body.get("model") not in (None, self.head["model"]):
+            raise RequestError(404, f"model {short(body['model'])} is not served here; {self.head['model']} is")
+        self.streams = body.get("stream") is True
+        settings = {name: body[name] for name in body.keys() - {*self.IGNORED} if body[name] is not None}
+        parameters = {}
+        for name in self.LENGTHS:
+            if name in settings:
+                parameters["max_new_tokens"] = settings.pop(name)
+        temperature = settings.pop("temperature", 0)
+        if temperature != 0:
+            parameters |= {"do_sample": True, "temperature": temperature}
+            if "top_p" in settings:
+                parameters["top_p"] = settings["top_p"]
+        settings.pop("top_p", None)  # greedy search has no use for it
+        if settings.pop("n", 1) != 1:
+            raise RequestError(422, "n is not 1; one answer per request is accepted")
+        if settings:
+            accepted = (*self.LENGTHS, "temperature", "top_p", "n", *self.IGNORED)
+            raise RequestError(422, f"{short(min(settings))} is not supported; accepted are {', '.join(accepted)}")
+        return {"inputs": self.parts(body.get("messages")), "parameters": parameters, "stream": self.streams}
+
+    def parts(self, messages: Any) -> dict:
+        """The clip and the question of a message."""
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise RequestError(400, "messages is not a list of objects")
+        if [message.get("role") for message in messages] != ["user"]:
+            roles = ", ".join(short(message.get("role")) for message in messages[:8]) or "none"
+            raise RequestError(422, f"the messages have the roles {roles}; one message of the role user is accepted")
+        content = messages[0].get("content")
+        if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+            raise RequestError(
+                422, "the message's content is not a list of parts; a part video_url with a clip is needed"
+            )
+        inputs: dict[str, Any] = {}
+        for part in content:
+            kind = part.get("type")
+            value = part.get(kind) if isinstance(kind, str) else None
+            if kind == "text":
+                name = "text"
+            elif kind == "input_audio":
+                name, value = "audio", value.get("data") if isinstance(value, dict) else None
+            elif kind in self.CLIPS:
+                name, value = self.CLIPS[kind], value.get("url") if isinstance(value, dict) else value
+            else:
+                accepted = ", ".join(("text", *self.CLIPS, "input_audio"))
+                raise RequestError(422, f"a part of type {short(kind)}; accepted are {accepted}")
+            if not isinstance(value, str):
+                raise RequestError(422, f"a part of type {kind} has no {'text' if name == 'text' else 'URL or data'}")
+            if name in inputs:
+                raise RequestError(422, f"the message has two parts with {name}; one is accepted")
+            inputs[name] = value
+        return inputs
+
+    def write(self, result: list[dict]) -> dict:
+        answer = {"role": "assistant", "content": result[0]["generated_text"]}
+        choice = {"index": 0, "message": answer, "finish_reason": "stop"}
+        return {**self.head, "object": "chat.completion", "choices": [choice], "emotion_recognition": result[0]}
+
+    def error(self, error: RequestError) -> dict:
+        kind = "invalid_request_error" if error.status < 500 else "server_error"
+        return {"error": {"message": str(error), "type": kind, "param": None, "code": error.status}}
+
+    def event(self, kind: str, content: Any) -> str:
+        if kind == "progress":
+            return f": {content['stage']}\n\n"
+        if kind == "error":
+            return f"data: {json.dumps(content)}\n\n"
+        if kind == "text":
+            return self.chunk(content)
+        [result] = content
+        # Beam search writes no pieces.
+        whole = "" if self.told else self.chunk(result["generated_text"])
+        return whole + self.chunk(None, finish="stop", emotion_recognition=result) + "data: [DONE]\n\n"
+
+    def chunk(self, text: str | None, finish: str | None = None, **more: Any) -> str:
+        delta = {} if text is None else {"content": text} if self.told else {"role": "assistant", "content": text}
+        self.told = self.told or text is not None
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return f"data: {json.dumps({**self.head, 'object': 'chat.completion.chunk', 'choices': [choice], **more})}\n\n"
+
+
+def model_name(handler: EndpointHandler) -> str:
+    """What clients call the model: its id on the Hub, or its folder's name."""
+    path = str(handler.pipe.model.name_or_path)
+    return os.path.basename(os.path.realpath(path)) if os.path.isdir(path) else path
+
+
+def models(handler: EndpointHandler) -> dict:
+    """The list of OpenAI's `/v1/models`."""
+    model = {"id": model_name(handler), "object": "model", "created": 0, "owned_by": "hf_emotion"}
+    return {"object": "list", "data": [model]}
+
+
 def state(handler: EndpointHandler) -> dict:
     """What a load balancer asks for."""
     count = len(handler.line.tickets)
     return {"status": "ready", "working": min(count, MAX_WORKING), "waiting": max(0, count - MAX_WORKING)}
 
 
-ROUTES: dict[str, type[Route]] = {"/": Route}
-GETS: dict[str, Callable[[EndpointHandler], Any]] = {"/": state}
+ROUTES: dict[str, type[Route]] = {"/": Route, "/v1/chat/completions": ChatCompletions}
+GETS: dict[str, Callable[[EndpointHandler], Any]] = {"/": state, "/v1/models": models}
 
 
 class Server(ThreadingHTTPServer):

@@ -646,6 +646,85 @@ def test_a_full_line_is_answered_with_503_and_a_time_to_wait(module, endpoint, t
         connection.close()
 
 
+def chat(port: int, body: dict) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    text = response.read().decode()
+    connection.close()
+    return response.status, text
+
+
+def message(*parts: dict) -> dict:
+    return {"messages": [{"role": "user", "content": list(parts)}], "max_tokens": 6}
+
+
+def test_clients_of_openais_protocol_are_answered_whole_and_in_pieces(endpoint, handler, clip, clips):
+    question = {"type": "text", "text": "How does she feel?"}
+    video = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{text_of(clip)}"}}
+    inputs = {"video": text_of(clip), "text": question["text"]}
+    [expected] = handler({"inputs": inputs, "parameters": {"max_new_tokens": 6}})
+    status, text = chat(endpoint, message(video, question))
+    answer = json.loads(text)
+    assert (status, answer["object"], answer["id"][:9]) == (200, "chat.completion", "chatcmpl-")
+    [choice] = answer["choices"]
+    assert choice["message"] == {"role": "assistant", "content": expected["generated_text"]}
+    assert answer["emotion_recognition"].keys() == expected.keys()
+    status, text = chat(endpoint, {**message(video, question), "stream": True})
+    events = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
+    chunks = [json.loads(event) for event in events[:-1]]
+    assert (status, events[-1]) == (200, "[DONE]")
+    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    pieces = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert pieces.strip() == choice["message"]["content"]
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    # Other sources, and the sound alone.
+    sound = {"type": "input_audio", "input_audio": {"data": text_of(clip), "format": "wav"}}
+    for parts, media in (
+        ([{"type": "video_url", "video_url": {"url": clips.url + "/clip.mp4"}}], "video"),
+        ([sound], "audio"),
+    ):
+        status, text = chat(endpoint, message(*parts, question))
+        assert status == 200, text
+        assert media in json.loads(text)["emotion_recognition"]["modalities"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "sentence"),
+    [
+        (
+            {"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": []}]},
+            422,
+            "roles 'system', 'user'",
+        ),
+        ({"messages": [{"role": "user", "content": "no clip"}]}, 422, "a part video_url with a clip is needed"),
+        (message({"type": "text", "text": "no clip"}), 400, 'needs "video" or "audio"'),
+        (message({"type": "video_url", "video_url": {"url": "http://10.0.0.1/x"}}), 403, "10.0.0.1"),
+        (message({"type": "document", "document": "x"}), 422, "type 'document'"),
+        (message({"type": "video_url", "video_url": 3}), 422, "no URL or data"),
+        ({"tools": [{}]}, 422, "'tools' is not supported"),
+        ({"n": 2}, 422, "one answer per request"),
+        ({"max_tokens": 10**6}, 422, "max_new_tokens"),
+        ({"model": "gpt"}, 404, "'gpt' is not served here"),
+    ],
+)
+def test_what_openais_protocol_has_and_the_model_has_not_is_refused_by_name(endpoint, change, status, sentence):
+    code, text = chat(endpoint, {**message({"type": "video_url", "video_url": "data:video/mp4;base64,AAAA"}), **change})
+    error = json.loads(text)["error"]
+    assert (code, error["code"]) == (status, status)
+    assert error["type"] == "invalid_request_error"
+    assert sentence in error["message"]
+
+
+def test_the_served_model_is_listed(endpoint, handler):
+    connection = http.client.HTTPConnection("127.0.0.1", endpoint, timeout=60)
+    connection.request("GET", "/v1/models")
+    [model] = json.loads(connection.getresponse().read())["data"]
+    connection.close()
+    assert model["id"] == handler.pipe.model.name_or_path.rpartition("/")[2]
+
+
 def test_the_state_is_told_and_other_paths_are_not_there(endpoint):
     for path, status in (("/", 200), ("/secret", 404)):
         connection = http.client.HTTPConnection("127.0.0.1", endpoint, timeout=60)
