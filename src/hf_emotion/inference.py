@@ -20,6 +20,7 @@ from .processing.processing_emotion import EmotionProcessor
 
 # Batches of clips that are read before the first of them is generated, so that clips of like length meet.
 WINDOW = 4
+MAX_TEMPLATE = 20_000  # characters that a chat template may add to a question
 
 
 class ModelFolderError(ValueError):
@@ -98,11 +99,16 @@ def check_settings(processor: EmotionProcessor) -> None:
     """Try a processor's chat template, and its numbers.
 
     Raises:
-        ValueError: a number that no clip can be read with, or none in any memory.
+        ValueError: a number that no clip can be read with, or none in any memory; a template that writes a book.
         jinja2.TemplateError: a template that cannot be written.
     """
     parts = [{"type": "text", "text": "?"}, *({"type": modality} for modality in processor.modalities)]
-    processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    prompt = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+    if len(prompt) > MAX_TEMPLATE:
+        raise ValueError(
+            f"its chat template writes {len(prompt):,} characters for a question of one; at most {MAX_TEMPLATE:,} are "
+            "accepted"
+        )
     size = getattr(processor.image_processor, "size", None)
     sides = {name: getattr(size, name, None) for name in ("height", "width", "shortest_edge", "longest_edge")}
     numbers = {f"size {name}": (side, 1, 4096) for name, side in sides.items() if side is not None}

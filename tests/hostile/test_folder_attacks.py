@@ -132,6 +132,16 @@ def test_a_folders_template_follows_no_attribute_and_makes_no_giant_text(folder,
         load(folder, device="cpu")
 
 
+def test_a_chat_template_that_writes_a_book_is_refused_when_the_folder_is_loaded(folder):
+    # Each token of a prompt costs time and memory, of which the attention takes the square.
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text("a" * 30_000 + template)
+    with pytest.raises(
+        ModelFolderError, match=r"template writes 30,\d+ characters for a question of one; at most 20,000"
+    ):
+        load(folder)
+
+
 def test_a_chat_template_reaches_nothing_of_python(folder):
     (folder / "chat_template.jinja").write_text("{{ messages.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(ModelFolderError, match="unsafe"):
