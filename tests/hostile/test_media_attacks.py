@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import wave
+from base64 import b64encode
 from fractions import Fraction
 
 import av
@@ -212,3 +213,35 @@ def test_more_packets_than_allowed_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(media, "MAX_PACKETS", 50)
     with pytest.raises(MediaError, match="more than the 50 packets"):
         load_clip(film(tmp_path / "a.mp4", count=60))
+
+
+def test_a_path_of_any_length_is_refused_in_a_short_sentence():
+    for path in ("a" * 5_000_000, "http://" + "a" * 5_000_000, "a/" * 3000):
+        with pytest.raises(MediaError, match="cannot be opened") as caught:
+            load_clip(path)
+        assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("data:video/mp4;base64,!!!", "damaged base64"),
+        ("data:video/mp4,abc", "not a data URL in base64"),
+        ("data:" + "a" * 1_000_000, "not a data URL in base64"),
+        (
+            "DATA:;base64," + b64encode(b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n").decode(),
+            "not a video or sound file",
+        ),
+    ],
+)
+def test_a_data_url_is_bytes_behind_the_same_gate(url, sentence):
+    with pytest.raises(MediaError, match=sentence) as caught:
+        load_clip(url)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_clip_in_a_data_url_is_read_as_its_bytes(tmp_path):
+    film(tmp_path / "film.mp4")
+    data = (tmp_path / "film.mp4").read_bytes()
+    clip = load_clip(f"data:video/mp4;base64,{b64encode(data).decode()}")
+    assert (clip.frames == load_clip(data).frames).all()

@@ -24,6 +24,7 @@ import os
 import re
 import stat
 import warnings
+from base64 import b64decode
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,7 @@ HELD_BYTES = 2**26  # of compressed video kept from the first reading
 PEAK_CANDIDATES = 64
 PEAK_SIDE = 960  # pixels; candidates are only looked at, the frames returned have full size
 ARRAY_FPS = 25.0
+MAX_PATH = 4096  # characters; PATH_MAX of Linux
 IMAGE_HEADS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 # Formats that keep everything in one file. FFmpeg knows 300 more; some of them (hls, concat, dash, image2, sdp) open
@@ -257,6 +259,8 @@ def _load(source: Any, request: _Request) -> Clip:
     # By name of its parts: a processor loaded from a folder owns a second class called Clip.
     if hasattr(source, "frame_times") and hasattr(source, "waveform"):
         return source
+    if isinstance(source, str) and source[:5].lower() == "data:":
+        return _load(_data_of(source), request)
     if isinstance(source, (str, os.PathLike)):
         return _load_path(os.fspath(source), request)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -272,7 +276,20 @@ def _load(source: Any, request: _Request) -> Clip:
     raise MediaError(f"A clip of type {type(source).__name__} cannot be read: {ACCEPTED} is accepted.")
 
 
+def _data_of(url: str) -> bytes:
+    """The bytes in a base64 `data:` URL, which servers of chat models hand over."""
+    head, _, text = url.partition(",")
+    if not head.lower().endswith(";base64"):
+        raise MediaError(f"{url[:60]!r}... is not a data URL in base64: data:video/mp4;base64,... is accepted.")
+    try:
+        return b64decode("".join(text.split()), validate=True)
+    except ValueError as error:
+        raise MediaError(f"{url[:60]!r}... is a data URL with damaged base64 ({error}).") from None
+
+
 def _load_path(path: str, request: _Request) -> Clip:
+    if len(path) > MAX_PATH:
+        raise MediaError(f"a path of {len(path):,} characters, {path[:60]!r}..., cannot be opened.")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         raise MediaError(f"{path} is a URL, and clips are not fetched from the network: {ACCEPTED} is accepted.")
     try:
