@@ -1,6 +1,8 @@
 """The model in the box: its teacher, and what it says."""
 
+import json
 import os
+import wave
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from hf_emotion.cli import main
 from hf_emotion.modeling.modeling_face_motion import face_motion
 from hf_emotion.processing.feature_extraction_voice import CUES as VOICE_CUES
 from hf_emotion.processing.feature_extraction_voice import VoiceCueExtractor
@@ -184,6 +187,39 @@ def test_silence_and_a_picture_without_a_face_have_no_sign():
         assert GRAMMAR.fullmatch(text), text
         assert missing in text
         assert NO_SIGN in text
+
+
+@shipped
+def test_temperatures_flatten_the_scores_of_labels_of_their_modality_alone(monkeypatch):
+    rng = np.random.default_rng(0)
+    voice = {"waveform": 0.1 * speak(rng, Speaker.draw(rng), "angry", 1.0, 1.5), "sampling_rate": 16000}
+
+    def scores(temperatures):
+        monkeypatch.setattr(starter().model.config, "label_temperatures", temperatures, raising=False)
+        labels = starter()(voice, candidate_labels=["angry", "sad", "happy"], max_new_tokens=1)["labels"]
+        return np.array([label["score"] for label in sorted(labels, key=lambda label: label["label"])])
+
+    plain = scores(None)
+    np.testing.assert_allclose(scores({"video": 2.0}), plain)
+    np.testing.assert_allclose(scores({"audio": 2.0}), plain**0.5 / (plain**0.5).sum(), rtol=1e-4)
+
+
+@shipped
+def test_one_command_fine_tunes_the_starter_on_labelled_sounds(tmp_path):
+    rng = np.random.default_rng(0)
+    for emotion in ("angry", "sad"):
+        folder = tmp_path / "clips" / "train" / emotion
+        folder.mkdir(parents=True)
+        sound = 0.1 * speak(rng, Speaker.draw(rng), emotion, 1.0, 1.0)
+        with wave.open(str(folder / f"{emotion}_1.wav"), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            file.writeframes((sound.clip(-1, 1) * 32767).astype("<i2").tobytes())
+    command = ["train", "starter", "--data", str(tmp_path / "clips"), "--output", str(tmp_path / "out")]
+    assert main([*command, "--set", "epochs=3", "--set", "batch_size=2", "--set", "use_cpu=true"]) == 0
+    report = json.loads((tmp_path / "out" / "phase_1" / "phase.json").read_text(encoding="utf-8"))
+    assert report["rows"] == 2
+    assert report["loss"][2] < report["loss"][0] < 5, "it starts from what the starter knows"
+    assert (tmp_path / "out" / "phase_1" / "model.safetensors").is_file()
 
 
 @shipped

@@ -368,7 +368,10 @@ class EmotionRecognitionPipeline(Pipeline):
 
     @torch.no_grad()
     def label_shares(self, batch, media, row: int, candidate_labels: Iterable[str]) -> list[Label]:
-        """Each label with its share of the probability of all of them, as the whole answer to a row's prompt."""
+        """Each label with its share of the probability of all of them, as the whole answer to a row's prompt.
+
+        The configuration's `label_temperatures`, where a model has them, calibrate the shares.
+        """
         tokenizer = self.processor.tokenizer
         labels = [str(label) for label in candidate_labels]
         # A label is data: "</s>" is read as a word.
@@ -385,7 +388,9 @@ class EmotionRecognitionPipeline(Pipeline):
         embeds = self.writer.base_model.embed(ids, rows_of(media, row, len(labels)))
         logits = self.model(inputs_embeds=embeds, attention_mask=mask, logits_to_keep=longest + 1).logits
         scores = logits[:, :-1].float().log_softmax(-1).gather(-1, ids[:, -longest:, None]).squeeze(-1)
-        shares = (scores * mask[:, -longest:]).sum(-1).softmax(0).tolist()
+        temperatures = getattr(self.writer.config, "label_temperatures", None) or {}
+        present = "+".join(name for name, rows in media.items() if isinstance(rows, list) and len(rows[row]))
+        shares = ((scores * mask[:, -longest:]).sum(-1) / temperatures.get(present, 1.0)).softmax(0).tolist()
         return [Label(label=label, score=share) for label, share in zip(labels, shares, strict=True)]
 
     def stream(self, clip: Any, **options: Any) -> Iterator[str]:

@@ -67,7 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Describe clips; returns 0, 1 (some failed) or 2 (all failed)."""
     from .. import starter
-    from ..answers.track import write_track
     from ..data.remote import is_url
     from ..data.shares import processes
     from ..evaluation.evaluate import described
@@ -111,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
         return OK
     failed = [result for result in results if "error" in result]
     if args.track is not None and not failed:
+        from ..answers.track import write_track  # it draws, and matplotlib takes long to import
+
         print(write_track(next(iter(results)), args.track), file=sys.stderr)
     if args.json:
         print(json.dumps(list(results), indent=2, ensure_ascii=False))

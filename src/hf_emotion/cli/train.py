@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe",
         nargs="+",
-        help="microemo, acoustemo, omni_emotion, esva or emotion_llama: all its phases; or recipes by name or file",
+        help="microemo, acoustemo, omni_emotion, esva or emotion_llama: all its phases; starter (the model in the "
+        "box); or recipes by name or file",
     )
     parser.add_argument(
         "--data",
@@ -45,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder for the phases; must be new or empty")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run in its --output")
     # Not --start, which torchrun would take for its own --start-method.
-    parser.add_argument("--start-from", help="folder or Hub id to start from (default: random weights, tiny size only)")
+    parser.add_argument(
+        "--start-from",
+        help="folder or Hub id to start from (default: random weights, tiny size only; for starter, its own weights)",
+    )
     parser.add_argument(
         "--size",
         choices=("tiny", "paper"),
@@ -162,12 +166,11 @@ def rows_of_phases(args, phases: Sequence[int]) -> tuple[dict[int, list[dict]], 
 
 def run(args) -> int:
     """`hf-emotion train`."""
+    from .. import starter
     from ..papers import build
     from ..training.train import TrainingError, run_phases, size_of
 
-    size = args.size or (size_of(args.start_from) if args.start_from else "paper")
-
-    def read_all(**changes) -> list[Recipe]:
+    def read_all(size="paper", **changes) -> list[Recipe]:
         recipes = []
         for name in args.recipe:
             several = recipe_names(name)
@@ -179,8 +182,10 @@ def run(args) -> int:
     if len(models) > 1:
         raise RecipeError(f"the recipes are for {' and '.join(sorted(models))}; those of one model are accepted")
     [name] = models
+    start = args.start_from or (starter.FOLDER if recipes[0].start == "starter" else None)
+    size = args.size or (size_of(start) if start else "paper")
     values = route_fields(name, parse_fields(args.set))
-    recipes = read_all(**values["recipe"])
+    recipes = read_all(size, **values["recipe"])
     if args.tasks:
         # Only the last phase is asked otherwise; alignment phases keep their own questions.
         recipes[-1] = replace(recipes[-1], tasks=args.tasks, use_row_questions=False)
@@ -191,7 +196,6 @@ def run(args) -> int:
             f"--output {args.output} exists and is not empty; a new or empty folder is accepted, or --resume"
         )
     rows, eval_rows = rows_of_phases(args, [recipe.phase for recipe in recipes])
-    start = args.start_from
     if start is None and size != "tiny":
         raise TrainingError(
             "--start-from is needed: a folder or Hub id with a model; --size tiny starts a tiny one from random weights"

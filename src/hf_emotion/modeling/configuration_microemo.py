@@ -50,6 +50,8 @@ class MicroEmoConfig(EmotionConfig):
             features of temporal dynamics", 1). The paper does not say how; off by default.
         share_video_qformers: one set of weights for the utterance-aware and the global video Q-Former. The paper has
             "a global video Q-Former" in addition to the utterance-aware one (3.3), so `False`.
+        label_temperatures: divisors of the log-likelihoods of labels before their shares are computed, by what a clip
+            has tokens of: "video", "audio" or "video+audio". `None`, and a missing key, leave the shares as they are.
     """
 
     model_type = "microemo"
@@ -92,6 +94,7 @@ class MicroEmoConfig(EmotionConfig):
     local_gate_init: float | int = 0.0
     local_dynamics: bool = False
     share_video_qformers: bool = False
+    label_temperatures: dict[str, float | int] | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

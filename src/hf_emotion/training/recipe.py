@@ -19,7 +19,7 @@ from ..data.questions import NEEDS, TASKS
 REPORT = "phase.json"
 RECIPES = files("hf_emotion.training") / "recipes"
 # Tasks that a recipe asks in its own words, beside those of `data.questions` -> the column that holds the answer.
-OWN_TASKS = {"caption": "description", "transcript": "subtitle"}
+OWN_TASKS = {"caption": "description", "transcript": "subtitle", "label": "label"}
 LORA = {"r", "alpha", "dropout", "targets"}
 
 
@@ -38,7 +38,7 @@ class Recipe:
         trains: trained parts of the model, children of its base model; `language_model` includes the head. All other
             parts are frozen.
         tasks: what is asked: tasks of `data.questions.TASKS`, or, in the recipe's own words, `"caption"`, answered by
-            the row's description, and `"transcript"`, answered by its subtitle.
+            the row's description, `"transcript"`, answered by its subtitle, and `"label"`, answered by its label.
         modalities: which of the model's modalities are read from the clips.
         epochs, batch_size, learning_rate: of the whole run; the batch is that of all devices together.
         lr_scheduler, warmup: name of the schedule, and the share of steps, or the number of steps, that warm it up.
@@ -52,6 +52,7 @@ class Recipe:
         lr_scheduler_kwargs: of the schedule, such as `min_lr`.
         max_steps: ends the run whatever `epochs` says.
         fields: fields of the model's configuration, for a published ablation of the paper.
+        start: "starter" starts from the model in the box unless another folder is given.
         use_row_questions: rows that bring a question and an answer are trained as they are; the recipe's tasks are
             asked of the others.
     """
@@ -78,6 +79,7 @@ class Recipe:
     lr_scheduler_kwargs: dict = field(default_factory=dict)
     max_steps: int | None = None
     fields: dict = field(default_factory=dict)
+    start: str | None = None
     use_row_questions: bool = True
 
     def __post_init__(self):
@@ -98,6 +100,7 @@ class Recipe:
             value = getattr(self, name)
             positive = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
             self._check(positive, f"{name} is {value!r}; a number above 0 is accepted")
+        self._check(self.start in (None, "starter"), f"start is {self.start!r}; 'starter' or nothing is accepted")
         if self.lora is None:
             self._check(self.trains, "trains names no part of the model")
         else:
