@@ -19,7 +19,10 @@ from transformers import (
 
 from hf_emotion.chat_models import ChatProcessor
 from hf_emotion.cli import main
+from hf_emotion.curation.reviewers import model_of
+from hf_emotion.curation.stages import Request, ReviewError
 from hf_emotion.inference import ModelFolderError, describe, load
+from hf_emotion.papers import build
 
 TEXT = {"model_type": "qwen2", "vocab_size": 2112, "num_key_value_heads": 2, "eos_token_id": 2049, **LAYERS}
 MEDIA_CHATML = (
@@ -188,6 +191,37 @@ def test_the_command_line_describes_a_real_clip(folder, shared_data, capsys):
     assert code == 0
     assert result["modalities"] == modalities
     assert len(result["frames"]) == (2 if "video" in modalities else 0)
+
+
+def test_a_review_asks_a_chat_model_for_what_it_can_see_and_hear(folder):
+    reviewer = model_of(f"chat:{folder}")
+    modalities = reviewer.processor.modalities
+    assert ("describe" in reviewer.roles, "listen" in reviewer.roles) == ("video" in modalities, "audio" in modalities)
+    noise = np.random.default_rng(0)
+    media = {}
+    if "video" in modalities:
+        media["frames"] = noise.integers(0, 255, (2, 40, 40, 3), dtype=np.uint8)
+    if "audio" in modalities:
+        media["sound"] = noise.standard_normal(16000).astype(np.float32)
+    asked = []
+    whole = reviewer.model.generate
+    reviewer.model.generate = lambda **row: asked.append(row) or whole(**{**row, "max_new_tokens": 3})
+    assert isinstance(reviewer(Request("scene", "What happens?", **media)), str)
+    assert isinstance(reviewer(Request("score", "How well does this fit?")), str)
+    with_media, alone = (reviewer.processor.decode(row["input_ids"][0], skip_special_tokens=True) for row in asked)
+    assert "What happens?" in with_media
+    assert alone.split("user")[1].strip().startswith("How well does this fit?")
+    assert any("pixel_values" in name or "input_features" in name for name in asked[0])
+
+
+def test_a_review_refuses_a_folder_that_is_no_chat_model_in_one_sentence(tmp_path):
+    with pytest.raises(ReviewError, match="cannot be"):
+        model_of(f"chat:{text_part(tmp_path / 'text', chat_template=CHATML)}")
+    model, processor = build("microemo")
+    model.save_pretrained(tmp_path / "own")
+    processor.save_pretrained(tmp_path / "own")
+    with pytest.raises(ReviewError, match="is a model of this package"):
+        model_of(f"chat:{tmp_path / 'own'}")
 
 
 def test_a_language_model_without_eyes_and_ears_gets_one_sentence(tmp_path):

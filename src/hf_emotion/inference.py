@@ -34,6 +34,7 @@ def load(
     dtype: str | torch.dtype = "auto",
     trust_remote_code: bool = False,
     local_files_only: bool = False,
+    revision: str | None = None,
 ) -> tuple[EmotionForConditionalGeneration, EmotionProcessor]:
     """A model and its processor, from a folder or a Hub repository: of this package, or a chat model of transformers.
 
@@ -44,6 +45,7 @@ def load(
         dtype: as for `from_pretrained`; `"auto"` keeps the checkpoint's.
         trust_remote_code: run the folder's own code. Not needed for this package's models.
         local_files_only: do not use the network.
+        revision: commit, branch or tag of a repository.
 
     Returns:
         the model, in eval mode, and its processor; a `ChatProcessor` for a chat model.
@@ -58,7 +60,7 @@ def load(
     if not folder.exists() and str(source).count("/") != 1:
         raise ModelFolderError(f"{source} is neither a folder nor a repository id such as 'name/model'")
     device = usable_device(device)
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": local_files_only}
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": local_files_only, "revision": revision}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # weights that do not fit are reported below, in a sentence instead of a table
     try:

@@ -26,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP", help="run, export, import or dataset")
     run = steps.add_parser("run", help="describe and score clips, or continue an interrupted run")
     run.epilog = (
-        "MODEL is hf:TASK:MODEL, server:MODEL@URL, or offline: templates over measurements, which show the procedure "
-        "and replace no model. --judge is needed, and at least one of --describe and --listen."
+        "MODEL is chat:MODEL (any chat model of transformers), hf:TASK:MODEL, server:MODEL@URL, or offline: templates "
+        "over measurements, which show the procedure and replace no model. --judge is needed, and at least one of "
+        "--describe and --listen."
     )
     add = run.add_argument
     add("data", metavar="DATA", help="dataset written by build, demo corpus, folder of clips, or table")

@@ -1,11 +1,13 @@
 """Models that describe and judge in a review (`curation.stages`).
 
 Each is a function from a `Request` to a reply: `Offline`, templates without a model; `Pipeline`, any transformers
-pipeline; `Server`, any server with the OpenAI chat protocol. No server is contacted and nothing is downloaded unless
+pipeline; `Chat`, any chat model of transformers that sees or hears; `Server`, any server with the OpenAI chat protocol.
+No server is contacted and nothing is downloaded unless
 the caller names it.
 
     offline                          templates over measurements, and the lexicon
     hf:TASK:MODEL[@REVISION]         hf:image-text-to-text:Qwen/Qwen2-VL-7B-Instruct
+    chat:MODEL[@REVISION]            chat:Qwen/Qwen2.5-Omni-7B
     server:MODEL@URL                 server:qwen2-vl@http://127.0.0.1:8000/v1
 """
 
@@ -23,11 +25,13 @@ from ..answers.words import emotion_words
 from ..data.files import did_you_mean
 from ..evaluation.classes import NEGATIVE_FAMILIES, POSITIVE_FAMILIES
 from ..evaluation.judge import ServerChat
+from ..processing.media import Clip
 from ..processing.utterances import UtteranceError, transcribe
 from .measures import MOVEMENTS
 from .stages import ROLES, Model, Request, ReviewError
 
 SAMPLING_RATE = 16000
+DESCRIPTIONS = "offline, hf:TASK:MODEL[@REVISION], chat:MODEL[@REVISION] and server:MODEL@URL"
 # The smallest movement worth a sentence, in distances between the outer eye corners. This and the bounds of
 # `Offline.movement` were set on one seed of the demo corpus, whose movements reach 0.08, and checked on another.
 NOTABLE = 0.04
@@ -252,6 +256,56 @@ def class_names(classes: list[dict]) -> str:
     return ", ".join(f"{item['label']} ({100 * item['score']:.0f} %)" for item in classes)
 
 
+class Chat:
+    """A chat model of transformers behind its own processor and chat template, as `predict` and `evaluate` use it.
+
+    Args:
+        model, processor: from `inference.load`; the processor is a `ChatProcessor`.
+        name: identifies the model and its revision, as for `Pipeline`.
+        generate: arguments of `generate`.
+
+    Raises:
+        ReviewError: its sound is not at the review's rate.
+    """
+
+    def __init__(self, model, processor, name: str, **generate):
+        seeing, hearing = "video" in processor.modalities, "audio" in processor.modalities
+        if hearing and processor.sampling_rate != SAMPLING_RATE:
+            raise ReviewError(f"{name} takes sound at {processor.sampling_rate} Hz; {SAMPLING_RATE} Hz is accepted")
+        self.roles = (*("describe", "person") * seeing, *("listen",) * hearing, "judge")
+        self.model, self.processor = model, processor
+        self.generate = {"do_sample": False, "max_new_tokens": 512, **generate}
+        self.name = f"chat {name} {json.dumps(self.generate, sort_keys=True)}"
+        self.lock = threading.Lock()
+
+    @classmethod
+    def load(cls, model: str, revision: str | None = None, **options) -> "Chat":
+        """A chat model from a Hub id or folder, on a GPU if there is one; remote code is not run."""
+        from ..chat_models import ChatProcessor
+        from ..inference import ModelFolderError, load
+
+        try:
+            loaded, processor = load(model, revision=revision)
+        except ModelFolderError as error:
+            raise ReviewError(str(error)) from error
+        if not isinstance(processor, ChatProcessor):
+            raise ReviewError(f"{model} is a model of this package, which describes whole clips; name a chat model")
+        commit = getattr(loaded.config, "_commit_hash", None) or revision or "local"
+        return cls(loaded, processor, f"{model}@{commit}", **options)
+
+    def __call__(self, request: Request) -> str:
+        count = 0 if request.frames is None else len(request.frames)
+        heard = 0 if request.sound is None else 1000 * len(request.sound) // SAMPLING_RATE
+        # A review's frames are about a second apart.
+        times = None if request.frames is None else np.arange(count, dtype=np.int64) * 1000
+        duration = max(1000 * count, heard)
+        clip = Clip(request.stage, request.frames, times, request.sound, SAMPLING_RATE, duration)
+        with self.lock:
+            row = {name: tensor.to(self.model.device) for name, tensor in self.processor(clip, request.prompt).items()}
+            ids = self.model.generate(**row, **self.generate)[0, row["input_ids"].shape[1] :]
+        return self.processor.decode(ids, skip_special_tokens=True)
+
+
 class Server:
     """A model behind a server with the OpenAI chat protocol; pictures go as JPEG, sound as WAV, in the request.
 
@@ -312,10 +366,13 @@ def model_of(text: str, api_key: str | None = None) -> Model:
         task, _, model = rest.partition(":")
         model, _, revision = model.partition("@")
         return Pipeline.load(task, model, revision or None)
+    if kind == "chat" and rest:
+        model, _, revision = rest.partition("@")
+        return Chat.load(model, revision or None)
     if kind == "server" and "@" in rest:
         model, _, url = rest.partition("@")
         return Server(ServerChat(url, model, api_key=api_key))
-    raise ReviewError(f"the model is {text!r}; offline, hf:TASK:MODEL[@REVISION] and server:MODEL@URL are accepted")
+    raise ReviewError(f"the model is {text!r}; {DESCRIPTIONS} are accepted")
 
 
 __all__ = ["Offline", "Pipeline", "Server", "model_of"]
