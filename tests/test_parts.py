@@ -1,5 +1,7 @@
 """Whole model folders from published parts: towers and language models by papers, each prepared as its own says."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from transformers import (
 from transformers.models.instructblip.modeling_instructblip import InstructBlipVisionModel
 
 from hf_emotion.cli import main
+from hf_emotion.inference import load
 from hf_emotion.modeling.configuration_acoustemo import AcoustEmoConfig
 from hf_emotion.modeling.configuration_esva import ESVAConfig
 from hf_emotion.modeling.configuration_microemo import MicroEmoConfig
@@ -41,6 +44,12 @@ SMALL = {
         num_audio_query_tokens=4,
     ),
     "esva": lambda: ESVAConfig(face_config=None, motion_config=None, contrast_weight=0.0, msfe_kernel_sizes=[]),
+}
+# What the sizes of a paper's own parts are set by.
+SIZES = {
+    "microemo": ("image_qformer_config", "video_qformer_config", "audio_qformer_config"),
+    "acoustemo": ("image_qformer_config", "acoustic_qformer_config"),
+    "esva": ("face_config", "motion_config"),
 }
 
 
@@ -179,12 +188,24 @@ def test_open_parts_are_parts_of_their_models():
         assert set(parts) <= set(part_names(paper))
 
 
-def test_the_open_parts_fit_together_at_tiny_size(tmp_path, clip, language_model):
-    # SigLIP, Whisper and Qwen3, as OPEN_PARTS names them.
-    parts = {"vision": vision_part(tmp_path / "v"), "audio": audio_part(tmp_path / "a")}
-    model, processor = assembled("acoustemo", parts, language_model)
+@pytest.mark.parametrize(("paper", "audio"), [*((paper, "whisper") for paper in OPEN_PARTS), ("microemo", "wavlm")])
+def test_the_open_parts_make_a_whole_folder_at_tiny_size(paper, audio, tmp_path, clip, language_model, monkeypatch):
+    # SigLIP (DINOv2 where a class token is needed), Whisper or WavLM, and Qwen3, as OPEN_PARTS names them.
+    vision = "siglip_vision_model" if "siglip" in OPEN_PARTS[paper]["vision"] else "dinov2"
+    made = {
+        "vision": vision_part(tmp_path / "v", vision),
+        "audio": audio_part(tmp_path / "a", audio),
+        "text": language_model,
+        "qformer_tokenizer": language_model,
+    }
+    monkeypatch.setitem(OPEN_PARTS, paper, {part: made[part] for part in OPEN_PARTS[paper]})
+    small = SMALL[paper]().to_dict()
+    fields = {name: small[name] for name in SIZES[paper]}
+    words = [word for name, value in fields.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    assert main(["init", paper, "--parts", "open", *words, "--output", str(tmp_path / "model")]) == 0
+    model, processor = load(tmp_path / "model", device="cpu")
     kinds = (model.config.vision_config, model.config.audio_config, model.config.text_config)
-    assert [kind.model_type for kind in kinds] == ["siglip_vision_model", "whisper", "qwen3"]
+    assert [kind.model_type for kind in kinds] == [vision, audio, "qwen3"]
     check(model, processor, clip)
 
 
