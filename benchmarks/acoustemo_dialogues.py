@@ -1,4 +1,4 @@
-"""Does AcoustEmo hear who felt what, when? The rows of its Table 2 on real speech, by actors it never heard.
+"""Does AcoustEmo hear who felt what, when? The rows of its Table 2, and two controls, on speech of unseen actors.
 
     python benchmarks/acoustemo_dialogues.py RAVDESS_FOLDER --held-out 17 18 19 20 --seeds 0 1 2
     python benchmarks/acoustemo_dialogues.py --tower-time

@@ -317,9 +317,9 @@ def full_loss(args, report):
     }
 
 
-def train_whole(model, processor, samples, epochs, seed, bar):
+def train_whole(model, processor, samples, epochs, seed, bar, lr=1e-3):
     """The combined loss; means of each term over each epoch."""
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=lr, weight_decay=0.05)
     generator = torch.Generator().manual_seed(seed)
     course = {}
     model.train()
