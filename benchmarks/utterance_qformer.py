@@ -9,7 +9,8 @@ which start anywhere. The ways:
 * `ours`: `UtteranceQFormer`;
 * `loop`: what the peers do, a loop over clips and windows through the stock `Blip2QFormerModel`;
 * `padded`: all windows as one batch through the stock model, padded to the longest window and masked;
-* `apart`: the same, but the whole clips in a batch of their own, so that utterances are padded to the longest of them.
+* `apart`: the same, but the whole clips in a batch of their own, so that utterances are padded to the longest of them;
+* `bucketed`: the strongest that the stock model allows, windows of like length (up to the next power of two) in a call.
 
 Every repetition runs every way at every N in turn, so that a noisy machine disturbs all of them alike; ratios are taken
 within a repetition and their median is reported, by wall time and by processor time, which other programs disturb
@@ -40,7 +41,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from hf_emotion.modeling.qformer import UtteranceQFormer, utterance_windows
 
-WAYS = ("ours", "loop", "padded", "apart")
+WAYS = ("ours", "loop", "padded", "apart", "bucketed")
 
 
 class PlainWays:
@@ -84,6 +85,22 @@ class PlainWays:
 
     def padded(self, features, times, spans):
         return self.pad(features, self.windows(times, spans)).flatten(0, 1)
+
+    def bucketed(self, features, times, spans):
+        windows = self.windows(times, spans)
+        clips = torch.arange(len(features)).repeat_interleave(windows.shape[1])
+        flat = windows.flatten(0, 1)
+        frames = flat.int().argsort(dim=-1, descending=True, stable=True)
+        lengths = flat.sum(-1)
+        bucket = lengths.float().log2().ceil()
+        tokens, order = [], []
+        for size in bucket.unique():
+            some = (bucket == size).nonzero()[:, 0]
+            chosen = frames[some, : int(lengths[some].max())]
+            mask = flat[some].gather(1, chosen).repeat_interleave(features.shape[2], dim=1)
+            tokens.append(self.read(features[clips[some][:, None], chosen].flatten(1, 2), mask))
+            order.append(some)
+        return torch.cat(tokens)[torch.cat(order).argsort()].flatten(0, 1)
 
     def apart(self, features, times, spans):
         windows = self.windows(times, spans)
@@ -191,7 +208,7 @@ def measure(arguments, ways, features, batches, save) -> list[dict]:
         kept_mb = {
             name: kept_bytes(way, features.detach().clone(), batch) / 2**20
             for name, way in ways.items()
-            if count <= arguments.padded_backward or name in ("ours", "loop")
+            if count <= arguments.padded_backward or name in ("ours", "loop", "bucketed")
         }
         for backward in (False, True):
             row = {
@@ -246,6 +263,8 @@ def summarise(results: list[dict]) -> None:
                 for name, seconds in row[clock].items()
                 if name != "ours"
             }
+            rival = min(row[f"{clock}_ratio"], key=row[f"{clock}_ratio"].get)
+            row[f"{clock}_strongest_rival"] = {"name": rival, "times_slower": row[f"{clock}_ratio"][rival]}
             row[f"{clock}_rate_of_first"] = statistics.median(
                 (row["gflop"] / mine) / (first["gflop"] / base)
                 for mine, base in zip(ours, first[clock]["ours"], strict=True)
@@ -276,7 +295,9 @@ def print_tables(results: list[dict]) -> None:
             for name, values in row["difference"].items()
         )
         ratios = f"{cells(row['wall_ratio'], '{:7.2f}x')} |{cells(row['processor_ratio'], '{:7.2f}x')}"
+        rival = row["processor_strongest_rival"]
         print(f"{row['N']:>3} {row['pass']:>17} {ratios}   {figures}")
+        print(f"{'':>21} strongest rival: {rival['name']}, {rival['times_slower']:.2f}x by processor time")
     print("\nlargest difference in float64")
     for row in results:
         for name, values in row.get("difference_float64", {}).items():

@@ -112,6 +112,32 @@ def test_features_of_half_precision_come_back_bit_for_bit(rows, tmp_path):
         assert torch.equal(kept[name], tensor), name
 
 
+@pytest.mark.parametrize(("storage", "error", "share"), [("bfloat16", 0.003, 0.55), ("int8", 0.02, 0.35)])
+def test_features_are_stored_smaller_with_an_error_that_is_measured(storage, error, share, made, rows, tmp_path):
+    model, processor, whole = made
+    folder = tmp_path / storage
+    small = FeatureCache.build(folder, model, processor, rows, storage=storage, **OPTIONS)
+    assert 0 < small.storage_error < error
+    taken = 0
+    for row in rows:
+        plain, stored = whole[row].tensors, small[row].tensors
+        assert plain.keys() == stored.keys()
+        for name, tensor in plain.items():
+            assert stored[name].dtype == tensor.dtype
+            if name.endswith("_features"):
+                apart = (stored[name] - tensor).square().mean().sqrt()
+                assert apart <= 1.5 * error * tensor.square().mean().sqrt()
+                taken += tensor.nbytes
+            else:
+                assert torch.equal(stored[name], tensor)
+    bytes_of = [sum(path.stat().st_size for path in kept.folder.glob("*.arrow")) for kept in (whole, small)]
+    assert bytes_of[0] - bytes_of[1] > (1 - share) * taken - 4096 * len(rows)
+    loss = [model(**EmotionCollator(processor, kept, **OPTIONS)(rows)).loss.item() for kept in (whole, small)]
+    assert loss[1] == pytest.approx(loss[0], rel=1e-2)
+    with pytest.raises(cache.FeatureCacheError, match=f"holds features stored as {storage}; storage 'full' needs"):
+        FeatureCache.build(folder, model, processor, rows, **OPTIONS)
+
+
 def test_fingerprints_survive_saving_and_loading(made, tmp_path):
     model, processor, features = made
     model.save_pretrained(tmp_path / "model")

@@ -53,6 +53,7 @@ def run(args) -> int:
         "tokens_per_clip": tokens,
         "token_choices": config.token_choices(args.frames),
         "base": base_of(PAPERS[args.name], parts) if size == "paper" else None,
+        "clip": clip_of(model, args.frames),
     }
     if args.json:
         print(json.dumps(result, indent=2))
@@ -71,6 +72,13 @@ def run(args) -> int:
     for setting, counts in result["token_choices"].items():
         kinds = ", ".join(f"{kind} {number:,}" for kind, number in counts.items())
         print(f"{setting:>44}  {sum(counts.values()):>7,}: {kinds}")
+    if result["clip"]:
+        clip = result["clip"]
+        size_mb = sum(tower["cached_bytes_bfloat16"] for tower in clip["towers"].values()) / 2**20
+        kind = f"{args.frames} frames and {clip['seconds']:g} s of sound"
+        print(f"\na clip of {kind}: {size_mb:.2f} MB of features in bfloat16")
+        for name, tower in clip["towers"].items():
+            print(f"{name:<26}{tower['tflop']:>10.3f} TFLOP{tower['cached_bytes_bfloat16'] / 2**20:>10.2f} MB")
     if result["base"]:
         base = result["base"]
         print(f"\nstarts from {base['checkpoint']}: {base['parameters']:,} parameters; to the language model it adds")
@@ -91,6 +99,18 @@ def parts_of(model) -> list[dict]:
     for name, parameter in model.model.named_parameters(recurse=False):
         parts.append({"part": name, "class": "Parameter", "parameters": parameter.numel(), "inside": {}})
     return parts
+
+
+def clip_of(model, frames: int, seconds: float = 5.0) -> dict | None:
+    """What a clip costs each tower, and the bytes of its cached features; `None` for a model whose towers are tiny."""
+    from ..costs import tower_costs
+
+    try:
+        towers = tower_costs(model, frames, seconds)
+    except ValueError:
+        return None
+    counted = {tower.name: {"tflop": tower.flop / 1e12, "cached_bytes_bfloat16": tower.bytes} for tower in towers}
+    return {"frames": frames, "seconds": seconds, "towers": counted}
 
 
 def base_of(paper, parts: list[dict]) -> dict | None:

@@ -458,7 +458,8 @@ def predict(
 
     Returns:
         one dict per row that is answered, in order, read from the file: `id`, `description`, `labels` ... or `id` and
-        `error`, and `seconds`, its share of the time of its batch. Rows that failed in an earlier run are tried again.
+        `error`, and `seconds`: its share of its batch's, or since the answer before it. Rows that failed in an earlier
+        run are tried again.
 
     Raises:
         EvaluationError: the file belongs to a run with other settings; the message names the first difference.

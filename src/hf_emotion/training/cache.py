@@ -35,8 +35,11 @@ MANIFEST = "features.json"
 FORMAT = 2
 # Steps of a chunk of sound that are stored after its last one with sound: a model's token may cover some of them.
 STEPS_AFTER_SOUND = 8
-# A file is written when it holds so much: what an interrupted run loses at most.
-SHARD_BYTES = 64 * 2**20
+# A file is written when it holds so much, or when so much time has passed: what an interrupted run loses at most.
+SHARD_BYTES = 512 * 2**20
+SHARD_SECONDS = 600.0
+# How the towers' states are stored: as they are computed; rounded; or as whole numbers with a scale for each vector.
+STORAGES = ("full", "bfloat16", "int8")
 # Fields of a configuration that say which towers there are, and what is taken from them.
 TOWER_FIELDS = ("vision", "audio", "face", "motion")
 # What loading and saving add to settings without changing them.
@@ -210,6 +213,8 @@ class FeatureCache:
         # What `build` left out, and how many clips it encoded in this process.
         self.skipped: list[str] = []
         self.added = 0
+        # Mean over the clips that `build` added, see `storage_error`; `None` where nothing was stored otherwise.
+        self.storage_error: float | None = None
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).is_file():
             raise FeatureCacheError(f"{folder} holds no {MANIFEST}; a folder that `hf-emotion cache` wrote is accepted")
@@ -266,6 +271,7 @@ class FeatureCache:
         progress: bool = False,
         share: Processes | None = None,
         allow_urls: bool = False,
+        storage: str = "full",
         **options,
     ) -> "FeatureCache":
         """Encode the clips of `rows` that the folder does not hold yet; an interrupted run continues.
@@ -281,14 +287,18 @@ class FeatureCache:
             skip_bad_rows: leave out clips that cannot be read; `skipped` of the cache has a sentence for each.
             share: this process among several; default those that a launcher started.
             allow_urls: fetch clips that are addresses (`s3://bucket/clip.mp4`).
+            storage: one of `STORAGES`. "bfloat16" halves float32, "int8" takes a quarter; what that costs is measured
+                while it is written, `storage_error` of the cache. Features are read in the type they were computed in.
             options: for the processor (`num_frames`, `modalities`, ...), as they will be in training.
 
         Raises:
             StaleFeaturesError: the folder holds features of other towers, settings or options.
             FeatureCacheError: clips that cannot be read, each with its reason.
         """
+        if storage not in STORAGES:
+            raise FeatureCacheError(f"storage is {storage!r}; accepted are {', '.join(STORAGES)}")
         folder, share = Path(folder), processes() if share is None else share
-        wanted = cls.prepare(folder, model, processor, rows, **options)
+        wanted = cls.prepare(folder, model, processor, rows, storage, **options)
         # All know what is there before one of them adds to it, so they share the rest evenly.
         share.wait()
         wanted = dict(share.share(list(wanted.items())))
@@ -297,7 +307,7 @@ class FeatureCache:
         base.eval()
         skipped, waiting = [], {}
         loader = clip_loader(_Clips(processor, list(wanted.values()), options, allow_urls), num_workers)
-        writer = _Writer(folder, share.rank, crop=not getattr(base.config, "keep_padding", False))
+        writer = _Writer(folder, share.rank, not getattr(base.config, "keep_padding", False), storage)
 
         def encode_together(clips):
             keys, stamps, inputs = zip(*clips, strict=True)
@@ -323,17 +333,24 @@ class FeatureCache:
             raise FeatureCacheError(f"{len(skipped)} of {len(wanted)} clips cannot be read:\n  {listed}")
         cache = cls(folder)
         cache.skipped, cache.added = skipped, len(wanted) - len(skipped)
+        cache.storage_error = sum(writer.errors) / len(writer.errors) if writer.errors else None
         return cache
 
     @classmethod
-    def prepare(cls, folder: Path, model, processor, rows: Sequence[Mapping], **options) -> dict[str, Mapping]:
+    def prepare(
+        cls, folder: Path, model, processor, rows: Sequence[Mapping], storage: str = "full", **options
+    ) -> dict[str, Mapping]:
         """Begin or check a folder; returns the rows that it lacks by their keys. See `build`."""
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / MANIFEST).is_file():
-            manifest = {**describe_features(model, processor, options), "root": root_of(rows)}
+            manifest = {**describe_features(model, processor, options), "root": root_of(rows), "storage": storage}
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
         cache = cls(folder)
         cache.check(model, processor, **options)
+        if storage != (present := cache.manifest.get("storage", "full")):
+            raise FeatureCacheError(
+                f"{folder} holds features stored as {present}; storage {storage!r} needs another folder"
+            )
         stale = set(cache.changed(rows))
         wanted = {cache.key(row): row for row in rows if media_of(row)}
         return {key: row for key, row in wanted.items() if key not in cache.places or key in stale}
@@ -409,11 +426,13 @@ class FeatureCache:
         inputs = json.loads(stored["about"])
         chunks = inputs.pop("chunks")
         tensors = {}
-        for name, (dtype, shape, start, size) in inputs.pop("tensors").items():
+        for name, (dtype, shape, start, size, *computed) in inputs.pop("tensors").items():
             # Copied, since what is mapped cannot be written to; an empty array has no bytes to be seen as numbers.
             values = np.frombuffer(stored["data"], dtype=np.uint8, count=size, offset=start).copy()
             kind = getattr(torch, dtype)
-            tensors[name] = torch.from_numpy(values).view(kind).view(shape) if size else torch.empty(shape, dtype=kind)
+            tensor = torch.from_numpy(values).view(kind).view(shape) if size else torch.empty(shape, dtype=kind)
+            # Files of before have no type of the computation: it is the stored one.
+            tensors[name] = unpacked(tensor, getattr(torch, *computed)) if computed not in ([], [dtype]) else tensor
         if chunks is not None:
             tensors["audio_features"] = whole_chunks(tensors["audio_features"], **chunks)
         return ClipInputs(**inputs, tensors=tensors)
@@ -486,11 +505,41 @@ def whole_chunks(states: torch.Tensor, steps: int, kept: Sequence[int]) -> torch
     return whole.flatten(0, 1)
 
 
-def stored_row(key: str, stamps: Mapping, inputs: ClipInputs, crop: bool = True) -> dict:
+def packed(tensor: torch.Tensor, storage: str) -> torch.Tensor:
+    """States (..., D) as they are stored: rounded, or (..., D + 4) int8 with a float32 scale at the end of a vector."""
+    if storage == "bfloat16":
+        return tensor.to(torch.bfloat16)
+    values = tensor.detach().cpu().float()
+    scale = values.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return torch.cat([(values / scale).round().to(torch.int8), scale.contiguous().view(torch.int8)], dim=-1)
+
+
+def unpacked(stored: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """`packed` undone, up to rounding."""
+    if stored.dtype == torch.int8 and kind.is_floating_point:
+        scale = stored[..., -4:].contiguous().view(torch.float32)
+        return (stored[..., :-4] * scale).to(kind)
+    return stored.to(kind)
+
+
+def storage_error(states: Sequence[torch.Tensor], storage: str) -> float:
+    """RMS of what storing changes, as a share of the RMS of the states."""
+    changed = sum(float((unpacked(packed(x, storage), x.dtype).float() - x.float()).square().sum()) for x in states)
+    whole = sum(float(x.float().square().sum()) for x in states)
+    return (changed / max(whole, 1e-30)) ** 0.5
+
+
+def is_packed(name: str, tensor: torch.Tensor, storage: str) -> bool:
+    """Whether a tensor is stored in another way than it is: the towers' states, where that makes them smaller."""
+    return storage != "full" and name.endswith("_features") and tensor.is_floating_point()
+
+
+def stored_row(key: str, stamps: Mapping, inputs: ClipInputs, crop: bool = True, storage: str = "full") -> dict:
     """A clip's features as a row of a file.
 
     Args:
         crop: leave out the states of sound that is not there (`cropped_chunks`).
+        storage: one of `STORAGES`.
     """
     tensors, chunks = dict(inputs.tensors), None
     mask = tensors.get("audio_attention_mask")
@@ -498,8 +547,10 @@ def stored_row(key: str, stamps: Mapping, inputs: ClipInputs, crop: bool = True)
         tensors["audio_features"], chunks = cropped_chunks(tensors["audio_features"], mask.bool())
     index, parts, start = {}, [], 0
     for name, tensor in tensors.items():
+        computed = str(tensor.dtype).removeprefix("torch.")
+        tensor = packed(tensor, storage) if is_packed(name, tensor, storage) else tensor
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        index[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start, len(data))
+        index[name] = (str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start, len(data), computed)
         # Numbers start where any dtype may.
         padding = -len(data) % 16
         parts += [data, bytes(padding)]
@@ -526,14 +577,17 @@ def write_rows(path: Path, rows: Sequence[Mapping]) -> None:
 class _Writer:
     """Rows -> Arrow files of one process."""
 
-    def __init__(self, folder: Path, rank: int = 0, crop: bool = True):
-        self.folder, self.rank, self.crop = folder, rank, crop
-        self.rows, self.bytes = [], 0
+    def __init__(self, folder: Path, rank: int = 0, crop: bool = True, storage: str = "full"):
+        self.folder, self.rank, self.crop, self.storage = folder, rank, crop, storage
+        self.rows, self.bytes, self.started = [], 0, time.monotonic()
+        self.errors: list[float] = []  # of each clip, see `storage_error`
 
     def add(self, key: str, stamps: Mapping, inputs: ClipInputs) -> None:
-        self.rows.append(stored_row(key, stamps, inputs, self.crop))
+        self.rows.append(stored_row(key, stamps, inputs, self.crop, self.storage))
+        states = [x for name, x in inputs.tensors.items() if is_packed(name, x, self.storage) and x.numel()]
+        self.errors += [storage_error(states, self.storage)] if states else []
         self.bytes += len(self.rows[-1]["data"])
-        if self.bytes >= SHARD_BYTES:
+        if self.bytes >= SHARD_BYTES or time.monotonic() - self.started > SHARD_SECONDS:
             self.write()
 
     def write(self) -> None:
@@ -541,7 +595,7 @@ class _Writer:
             # No two processes, and no two files of one, share a name.
             name = f"features-{time.time_ns()}-{self.rank:04d}-{secrets.token_hex(4)}.arrow"
             write_rows(self.folder / name, self.rows)
-        self.rows, self.bytes = [], 0
+        self.rows, self.bytes, self.started = [], 0, time.monotonic()
 
 
 __all__ = ["FeatureCache", "FeatureCacheError", "StaleFeaturesError", "processor_fingerprint", "tower_fingerprint"]
