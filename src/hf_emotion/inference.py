@@ -172,7 +172,7 @@ class Describer:
     ) -> None:
         self.pipeline = pipeline_of(model, processor)
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.every = options.pop("every", None)
+        self.every, self.allow_urls = options.pop("every", None), bool(options.pop("allow_urls", False))
         self.reading = {name: options.pop(name) for name in LOAD_OPTIONS if options.get(name) is not None}
         self.options = {name: value for name, value in options.items() if value is not None}
 
@@ -203,12 +203,11 @@ class Describer:
         if len(spoken) != len(clips):
             raise ValueError(f"{len(spoken)} utterance sources came with {len(clips)} clips; one for each is accepted")
         asked: list[str | None] = [None] * len(clips) if questions is None else list(questions)
-        # A recogniser is a model, URLs are fetched once, and chat models read clips their own way.
-        apart = {"asr", "allow_urls"} & self.options.keys() or isinstance(self.pipeline, ChatPipeline)
-        if apart:
+        # A recogniser is a model, and chat models read clips their own way.
+        if "asr" in self.options or isinstance(self.pipeline, ChatPipeline):
             triples = zip(clips, spoken, asked, strict=True)
             waiting = ({"clip": clip, "utterances": source, "question": question} for clip, source, question in triples)
-            reading = {**self.reading, **({} if self.every is None else {"every": self.every})}
+            reading = {**self.reading, "every": self.every, "allow_urls": self.allow_urls}
             yield from self.pipeline(waiting, batch_size=self.batch_size, **reading, **self.options)
             return
         read, places = each_once(key_of_clip(*pair) for pair in zip(clips, spoken, strict=True))
@@ -218,6 +217,7 @@ class Describer:
             [spoken[row] for row in read],
             self.every,
             self.reading,
+            self.allow_urls,
         )
         rows = enumerate(zip(items_of_rows(clip_loader(dataset, self.num_workers), places), asked, strict=True))
         while window := list(islice(rows, WINDOW * self.batch_size)):

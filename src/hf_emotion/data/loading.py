@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from ..answers.pipeline_emotion import CLIP_FAILURES, decode, failure
+from ..answers.pipeline_emotion import CLIP_FAILURES, decode, failure, with_urls_read
 from ..processing.processing_emotion import ClipInputs, EmotionProcessor
 
 # Starting a worker costs about as much processor time as decoding so many short clips.
@@ -70,7 +70,7 @@ class Clips(ClipDataset):
         processor: an `EmotionProcessor`.
         sources: what `EmotionProcessor.load` takes.
         utterances: for each source what `utterances.read` takes, or `None`.
-        every: see the pipeline.
+        every, allow_urls: see the pipeline.
         options: of `EmotionProcessor.load`.
     """
 
@@ -81,16 +81,17 @@ class Clips(ClipDataset):
         utterances: Sequence[Any],
         every: float | None = None,
         options: Mapping[str, Any] | None = None,
+        allow_urls: bool = False,
     ) -> None:
         self.processor, self.sources, self.utterances = processor, sources, utterances
-        self.every, self.options = every, dict(options or {})
+        self.every, self.options, self.allow_urls = every, dict(options or {}), allow_urls
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def __getitem__(self, index: int) -> ClipInputs | str:
         try:
-            source, spoken = self.sources[index], self.utterances[index]
+            source, spoken = with_urls_read(self.sources[index], self.allow_urls), self.utterances[index]
             clip = decode(self.processor, source, spoken, every=self.every, load_options=self.options)
             return replace(self.processor.measure(clip), track=None)
         except CLIP_FAILURES as error:
