@@ -96,9 +96,9 @@ def main() -> None:
         hours, cores = row["gpu_hours"], row["cores_that_feed_one_gpu"]
         cells = [
             f"{row['core_hours_of_preprocessing']:.0f}",
-            f"{hours['cache']:.1f}",
+            f"{hours['cache']:.2f}",
             f"{row['disk_gb_bfloat16']:,.0f}",
-            *(f"{hours[what]:.0f}" for what in ("epoch_from_features", "epoch_from_clips", "describe")),
+            *(f"{hours[what]:.1f}" for what in ("epoch_from_features", "epoch_from_clips", "describe")),
             f"{cores['cache']:.0f} / {cores['describe']:.0f}",
         ]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)

@@ -83,8 +83,11 @@ def _cost(base, name, tower, frames, seconds) -> tuple[int, int]:
         grid = getattr(base.config, "face_grid", None)
         kept = states.shape[-1] if grid is None else grid**2 * states.shape[-1 if states.dim() == 3 else 1]
         return frames * flop, frames * kept * BFLOAT16
+    if name == "frame_tower":
+        flop, output = run(1, 3, side, side)
+        return frames * flop, base.config.num_steps * output.last_hidden_state.shape[-1] * BFLOAT16
     if name == "vision_tower":
-        count = 1 if base.config.model_type == "esva" else frames
+        count = 1 if base.config.model_type in ("esva", "emotion_llama_v2") else frames
         flop, states = run(1, 3, side, side, call=base.frame_features)
         states = states[0] if isinstance(states, tuple) else states
         return count * flop, count * prod(states.shape) * BFLOAT16
