@@ -317,7 +317,7 @@ class Line:
     def __init__(self):
         self.changed, self.tickets = threading.Condition(), []
 
-    def enter(self) -> object:
+    def enter(self) -> "Ticket":
         """A place at the end; 503 where the line is full."""
         with self.changed:
             if len(self.tickets) >= MAX_WORKING + MAX_WAITING:

@@ -1,15 +1,22 @@
-"""A full disk: one sentence, an exit code that is not 0, and nothing half-written under a final name, for each verb.
+"""A full disk, and one that cannot be written: one sentence, an exit code that is not 0, and nothing half-written under
+a final name, for each verb.
 
-`build` and `train` are tested beside their code.
+What `build` and `train` leave on a full disk is tested beside their code.
 """
 
 import json
+import tempfile
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 
+from hf_emotion import hub, papers
 from hf_emotion.cli import main
+
+
+TOLD = {"description": "The voice is happy.", "question": "What do you hear?", "answer": "Joy."}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +39,7 @@ def rows(tmp_path_factory):
             frame.sample_rate = 16000
             container.mux(stream.encode(frame))
             container.mux(stream.encode())
-        lines.append(json.dumps({"id": str(i), "audio": path.name, "labels": ["happy"], "label": "happy"}))
+        lines.append(json.dumps({"id": str(i), "audio": path.name, "labels": ["happy"], "label": "happy", **TOLD}))
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     return folder / "rows.jsonl"
 
@@ -95,3 +102,68 @@ def test_predict_keeps_whole_results(tmp_path, run, model, rows):
     assert main([str(word) for word in words]) == 0
     results = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().strip().split("\n")]
     assert [result["clip"] for result in results] == [str(clip) for clip in clips]
+
+
+@pytest.fixture
+def hub_of_a_test(monkeypatch):
+    """A Hub that only notes the commits it gets."""
+    commits = []
+
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_commit(self, repo_id, operations, **options):
+            commits.append({operation.path_in_repo for operation in operations})
+            return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
+
+    monkeypatch.setattr(hub, "HfApi", Api)
+    monkeypatch.setattr(hub, "prepare", lambda *args: None)
+    return commits
+
+
+def test_push_of_a_model_that_cannot_be_saved_sends_nothing_and_leaves_nothing(
+    tmp_path, monkeypatch, hub_of_a_test, files_limited_to
+):
+    model, processor = papers.build("acoustemo")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with files_limited_to(100_000), pytest.raises(Exception, match=r"File too large|os error 27|Errno 27"):
+        hub.push(model, "me/model", processor=processor)
+    assert list(tmp_path.iterdir()) == []
+    assert hub_of_a_test == []
+
+
+def test_push_of_a_folder_needs_no_disk(hub_of_a_test, files_limited_to, capsys, model):
+    before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
+    with files_limited_to(0):
+        assert main(["push", str(model), "me/model"]) == 0
+    assert {"README.md", "config.json", "model.safetensors", "handler.py"} <= hub_of_a_test[0]
+    assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
+    assert "https://hub/me/model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("init", "acoustemo", "--output", "OUT"),
+        ("space", "me/model", "--output", "OUT"),
+        ("inspect", "CLIP", "--output", "OUT"),
+        ("predict", "CLIP", "--model", "MODEL", "--output", "OUT"),
+        ("cache", "MODEL", "--data", "ROWS", "--output", "OUT"),
+        ("evaluate", "--model", "MODEL", "--data", "ROWS", "--metrics", "emotion_lexicon", "--output", "OUT"),
+        ("build", "table", "--annotations", "ROWS", "--output", "OUT"),
+        ("train", "acoustemo_1_instruction", "--data", "ROWS", "--start-from", "MODEL", "--output", "OUT"),
+        ("review", "run", "ROWS", "--describe", "offline", "--judge", "offline", "--output", "OUT"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_place_that_cannot_be_written_is_one_sentence(capsys, model, rows, words):
+    # Not even root can make a file there.
+    places = {"OUT": "/proc/hf_emotion/out", "MODEL": model, "ROWS": rows, "CLIP": rows.parent / "0.wav"}
+    code = main([str(places.get(word, word)) for word in words])
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("hf-emotion")]
+    assert (code, len(lines)) == (2, 1), error
+    assert "/proc/hf_emotion" in lines[0]
+    assert "unexpected" not in lines[0]
+    assert "Traceback" not in error
