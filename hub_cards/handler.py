@@ -790,7 +790,9 @@ class ChatCompletions(Route):
         inputs: dict[str, Any] = {}
         for part in content:
             kind = part.get("type")
-            value = part.get(kind) if isinstance(kind, str) else None
+            if not isinstance(kind, str):
+                raise RequestError(422, f"a part has the type {short(kind)}; text is accepted")
+            value = part.get(kind)
             if kind == "text":
                 name = "text"
             elif kind == "input_audio":

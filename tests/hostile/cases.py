@@ -517,6 +517,21 @@ REQUEST = {
     },
     "parameters": {"num_frames": 2, "max_new_tokens": 4, "temperature": 0.5, "candidate_labels": ["happy", "sad"]},
 }
+CHAT = {
+    "model": "me/model",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,CLIP"}},
+                {"type": "text", "text": "Why?"},
+            ],
+        }
+    ],
+    "max_tokens": 4,
+    "temperature": 0.5,
+    "stream": False,
+}
 _server: dict = {}
 
 
@@ -532,6 +547,7 @@ def endpoint(folder: Path):
 
             def __init__(self):
                 self.processor = SimpleNamespace(load_clips=self.load_clips)
+                self.model = SimpleNamespace(name_or_path="me/model")
 
             def load_clips(self, videos, audio=None, utterances=None, **options):
                 video = videos[0] if audio is None else {"video": videos[0], "audio": audio[0]}
@@ -558,15 +574,16 @@ def endpoint(folder: Path):
 
 def make_request(rng: random.Random, folder: Path) -> bytes:
     _, clip = endpoint(folder)
-    request = mutate_json(rng, REQUEST, most=rng.choice((1, 3)))
-    if rng.random() < 0.2:
+    path, form = rng.choice((("/", REQUEST), ("/", REQUEST), ("/v1/chat/completions", CHAT)))
+    request = mutate_json(rng, form, most=rng.choice((1, 3)))
+    if path == "/" and rng.random() < 0.2:
         request = {"inputs": rng.choice((*TEXTS, *VALUES, "http://127.0.0.1:1/", "data:,x", 10 ** rng.randrange(400)))}
     text = dump_json(rng, request)
     data = text.replace("CLIP", clip).encode("utf-8", "replace")
     kind = rng.choice(("application/json",) * 8 + ("video/mp4", rng.choice(TEXTS).strip() or "x"))
     kind = "".join(character for character in kind if " " <= character <= "~")
     length = str(rng.choice(NUMBERS)) if rng.random() < 0.05 else ""
-    return json.dumps({"kind": kind, "length": length}).encode() + b"\n" + data
+    return json.dumps({"kind": kind, "length": length, "path": path}).encode() + b"\n" + data
 
 
 def check_request(data: bytes, folder: Path) -> str:
@@ -575,22 +592,35 @@ def check_request(data: bytes, folder: Path) -> str:
     head = json.loads(head)
     connection = HTTPConnection("127.0.0.1", port, timeout=25)
     try:
-        connection.putrequest("POST", "/")
+        path = head.get("path", "/")
+        connection.putrequest("POST", path)
         connection.putheader("Content-Type", head["kind"])
         # A length beyond the body would be waited for.
         length = head["length"] if head["length"] and int(head["length"]) <= len(body) else str(len(body))
         connection.putheader("Content-Length", length)
         connection.endheaders(body)
         response = connection.getresponse()
-        answer = json.loads(response.read())
+        body = response.read().decode()
     finally:
         connection.close()
-    if response.status == 200:
-        assert isinstance(answer, list)
+    streams = response.headers["Content-Type"].startswith("text/event-stream")
+    if streams:
+        assert response.status == 200
+        assert body.endswith("\n\n")
+        events = [line[6:] for line in body.splitlines() if line.startswith("data: ")]
+        answer = json.loads([event for event in events if event != "[DONE]"][-1])
+    else:
+        answer = json.loads(body)
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if error is None:
+        assert response.status == 200
+        assert isinstance(answer, list) if path == "/" else answer["choices"]
         return "accepted"
-    assert response.status in (400, 403, 411, 413, 415, 422, 502, 504), (response.status, answer)
-    assert answer["error"].startswith(f"{response.status}: "), answer
-    assert len(answer["error"]) < ONE_LINE
+    status, text = (error["code"], error["message"]) if path != "/" else (int(error[:3]), error)
+    assert streams or response.status == status
+    assert status in (400, 403, 404, 411, 413, 415, 422, 502, 504), answer
+    assert text.startswith(f"{status}: "), answer
+    assert len(text) < ONE_LINE
     return "refused"
 
 

@@ -15,7 +15,6 @@ import pytest
 from hf_emotion import hub, papers
 from hf_emotion.cli import main
 
-
 TOLD = {"description": "The voice is happy.", "question": "What do you hear?", "answer": "Joy."}
 
 
