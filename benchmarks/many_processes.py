@@ -55,7 +55,7 @@ COMPARED = {
     "evaluate": (answers, "predictions.*-of-*.jsonl"),
     "cache": (cached, "features-*.arrow"),
     "review": (records, "outcomes.*-of-*.jsonl"),
-    "build": (dataset, "../.*.utterances.*-of-*.jsonl"),
+    "build": (dataset, "../.build-killed.utterances.*-of-*.jsonl"),
 }
 
 
@@ -115,7 +115,7 @@ def kill_one(process: subprocess.Popen, folder: Path, pattern: str) -> None:
     """Kill one process of the command as soon as two results are written; then the launcher ends the other."""
 
     def written():
-        files = list(folder.glob(pattern))
+        files = list((folder.parent if pattern.startswith("../") else folder).glob(pattern.removeprefix("../")))
         if pattern.endswith(".arrow"):
             return len(files)
         return sum(file.read_bytes().count(b"\n") for file in files if file.exists())

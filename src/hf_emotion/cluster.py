@@ -23,7 +23,10 @@ from functools import lru_cache
 from math import ceil
 from pathlib import Path
 
+import fsspec
 import numpy as np
+import pyarrow
+from pyarrow import parquet
 from transformers import AutoProcessor
 
 from . import starter
@@ -58,6 +61,18 @@ except ImportError:
 
 # Features of so many clips make one file of a cache.
 ROWS_OF_SHARD = 256
+# Answers to so many clips make one file of a folder of answers.
+ROWS_OF_PART = 1024
+# A file of answers as Parquet; `result` is all of an answer, as JSON.
+LABEL = pyarrow.struct([("label", pyarrow.string()), ("score", pyarrow.float64())])
+ANSWERS = pyarrow.schema(
+    [
+        *((name, pyarrow.string()) for name in ("id", "clip", "description", "error")),
+        ("labels", pyarrow.list_(LABEL)),
+        ("seconds", pyarrow.float64()),
+        ("result", pyarrow.string()),
+    ]
+)
 # Memory that a task is counted with.
 TASK_BYTES = 2**28
 
@@ -77,12 +92,16 @@ def connect(address: str | None = None) -> None:
     if processes().count > 1:
         raise ClusterError("Ray starts its own processes; run the command without torchrun, accelerate or srun")
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    # A machine may be lost while a model is loaded there.
+    context.max_consecutive_actor_init_deaths = 3
     if ray.is_initialized():
         return
     options = {"include_dashboard": False} if address is None else {}
     try:
-        ray.init(address, logging_level="warning", log_to_driver=False, **options)
+        # Without an address Ray would join any cluster that happens to run on this machine.
+        ray.init(address or "local", logging_level="warning", log_to_driver=False, **options)
     except (ConnectionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ClusterError(f"no Ray cluster at {address!r}: {reason}") from error
@@ -226,6 +245,49 @@ def describing(source: str | None, **options) -> Callable[[Sequence[Mapping]], I
     return engine
 
 
+def read_ids(output: str) -> set[str]:
+    """Ids of the rows whose answers are in a folder that `write` filled."""
+    system, folder = fsspec.core.url_to_fs(output)
+    found = set()
+    for path in system.find(folder) if system.exists(folder) else ():
+        with system.open(path, "rb") as file:
+            if path.endswith(".parquet"):
+                found.update(parquet.read_table(file, columns=["id"])["id"].to_pylist())
+            else:
+                found.update(json.loads(line)["id"] for line in file)
+    return found
+
+
+def write(data, output: str) -> int:
+    """Write `answers` to a folder on any store, each file by the task that has its rows; returns how many failed.
+
+    Args:
+        data: of `answers`.
+        output: folder or its address; of Parquet files if its name ends in `.parquet`, otherwise of JSON Lines.
+    """
+    system, folder = fsspec.core.url_to_fs(output)
+    suffix = "parquet" if output.endswith(".parquet") else "jsonl"
+    system.makedirs(folder, exist_ok=True)
+    run = str(time.time_ns())
+    where = {"output": output, "suffix": suffix, "run": run}
+    written = data.map_batches(write_part, fn_kwargs=where, batch_size=ROWS_OF_PART, num_cpus=1)
+    return sum(row["failed"] for row in written.iter_rows())
+
+
+def write_part(batch: Mapping[str, np.ndarray], output: str, suffix: str, run: str) -> dict:
+    """Write a file of answers. Its name follows from its rows: a repeated task replaces its file by the same one."""
+    rows = [json.loads(answer) for answer in batch["answer"]]
+    digest = hashlib.sha256("\n".join(row["id"] for row in rows).encode()).hexdigest()[:16]
+    system, folder = fsspec.core.url_to_fs(output)
+    with system.open(f"{folder}/{run}-{digest}.{suffix}", "wb") as file:
+        if suffix == "parquet":
+            fields = [{**row, "result": answer} for row, answer in zip(rows, batch["answer"], strict=True)]
+            parquet.write_table(pyarrow.Table.from_pylist(fields, schema=ANSWERS), file)
+        else:
+            file.writelines(f"{answer}\n".encode() for answer in batch["answer"])
+    return {"failed": ["error" in row for row in rows]}
+
+
 # Features
 
 
@@ -366,4 +428,4 @@ def reviewing(models: Mapping[str, str], key: str | None = None, actors: int | N
     return engine
 
 
-__all__ = ["ClusterError", "answers", "build_cache", "connect", "describing", "reviewing"]
+__all__ = ["ClusterError", "answers", "build_cache", "connect", "describing", "read_ids", "reviewing", "write"]

@@ -58,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object per clip")
     parser.add_argument(
         "--output",
-        type=Path,
         metavar="FILE",
-        help="write each result to this jsonl file as soon as it is there; run again to continue (default: print)",
+        help="write each result to this jsonl file as soon as it is there; run again to continue (default: print); "
+        "with --engine ray also a folder on a store, such as s3://bucket/answers or answers.parquet",
     )
 
 
@@ -88,10 +88,15 @@ def run(args: argparse.Namespace) -> int:
     share = processes()
     if share.count > 1 and args.output is None:
         raise ValueError(f"{share.count} processes share the clips; --output is needed, the file for their results")
+    on_store = args.output is not None and (is_url(args.output) or args.output.endswith(".parquet"))
+    if on_store and args.engine != "ray":
+        raise ValueError(f"--output {args.output} needs --engine ray; in one process a jsonl file is written")
     answer = engine = None
     if args.engine == "ray":
         if args.output is None:
             raise ValueError("--engine ray needs --output, the file for the results")
+        if on_store:
+            return write_to_store(args, utterances, options)
         engine = ray_engine(args, **options)
     else:
         if args.model is None:
@@ -134,6 +139,23 @@ def ray_engine(args: argparse.Namespace, **options) -> Callable:
     return cluster.describing(args.model, question=args.question, batch_size=args.batch_size, **loading, **options)
 
 
+def write_to_store(args: argparse.Namespace, utterances: list, options: dict) -> int:
+    """The results on a cluster, in a folder of files; rows that are there are not described again."""
+    from .. import cluster
+    from ..data.remote import is_url
+
+    if is_url(args.output) and not args.allow_urls:
+        raise ValueError(f"--output {args.output} is an address; add --allow-urls to write to it")
+    cluster.connect(args.address)
+    known = cluster.read_ids(args.output)
+    rows = [row for row in rows_of(args.clips, utterances) if row["id"] not in known]
+    running = chosen(args, "device", "actors", "question", "batch_size")
+    running |= {"trust_remote_code": args.trust_remote_code, "allow_urls": args.allow_urls}
+    failed = cluster.write(cluster.answers(rows, args.model, **running, **options), args.output) if rows else 0
+    print(f"{args.output}: {len(rows) - failed} of {len(rows)} clips described, {len(known)} were there")
+    return OK if not failed else FAILED if failed == len(rows) else SOME_FAILED
+
+
 def write_results(args: argparse.Namespace, utterances: list, options: dict, answer, engine) -> Any:
     """The results, in the file `--output`; clips that an earlier run described are not described again."""
     from ..evaluation.evaluate import predict
@@ -143,7 +165,7 @@ def write_results(args: argparse.Namespace, utterances: list, options: dict, ans
     rows = rows_of(args.clips, utterances)
     settings = {"model": args.model, "question": args.question, **options}
     running = {"progress": sys.stderr.isatty(), "engine": engine, "allow_urls": args.allow_urls}
-    results = predict(rows, answer, args.output, settings, args.batch_size, args.question, **running)
+    results = predict(rows, answer, Path(args.output), settings, args.batch_size, args.question, **running)
     report_share(results)
     if results.processes.is_first:
         described = sum("error" not in result for result in results)
