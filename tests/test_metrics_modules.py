@@ -3,9 +3,11 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import evaluate
 import pytest
+from fake_hub import environment, problems_of, start
 
 from hf_emotion import evaluation
 from hf_emotion.evaluation import classes, sets
@@ -55,6 +57,36 @@ def test_a_metric_loads_from_a_folder_elsewhere_without_the_network(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "1.0"
+
+
+PUBLISH = """
+import evaluate
+from hf_emotion import hub
+from hf_emotion.cli import main
+
+assert main(["push", "emotion_lexicon", "me/emotion_lexicon"]) == 0
+try:
+    hub.push_metric("emotion_lexicon", "me/lexicon")
+except hub.HubError as error:
+    assert "published as user/emotion_lexicon" in str(error), error
+else:
+    raise AssertionError("a repository of another name was accepted")
+metric = evaluate.load("me/emotion_lexicon")
+print(metric.compute(predictions=["[happy]"], references=["[glad]"])["level1_f"])
+"""
+
+
+def test_a_published_metric_loads_by_its_hub_id(tmp_path):
+    server, store, url = start()
+    package = str(Path(evaluation.__file__).parents[2])
+    there = environment(url, tmp_path, PYTHONPATH=package, OMP_NUM_THREADS="1")
+    done = subprocess.run([sys.executable, "-c", PUBLISH], cwd=tmp_path, env=there, capture_output=True, text=True)
+    server.shutdown()
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip().splitlines()[-1] == "1.0"
+    files = store.head(("space", "me/emotion_lexicon"))[1]
+    assert set(files) >= {"emotion_lexicon.py", "README.md"}
+    assert problems_of(files["README.md"].decode(), "space") == []
 
 
 @pytest.mark.parametrize(

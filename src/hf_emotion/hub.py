@@ -40,6 +40,7 @@ from safetensors import SafetensorError, safe_open
 from .data import files as data_files
 from .data.build import HUB_LICENCES, card_template, plain
 from .data.files import replacing
+from .evaluation import path as metric_path
 from .evaluation.evaluate import METRICS
 from .modeling.parts import PICKLE_SUFFIXES
 from .modeling.remote_code import PIPELINE_FILES, no_safetensors
@@ -695,3 +696,40 @@ def push_space(
         space_id, operations=operations(files), commit_message=f"A Space for {model_id}", repo_type="space"
     )
     return commit.commit_url
+
+
+def push_metric(name: str, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    """Publish a metric of this package for `evaluate.load(repo_id)`, in one commit; returns the commit's address.
+
+    Metrics are Spaces on the Hub. The module imports `hf_emotion`, which whoever loads it must have installed.
+
+    Args:
+        name: one of `evaluation.metrics()`.
+        repo_id: `"user/NAME"`; `evaluate` looks for `NAME.py`, so NAME must be the metric's.
+        private, token: as everywhere in huggingface_hub.
+
+    Raises:
+        ValueError: no such metric.
+        HubError: the repository has another name than the metric, or the Hub refuses it.
+    """
+    module = Path(metric_path(name), f"{name}.py")
+    if repo_id.rpartition("/")[2] != name:
+        raise HubError(
+            f"evaluate.load reads NAME.py of user/NAME: {name} is published as user/{name}, not as {repo_id}"
+        )
+    source = module.read_text(encoding="utf-8")
+    about = ast.get_docstring(ast.parse(source)).splitlines()[0]
+    head = SpaceCardData(title=name, sdk="static", app_file="index.html", tags=["evaluate", "metric"], pinned=False)
+    usage = f'evaluate.load("{repo_id}").compute(predictions=predictions, references=references)'
+    text = f"# {name}\n\n{about}\n\n```python\nimport evaluate\n\n{usage}\n```\n\nNeeds `pip install hf_emotion`.\n"
+    card = SpaceCard(f"---\n{head.to_yaml()}\n---\n{text}")
+    files: dict[str, Path | bytes] = {
+        module.name: source.encode(),
+        "README.md": str(card).encode(),
+        "index.html": f"<!doctype html><title>{name}</title><h1>{name}</h1><p>{about}<pre>{usage}</pre>".encode(),
+    }
+    api = HfApi(token=token)
+    prepare(api, card, repo_id, "space", private, None, space_sdk="static")
+    return api.create_commit(
+        repo_id, operations=operations(files), commit_message=f"Upload {name}", repo_type="space"
+    ).commit_url

@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " The card is filled from the folder and the results files. Weights are published privately if the licence of "
         "a checkpoint that they started from demands it, unless --public is given."
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of the model or adapter")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="folder of the model or adapter, or the name of a metric"
+    )
     parser.add_argument("repo", metavar="REPO", help="repository to publish to: name/model")
     parser.add_argument(
         "--results", nargs="+", default=[], metavar="FILE", help="scores.json of evaluate or quickstart (default: none)"
@@ -45,8 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List the files of a folder, publish it and print the address of the commit; returns 0."""
-    from ..hub import push
+    from ..evaluation import metrics
+    from ..hub import push, push_metric
 
+    if str(args.folder) in metrics() and not args.folder.exists():
+        print(push_metric(str(args.folder), args.repo, private=args.private))
+        return OK
     address = push(
         args.folder,
         args.repo,

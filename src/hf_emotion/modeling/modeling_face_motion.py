@@ -112,6 +112,8 @@ class FaceMotionModel(PreTrainedModel):
     """Tokens of the facial regions of each frame; see the head of this file."""
 
     config: FaceMotionConfig
+    # It has no attention: a model that holds it may choose any for its other parts.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     main_input_name = "video_landmarks"
     input_modalities = ("video",)
 

@@ -15,6 +15,8 @@ class VoiceProsodyModel(PreTrainedModel):
     """A state for each frame of voice cues."""
 
     config: VoiceProsodyConfig
+    # It has no attention: a model that holds it may choose any for its other parts.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     main_input_name = "input_features"
     input_modalities = ("audio",)
 
