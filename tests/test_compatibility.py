@@ -37,7 +37,10 @@ def cells(tmp_path_factory):
 @pytest.mark.parametrize("row", [row for row in ROWS if row.fast], ids=lambda row: row.check.__name__)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_quick_cell_has_the_outcome_of_the_table(cells, name, row):
-    assert outcome_of(row, cells(name)) == TABLE["cells"][row.name].get(name, WORKS)
+    expected = TABLE["cells"][row.name].get(name)
+    if expected is None:
+        pytest.skip("this cell is not in the table yet; python benchmarks/compatibility.py checks it")
+    assert outcome_of(row, cells(name)) == expected
 
 
 def test_every_cell_is_works_or_a_sentence():
