@@ -306,7 +306,8 @@ def test_what_the_hub_would_refuse_is_refused_before_anything_is_sent(published)
 def test_the_example_publishes_and_writes_a_space(published):
     work, store = published
     assert "0.5173" in files_of(store, "me/example")["README.md"].decode()
-    assert {file.name for file in (work / "example_space").iterdir()} == {"app.py", "requirements.txt", "README.md"}
+    names = {"app.py", "requirements.txt", "README.md", "examples"}
+    assert {file.name for file in (work / "example_space").iterdir()} == names
 
 
 def test_a_branch_can_be_published_to(published):
@@ -329,7 +330,7 @@ def test_every_published_card_passes_the_hubs_checks(published):
     assert [path for _, path in store.log].count("/api/validate-yaml") > seen
 
 
-def test_a_space_is_one_commit_of_three_files_for_its_model(published):
+def test_a_space_is_one_commit_of_its_page_and_examples(published):
     _, store = published
     files = files_of(store, "me/space", "space")
     assert {"app.py", "requirements.txt", "README.md"} <= set(files)
@@ -521,12 +522,34 @@ def test_space_folders_are_written_whole_or_not_at_all(tmp_path, capsys):
     from hf_emotion.cli import main
 
     assert main(["space", "me/model", "--output", str(tmp_path / "space"), "--title", 'A "title"']) == 0
-    assert {file.name for file in (tmp_path / "space").iterdir()} == {"app.py", "requirements.txt", "README.md"}
+    names = {"app.py", "requirements.txt", "README.md", "examples"}
+    assert {file.name for file in (tmp_path / "space").iterdir()} == names
+    assert len(list((tmp_path / "space" / "examples").glob("*.mp4"))) >= 2
     assert ast.parse((tmp_path / "space" / "app.py").read_text())
     assert problems_of((tmp_path / "space" / "README.md").read_text(), "space") == []
     assert main(["space", "me/model", "--output", str(tmp_path / "space")]) == 2
     assert main(["space", "me/model"]) == 2
     assert "nothing to do" in capsys.readouterr().err
+
+
+def test_without_a_repository_the_space_holds_the_model_in_the_box_and_says_how_it_was_taught(tmp_path):
+    from transformers import AutoConfig
+
+    from hf_emotion.cli import main
+
+    assert main(["space", "--output", str(tmp_path / "space")]) == 0
+    folder = tmp_path / "space"
+    assert AutoConfig.from_pretrained(folder / "model").model_type == "microemo"
+    assert (folder / "model" / "face_landmarker.task").is_file()
+    app = ast.parse((folder / "app.py").read_text())
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in app.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+    }
+    assert "never trained on a real person" in values["ABOUT"]
+    assert all((folder / "examples" / f"{file.stem}.vtt").is_file() for file in (folder / "examples").glob("*.mp4"))
+    assert problems_of((folder / "README.md").read_text(), "space") == []
 
 
 # Weights in pickle form

@@ -1,22 +1,55 @@
-"""A page for one model: a clip in; labels, the description while it is written, and a timeline out."""
+"""A page for one model: a clip in; labels, the description while it is written, and a timeline out.
+
+Runs as a Space, on a CPU, a GPU or ZeroGPU, and on any machine: `pip install gradio -r requirements.txt`, then
+`python app.py`. With a model in the folder `model` beside this file it needs no network.
+"""
 
 import html
+import json
 import os
+from pathlib import Path
+
+try:  # on ZeroGPU; it must come before torch
+    import spaces
+except ImportError:
+    spaces = None
 
 import gradio as gr
 import torch
 from transformers import pipeline
+from transformers.utils import cached_file
 
+HERE = Path(__file__).parent
 MODEL = os.environ.get("MODEL", "MODEL_ID")
 TITLE = "TITLE"
+ABOUT = "ABOUT"  # what is known of the model when this file is written
 MAX_SECONDS = 120
+GPU_SECONDS = 60  # that a visitor of ZeroGPU borrows for one clip
+FOLDER = str(HERE / MODEL) if (HERE / MODEL).is_dir() else MODEL
 
 pipe = pipeline(
-    "emotion-recognition", model=MODEL, trust_remote_code=True, device=0 if torch.cuda.is_available() else -1
+    "emotion-recognition", model=FOLDER, trust_remote_code=True, device=0 if torch.cuda.is_available() else -1
 )
 
+
+def about() -> str:
+    """What a visitor has to know of the model before believing it."""
+    if ABOUT:
+        return ABOUT
+    # What `hf-emotion train` leaves beside the weights.
+    file = cached_file(FOLDER, "TRAINING_REPORT", _raise_exceptions_for_missing_entries=False)
+    if file is None:
+        count = sum(parameter.numel() for parameter in pipe.model.parameters())
+        return (
+            f"**This model, of {count / 1e6:,.1f} million parameters, has no record of training. Its weights may be "
+            "random, and then its words mean nothing.**"
+        )
+    data = json.loads(Path(file).read_text(encoding="utf-8")).get("data")
+    return f"Trained on {html.escape(data if isinstance(data, str) else json.dumps(data))}." if data else ""
+
+
 STYLE = """
-.timeline svg { width: 100%; font: 13px system-ui, sans-serif }
+.timeline { overflow-x: auto } .timeline svg { width: 100%; min-width: 34rem; font: 13px system-ui, sans-serif }
 .timeline text { fill: var(--body-text-color) } .timeline .small { font-size: 11px; opacity: .75 }
 .timeline .track { fill: var(--background-fill-secondary) }
 .timeline .face { fill: #2b7a9b } .timeline .noface { fill: #b8860b }
@@ -71,11 +104,17 @@ def timeline(result: dict) -> str:
     )
 
 
+def on_gpu(function):
+    """On ZeroGPU the function borrows a GPU for each call; elsewhere it stays as it is."""
+    return function if spaces is None else spaces.GPU(duration=GPU_SECONDS)(function)
+
+
 def keep_result(writing, kept: list):
     """The pieces of a stream; its return value is appended to `kept`."""
     kept.append((yield from writing))
 
 
+@on_gpu
 def describe(video, subtitles, question, candidates, frames, length):
     """Show the text while it is written, then the labels, the timeline and the parts of the clip that were used."""
     if not video:
@@ -107,9 +146,11 @@ def describe(video, subtitles, question, candidates, frames, length):
 
 
 with gr.Blocks(title=TITLE) as page:
+    source = "in this Space" if FOLDER != MODEL else f"[{MODEL}](https://huggingface.co/{MODEL})"
     gr.Markdown(
-        f"# {TITLE}\nModel: [{MODEL}](https://huggingface.co/{MODEL}). Clips of up to {MAX_SECONDS} seconds. "
-        "Upload only clips of people who agreed to it."
+        f"# {TITLE}\n{about()}\n\nModel: {source}. Clips of up to {MAX_SECONDS} seconds. "
+        "Upload only clips of people who agreed to it.",
+        elem_id="about",
     )
     with gr.Row():
         with gr.Column():
@@ -136,6 +177,14 @@ with gr.Blocks(title=TITLE) as page:
             )
             description = gr.Textbox(label="Description", lines=4, elem_id="description")
             notes = gr.Markdown(elem_id="notes")
+    examples = sorted((HERE / "examples").glob("*.mp4"))
+    if examples:
+        gr.Examples(
+            [[str(file), str(file.with_suffix(".vtt"))] for file in examples],
+            [clip, spoken],
+            label="Examples, made by hf_emotion: one photograph, warped, and a synthetic voice",
+            cache_examples=False,
+        )
     chart = gr.HTML(label="Timeline", elem_id="timeline")
     gr.Markdown(
         "An expression is not a feeling. The model guesses from appearance, voice and words, and it makes things up. "

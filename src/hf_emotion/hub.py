@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -39,11 +40,13 @@ from safetensors import SafetensorError, safe_open
 
 from .data import files as data_files
 from .data.build import HUB_LICENCES, card_template, plain
+from .data.demo import make_demo
 from .data.files import replacing
 from .evaluation import path as metric_path
 from .evaluation.evaluate import METRICS
 from .modeling.parts import PICKLE_SUFFIXES
 from .modeling.remote_code import PIPELINE_FILES, no_safetensors
+from .starter import load as load_starter
 from .training.recipe import REPORT as TRAINING_REPORT
 
 TASK = "video-text-to-text"
@@ -66,6 +69,11 @@ KNOWN_PARENTS = (
 NOT_FOR_EVERYONE = ("research-only", "no-licence-stated")
 # The release with which the Space's page was checked.
 GRADIO_VERSION = "6.31.0"
+NUM_EXAMPLES = 4  # clips in a Space
+ABOUT_STARTER = (
+    "**A small model, taught on synthetic faces and voices alone.** It was never trained on a real person. It reads "
+    "the movements of the face and the melody of the voice, not the words, and it is often wrong."
+)
 # Never published: the remains of a run, and files that would have to be unpickled.
 LEFT_BEHIND = ("README.md", "checkpoint-*", "runs", "optimizer*", "scheduler*", "rng_state*", "trainer_state.json")
 
@@ -623,42 +631,73 @@ def prepare(api: HfApi, card, repo_id: str, kind: str, private: bool | None, rea
 # Space
 
 
-def space_files(model_id: str, title: str | None = None) -> dict[str, bytes]:
-    """A Gradio Space that shows a published model: path -> content.
+def space_files(model_id: str | None = None, title: str | None = None) -> dict[str, bytes]:
+    """A Gradio Space that shows a published model, or the model in the box, with example clips: path -> content.
 
     Args:
-        model_id: the repository of the model or adapter.
+        model_id: the repository of the model or adapter; `None`: the model in the box, which is put into the Space.
         title: of the page.
     """
-    title = title or f"Emotions in a clip: {model_id.rpartition('/')[2]}"
+    title = title or f"Emotions in a clip: {model_id.rpartition('/')[2] if model_id else 'the model in the box'}"
     card = render("space/README.md.jinja", card_data=space_data(model_id, title), model_id=model_id, title=title)
     app = card_template("space/app.py").read_text(encoding="utf-8")
-    app = app.replace('"MODEL_ID"', json.dumps(model_id)).replace('"TITLE"', json.dumps(title))
+    for name, value in (
+        ("MODEL_ID", model_id or "model"),
+        ("TITLE", title),
+        ("ABOUT", "" if model_id else ABOUT_STARTER),
+        ("TRAINING_REPORT", TRAINING_REPORT),
+    ):
+        app = app.replace(json.dumps(name), json.dumps(value))
     requirements = card_template("space/requirements.txt").read_text(encoding="utf-8")
     for name in ("transformers", "torch", "peft"):
         # The versions that the model was published with; a local build tag is no release.
         requirements = re.sub(rf"(?m)^{name}$", f"{name}=={version(name).partition('+')[0]}", requirements)
-    return {"README.md": card.encode(), "app.py": app.encode(), "requirements.txt": requirements.encode()}
+    files = {"README.md": card.encode(), "app.py": app.encode(), "requirements.txt": requirements.encode()}
+    with tempfile.TemporaryDirectory() as work:
+        if model_id is None:
+            for part in load_starter(device="cpu"):
+                part.save_pretrained(Path(work) / "model")
+        rows = make_demo(Path(work) / "demo", NUM_EXAMPLES, num_workers=0, progress=False)
+        (Path(work) / "examples").mkdir()
+        for i, row in enumerate(rows, 1):
+            shutil.copyfile(row["video"], Path(work) / "examples" / f"{i}_{row['label']}.mp4")
+            (Path(work) / "examples" / f"{i}_{row['label']}.vtt").write_text(subtitles(row["utterances"]), "utf-8")
+        for folder in ("model", "examples"):
+            for file in sorted((Path(work) / folder).rglob("*")):
+                if file.is_file():
+                    files[file.relative_to(work).as_posix()] = file.read_bytes()
+    return files
 
 
-def space_data(model_id: str, title: str):
+def subtitles(utterances: list[dict]) -> str:
+    """Utterances as WebVTT."""
+    cues = []
+    for utterance in utterances:
+        start, end = (
+            f"{int(time // 3600):02}:{int(time // 60 % 60):02}:{time % 60:06.3f}"
+            for time in (utterance["start"], utterance["end"])
+        )
+        cues.append(f"{start} --> {end}\n{utterance['text']}\n")
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def space_data(model_id: str | None, title: str):
     """The front matter of the Space's README."""
     return SpaceCardData(
         title=title,
         sdk="gradio",
         sdk_version=GRADIO_VERSION,
-        # mediapipe 0.10.21, which brings the face models along, has no wheel for newer ones.
         python_version="3.12",
         app_file="app.py",
         license="apache-2.0",
-        models=[model_id],
+        models=[model_id] if model_id else None,
         tags=["emotion-recognition", "hf_emotion"],
         short_description="Emotions of a talking face, and the clues for them",
     )
 
 
-def write_space(model_id: str, folder, title: str | None = None) -> Path:
-    """Write a Space for a published model to a new or empty folder; returns the folder.
+def write_space(model_id: str | None, folder, title: str | None = None) -> Path:
+    """Write a Space for a published model, or with `None` for the one in the box, to a new or empty folder.
 
     Raises:
         HubError: the folder exists and is not empty.
@@ -669,14 +708,20 @@ def write_space(model_id: str, folder, title: str | None = None) -> Path:
     with replacing(folder, overwrite=False) as unfinished:
         unfinished.mkdir()
         for name, content in space_files(model_id, title).items():
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).write_bytes(content)
     return folder
 
 
 def push_space(
-    model_id: str, space_id: str, *, title: str | None = None, private: bool | None = None, token: str | None = None
+    model_id: str | None,
+    space_id: str,
+    *,
+    title: str | None = None,
+    private: bool | None = None,
+    token: str | None = None,
 ) -> str:
-    """Publish a Space for a published model, in one commit; returns the commit's address.
+    """Publish a Space for a published model, or with `None` for the one in the box, in one commit; returns its address.
 
     A Space of a private model is private, and needs the secret HF_TOKEN in its settings to read the model.
 
@@ -686,14 +731,17 @@ def push_space(
     files = space_files(model_id, title)
     api = HfApi(token=token)
     try:
-        hidden = api.model_info(model_id).private
+        hidden = model_id is not None and api.model_info(model_id).private
     except HfHubHTTPError as error:
         raise HubError(f"{model_id} cannot be read as a model; publish it first") from error
     reason = f"the model {model_id} is private" if hidden else None
     card = SpaceCard(files["README.md"].decode())
     prepare(api, card, space_id, "space", private, reason, space_sdk="gradio")
     commit = api.create_commit(
-        space_id, operations=operations(files), commit_message=f"A Space for {model_id}", repo_type="space"
+        space_id,
+        operations=operations(files),
+        commit_message=f"A Space for {model_id or 'the model in the box'}",
+        repo_type="space",
     )
     return commit.commit_url
 

@@ -44,7 +44,7 @@ VERBS = {
     "starter": "train the model in the box from nothing, on synthetic faces and voices (hours)",
     "score": "score a file of predictions against a file of references",
     "push": "publish a model or adapter with its processor, code, card and licence",
-    "space": "write or publish a Gradio Space for a published model",
+    "space": "write or publish a Gradio Space for a published model, or for the one in the box",
 }
 
 FIRST_COMMANDS = """\

@@ -7,7 +7,12 @@ from .arguments import OK
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("repo", metavar="REPO", help="repository of the model or adapter: name/model")
+    parser.add_argument(
+        "repo",
+        nargs="?",
+        metavar="REPO",
+        help="repository of the model or adapter: name/model; without it, the model in the box is put into the Space",
+    )
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="folder to write; new or empty (default: write none)"
     )
