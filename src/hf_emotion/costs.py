@@ -63,7 +63,9 @@ def _cost(base, name, tower, frames, seconds) -> tuple[int, int]:
         if config.model_type == "whisper":
             chunks = ceil(seconds * 50 / config.max_source_positions)
             flop, output = run(1, config.num_mel_bins, 2 * config.max_source_positions)
-            steps = min(chunks * config.max_source_positions, round(seconds * 50) + STEPS_AFTER_SOUND * chunks)
+            steps = chunks * config.max_source_positions
+            if not getattr(base.config, "keep_padding", False):
+                steps = min(steps, round(seconds * 50) + STEPS_AFTER_SOUND * chunks)
             return chunks * flop, steps * output.last_hidden_state.shape[-1] * BFLOAT16
         if config.model_type == "imagebind_audio":
             chunks = ceil(seconds / 2)  # chunks of 2 s

@@ -65,6 +65,11 @@ class EmotionLLaMAV2Config(EmotionConfig):
     missing_modality: Literal["zero_feature"] = "zero_feature"
 
     @property
+    def keep_padding(self) -> bool:
+        """Sound is averaged over whole chunks, silence included, so a feature cache keeps all of their states."""
+        return True
+
+    @property
     def num_steps(self) -> int:
         """Tokens of the frames, of the sound and of the fusion, each: 64 in the released model."""
         return self.num_frames * self.frame_grid**2
