@@ -14,6 +14,7 @@ import inspect
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -348,6 +349,8 @@ def _fill_utterances(
                 spoken = stack.enter_context(ProcessPoolExecutor(num_proc, spawned)).map(read, own)
             for row, found in zip(own, tqdm(spoken, desc="Sound", unit="clip", total=len(own), delay=2), strict=True):
                 results.add({"id": names[row["id"]], **found})
+        if share.count > 1:
+            print(f"process {share.rank + 1} of {share.count}: {results.written} rows", file=sys.stderr)
         share.wait()
         if not share.is_first:
             return []
