@@ -156,9 +156,9 @@ with gr.Blocks(title=TITLE) as page:
         with gr.Column():
             clip = gr.Video(label="Clip", sources=["upload"], elem_id="clip")
             spoken = gr.File(
-                label="Subtitles, if there are any (srt, vtt, whisper json, TextGrid)",
+                label="Subtitles (optional)",
                 file_types=[".srt", ".vtt", ".json", ".TextGrid"],
-                height=110,
+                height=150,
                 elem_id="subtitles",
             )
             asked = gr.Textbox(
