@@ -168,10 +168,10 @@ def published(name, folder, batch, work, url) -> dict:
     """Pushed to the loopback Hub, and loaded from it without the package."""
     there = environment(url, work / "home", HF_MODULES_CACHE=str(work / "modules"), OMP_NUM_THREADS="1")
     package = str(Path(__file__).parents[1] / "src")
-    push = [sys.executable, "-m", "hf_emotion.cli", "push", str(folder), f"me/{name}"]
-    with_package = {**there, "PYTHONPATH": package}
-    public = subprocess.run([*push, "--public"], env=with_package, capture_output=True, text=True, check=False)
-    private = subprocess.run([*push, "--private"], env=with_package, capture_output=True, text=True, check=False)
+    push = [sys.executable, "-m", "hf_emotion.cli", "push", str(folder)]
+    options = {"env": {**there, "PYTHONPATH": package}, "capture_output": True, "text": True, "check": False}
+    public = subprocess.run([*push, f"me/{name}-public", "--public"], **options)
+    private = subprocess.run([*push, f"me/{name}", "--private"], **options)
     if private.returncode:
         raise RuntimeError(private.stderr)
     torch.save(dict(batch), work / f"{name}.batch")

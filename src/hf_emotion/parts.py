@@ -104,7 +104,9 @@ def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, 
     else:
         notes.append("prompts are written in the paper's own chat format")
     if getattr(config, "audio_config", None) is not None:
-        settings.setdefault("feature_extractor", read_feature_extractor(given.get("audio"), config, notes, **hub))
+        own_extractor = read_feature_extractor(given.get("audio"), config, notes, **hub)
+        if own_extractor is not None:
+            settings.setdefault("feature_extractor", own_extractor)
     processor = paper.processor.from_config(config, **tokenizers, **settings)
     vision = next((given[part] for part in VISION_PARTS if part in given), None)
     if getattr(config, "vision_config", None) is not None:
@@ -160,7 +162,7 @@ def read_image_processor(source: str | None, size: int, notes: list[str], **hub)
 
 
 def read_feature_extractor(source: str | None, config, notes: list[str], **hub):
-    """An audio tower's own feature extractor; the tower's usual one where the source has none.
+    """An audio tower's own feature extractor; `None` where the source has none, so that the paper's usual one serves.
 
     Raises:
         PartsError: it makes another spectrum than the tower reads.
@@ -169,7 +171,7 @@ def read_feature_extractor(source: str | None, config, notes: list[str], **hub):
     usual = whole_sound_extractor(tower)
     if source is None or not has_preprocessing(source, **hub):
         notes.append(f"{source or 'no audio part'} has no preprocessor_config.json: sound is prepared as usual for it")
-        return usual
+        return None
     try:
         own = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False, **hub)
     except (OSError, ValueError) as error:
