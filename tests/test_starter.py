@@ -148,7 +148,7 @@ def test_face_and_voice_are_told_apart_where_they_differ():
     smile, sad = Expression("happy", ["raised lip corners"], 0.5, 2.0), Speech("sad", ["low", "soft"])
     assert describe(Facts([smile], [sad])) == (
         "From 0.5 to 2.0 s the face shows raised lip corners. The voice is low and soft. "
-        "The face looks happy, but the voice sounds sad."
+        "The face looks happy and the voice sounds sad."
     )
     assert describe(Facts(None, None)) == f"{NO_FACE} {NO_VOICE} {NO_SIGN}"
 

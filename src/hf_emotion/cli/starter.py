@@ -11,11 +11,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, required=True, metavar="FOLDER", help="folder of the model")
     add("--seed", type=int, default=0, help="seed of scenes, weights and training")
     add("--speakers", type=positive_int, default=80, metavar="N", help="synthetic voices")
-    add("--steps", type=positive_int, default=900, metavar="N", help="steps of the first stage")
-    add("--batch", type=positive_int, default=40, metavar="N", help="scenes per step of the first stage")
+    add(
+        "--frames",
+        type=positive_int,
+        default=12000,
+        metavar="N",
+        help="single frames that the landmark tower reads first",
+    )
+    add("--steps", type=positive_int, default=350, metavar="N", help="steps of the first stage")
+    add("--batch", type=positive_int, default=36, metavar="N", help="scenes per step of the first stage")
     add("--rate", type=float, default=2e-3, help="learning rate of the first stage")
-    add("--scenes", type=positive_int, default=6000, metavar="N", help="scenes of the second stage")
-    add("--epochs", type=positive_int, default=3, metavar="N", help="epochs of the second stage")
+    add("--scenes", type=positive_int, default=4000, metavar="N", help="scenes of the second stage")
+    add("--epochs", type=positive_int, default=2, metavar="N", help="epochs of the second stage")
     add("--text-batch", type=positive_int, default=32, metavar="N", help="questions per step of the second stage")
     add("--text-rate", type=float, default=3e-3, help="learning rate of the second stage")
     add("--bfloat16", action="store_true", help="store bfloat16 instead of float16")

@@ -1,13 +1,16 @@
 """The teacher's faces: the canonical face mesh, moved by facial action units, on people who never lived.
 
-Nothing here was measured on anybody. An action unit (AU) is a displacement of landmarks that follows its description in
-the Facial Action Coding System (Ekman, Friesen & Hager 2002, FACS manual); an emotion is one of the AU combinations of
+No landmark here is anybody's. An action unit (AU) is a displacement of landmarks that follows its description in the
+Facial Action Coding System (Ekman, Friesen & Hager 2002, FACS manual); an emotion is one of the AU combinations of
 EMFACS (Friesen & Ekman 1983) and of the FACS Investigator's Guide, table 10-1 ("prototypes" and "major variants"),
 which Lucey et al. (2010, table 1) reprint for CK+. Movements have an onset, an apex and an offset (FACS manual,
 chapter on intensity and timing; Ekman & Friesen 1982 put felt smiles between 0.5 and 4 s). Sizes in centimetres are
-our reading: FACS gives none. Because they are guesses, each clip bends every displacement at random, so that nothing
-can be learned from their exact shape; and identities, resting faces, pose, asymmetry and noise of the mesh vary more
-than people do.
+our reading, since FACS gives none; a smile follows Tarantili, Halazonetis & Spyropoulos (2005): the corners move
+outward and upward by similar amounts, and the upper lip rises. The sizes were revised after a look at the mean
+positions of some landmarks in each class of CK+, and the mean resting face after a look at what the mesh makes of a
+few photographs (a wider nose, wider eyes, closed lips). Because they are rough, each clip bends every displacement at
+random, so that nothing can be learned from their exact shape; and identities, resting faces, pose, asymmetry and noise
+of the mesh vary more than people do.
 
 Letters: N clips, T frames, A action units, P the 468 landmarks.
 """
@@ -36,6 +39,8 @@ BROWS = (  # upper row, lower row, from the outer to the inner end
     ([300, 293, 334, 296, 336], [276, 283, 282, 295, 285]),
 )
 HALF_MOUTH = 2.456  # cm
+# How far the contour of the jaw follows the chin.
+JAW = {58: 0.25, 172: 0.45, 136: 0.6, 150: 0.75, 149: 0.85, 204: 0.9, 176: 0.95, 148: 1.0, 202: 0.6}
 # What no action unit moves: hairline, temples, bridge and tip of the nose, corners of the eyes.
 STILL = [
     *(10, 109, 67, 103, 54, 21, 162, 127, 234, 338, 297, 332, 284, 251, 389, 356, 454),
@@ -55,19 +60,22 @@ EMOTIONS = {
     ),
     "contemptuous": ("L14", "R14", "L12 L14", "R12 R14"),
     "disgusted": (
-        *("9", "9 15? 16 25 26?", "9 17", "10", "10 16 25 26?", "10 17", "7? 9 10 25?", "7 9 15? 17?"),
-        "4 7 9 10? 17?",
+        *("9", "9 15? 16 25 26?", "9 17", "10", "10 16 25 26?", "10 17", "6? 7 9 10 25?", "7 9 17?"),
+        *("4 7 9 10? 17?", "4 6? 7 9 17"),
     ),
     "afraid": (
         *("1 2 4 5 20 25", "1 2 4 5 20 25 26", "1 2 4 5 25", "1 2 4 5 25 26", "1 2 4 5", "1 2 5 20? 25 26"),
         *("5 20 25 26?", "1 4 5? 7? 20 25", "1 2 4 20 25"),
     ),
-    "happy": ("12", "6 12", "6 12 25", "6 12 25 26", "6 7? 12 25?", "12 25"),
+    "happy": ("12", "6 12", "6 12 25", "6 12 25 26", "6 7? 12 25", "12 25", "12 25 26?"),
     "sad": (
         *("1 4 11 15", "1 4 15", "1 4 15 17", "6 15 17?", "1 4 11", "11 15 17", "1 4? 15 17"),
         "1 4 15 17 24?",
     ),
-    "surprised": ("1 2 5 25 26", "1 2 5 25 27", "1 2 5", "1 2 25 26", "5 25 26", "1 2 25 27"),
+    "surprised": (
+        *("1 2 5 25 26", "1 2 5 25 27", "1 2 5 25 27", "1 2 5", "1 2 25 26", "1 2 25 27", "5 25 26"),
+        "5 25 27",
+    ),
 }
 
 
@@ -135,7 +143,6 @@ def mirrored(moves):
 
 def jaw(drop, corners):
     """The lower face follows the jaw: cm down at the chin, and at the corners of the mouth."""
-    share = {58: 0.25, 172: 0.45, 136: 0.6, 150: 0.75, 149: 0.85, 204: 0.9, 176: 0.95, 148: 1.0, 202: 0.6}
     return (
         lips(
             upper=lambda t: (-0.12 * drop * t**2, -corners * t**2),
@@ -143,7 +150,7 @@ def jaw(drop, corners):
         ),
         dict.fromkeys((152, 200, 199, 18, 175), (0.0, -drop * 1.05)),
         mirrored({57: (-0.05, -corners), 43: (0.0, -1.2 * corners), 205: (0.0, -0.1 * drop)}),
-        mirrored({i: (0.0, -part * drop) for i, part in share.items()}),
+        mirrored({i: (0.0, -share * drop) for i, share in JAW.items()}),
     )
 
 
@@ -168,7 +175,7 @@ def action_units() -> np.ndarray:
         # Inner and outer brow raiser, brow lowerer (frontalis; corrugator, procerus).
         "1": (brows([0, 0.1, 0.35, 0.7, 0.9]), {9: (0, 0.3), 151: (0, 0.3)}, lids(0.05)),
         "2": (brows([0.7, 0.8, 0.75, 0.35, 0.1]), lids(0.05)),
-        "4": (brows([-0.05, -0.2, -0.4, -0.5, -0.55], inward=0.4), {9: (0, -0.35), 8: (0, -0.2)}, lids(-0.08)),
+        "4": (brows([-0.1, -0.3, -0.55, -0.7, -0.75], inward=0.4), {9: (0, -0.35), 8: (0, -0.2)}, lids(-0.08)),
         # Upper lid raiser, cheek raiser, lid tightener.
         "5": (lids(0.32, -0.03),),
         "6": (
@@ -179,29 +186,34 @@ def action_units() -> np.ndarray:
         "7": (lids(-0.15, 0.17),),
         # Nose wrinkler, upper lip raiser, nasolabial deepener.
         "9": (
-            mirrored(dict.fromkeys((129, 64, 48), (0.12, 0.35)) | dict.fromkeys((98, 49, 165), (0.05, 0.3))),
-            {2: (0, 0.2), 1: (0, 0.12), 4: (0, 0.12)},
-            mirrored({50: (0, 0.2)}),
-            lips(lambda t: (0, 0.32 * (1 - 0.7 * t)), resting),
-            brows([-0.05, -0.15, -0.3, -0.4, -0.4], inward=0.2),
-            lids(-0.15, 0.14),
+            mirrored(dict.fromkeys((129, 64, 48), (0.12, 0.3)) | dict.fromkeys((98, 49, 165), (0.05, 0.3))),
+            {2: (0, 0.15), 1: (0, 0.1), 4: (0, 0.1)},
+            mirrored({50: (0, 0.25), 117: (0, 0.2)}),
+            lips(lambda t: (0, 0.5 * (1 - 0.3 * t)), lambda t: (0, 0.15 + 0.2 * t**2)),
+            brows([-0.1, -0.25, -0.45, -0.55, -0.5], inward=0.25),
+            lids(-0.25, 0.16),
         ),
         "10": (
-            lips(lambda t: (0, 0.45 * (1 - t**2) + 0.05), resting),
+            lips(lambda t: (0, 0.4 * (1 - t**2) + 0.25), lambda t: (0, 0.1 + 0.15 * t**2)),
             mirrored({165: (0.05, 0.35), 92: (0.05, 0.3), 129: (0.08, 0.15), 206: (0.05, 0.25), 205: (0, 0.15)}),
         ),
         "11": (lips(lambda t: (0, 0.15 * (1 - abs(2 * t - 1))), resting), mirrored({165: (0.1, 0.2), 206: (0.1, 0.2)})),
         # Lip corner puller, dimpler, lip corner depressor, lower lip depressor, chin raiser.
         "12": (
-            lips(lambda t: (0.75 * t, 0.75 * t**2), lambda t: (0.75 * t, 0.75 * t**2 - 0.02)),
-            mirrored({205: (0.15, 0.45), 50: (0.15, 0.3), 117: (0.05, 0.15), 206: (0.25, 0.3), 216: (0.35, 0.45)}),
-            mirrored({212: (0.4, 0.4), 57: (0.7, 0.65), 43: (0.5, 0.35), 202: (0.4, 0.4)}),
+            lips(
+                lambda t: (1.1 * t, 0.9 * t**2 + 0.2 * (1 - t**2)),
+                lambda t: (1.1 * t, 0.9 * t**2 + 0.05 * (1 - t**2)),
+                lambda t: (1.1 * t, 0.9 * t**2 + 0.4 * (1 - t**2)),
+            ),
+            mirrored({205: (0.15, 0.45), 50: (0.15, 0.3), 117: (0.05, 0.15), 206: (0.3, 0.35), 216: (0.5, 0.55)}),
+            mirrored({212: (0.6, 0.45), 57: (1.05, 0.8), 43: (0.7, 0.4), 202: (0.55, 0.4)}),
+            mirrored(dict.fromkeys((129, 64, 48), (0.2, 0.08))),
         ),
         "14": (lip_parts((0.35, 0.12), 2), mirrored({57: (0.2, 0.05), 212: (0.1, 0)})),
         "15": (lip_parts((0.08, -0.6), 3), mirrored({57: (0, -0.4), 43: (0, -0.45), 202: (0, -0.3)})),
         "16": (lips(resting, lambda t: (0, -0.4 * (1 - t**2))),),
         "17": (
-            lip_parts(upper=0.16, lower=0.32),
+            lip_parts(upper=0.16, lower=0.22, lower_inner=0.34),
             {200: (0, 0.4), 199: (0, 0.4), 18: (0, 0.35), 175: (0, 0.3), 152: (0, 0.12)},
         ),
         # Lip pucker, stretcher, funneler, tightener, pressor; lips part; jaw drop, mouth stretch; eyes close.
@@ -216,7 +228,7 @@ def action_units() -> np.ndarray:
             lip_parts((-0.1, 0.0), upper=-0.32, lower=0.38, upper_inner=-0.05, lower_inner=0.05),
             {200: (0, 0.12), 18: (0, 0.25)},
         ),
-        "25": (lip_parts(upper=0.1, lower=-0.4),),
+        "25": (lip_parts(upper=0.15, lower=-0.65),),
         "26": jaw(1.1, 0.3),
         "27": jaw(2.6, 0.9),
         "43": (lids(-0.6, 0.05),),
@@ -231,6 +243,24 @@ def action_units() -> np.ndarray:
 
 
 @cache
+def closed_mouth() -> np.ndarray:
+    """What closes the lips of the canonical face, which are half a centimetre apart: (P, 2), cm."""
+    moves, gap, rest = {}, {}, 0.12  # the corners rise with the jaw
+    for i, j in zip(UPPER_LIP_INNER, LOWER_LIP_INNER, strict=True):
+        gap[i] = FACE[i, 1] - FACE[j, 1]
+        moves |= {i: (0.0, rest - 0.3 * gap[i]), j: (0.0, rest + 0.7 * gap[i])}
+    for outer, share in ((UPPER_LIP_OUTER, -0.3), (LOWER_LIP_OUTER, 0.7)):
+        rows = zip(outer, UPPER_LIP_INNER, strict=True)
+        moves |= {i: (0.0, rest + share * gap[j]) for i, j in rows if i not in moves}
+    widest = max(gap.values())
+    moves |= dict.fromkeys((152, 200, 199, 18, 175), (0.0, 0.75 * widest))
+    for i, share in JAW.items():
+        moves |= mirrored({i: (0.0, 0.7 * widest * share)})
+    moves |= lids() | brows([0.0] * 5) | mirrored(dict.fromkeys((50, 117, 205, 129, 98), (0.0, 0.0)))
+    return spread(moves)
+
+
+@cache
 def smooth_basis(reach: float, size: int) -> np.ndarray:
     """Main components of a Gaussian process on the face: (P, size); unit variance, varying over `reach` cm."""
     covariance = np.exp(-(np.linalg.norm(FACE[:, None] - FACE, axis=-1) ** 2) / (2 * reach**2))
@@ -239,25 +269,43 @@ def smooth_basis(reach: float, size: int) -> np.ndarray:
     return vectors[:, first] * np.sqrt(values[first].clip(0))
 
 
+@cache
+def wide_nose() -> np.ndarray:
+    """The wings of the nose 1 cm outward: (P, 2), cm."""
+    return spread(
+        lips(resting, resting)
+        | lids()
+        | mirrored(dict.fromkeys((50, 117, 205), (0.0, 0.0)) | dict.fromkeys((129, 64, 48, 98), (1.0, 0.0)))
+        | {2: (0.0, 0.5)}
+    )
+
+
 # Resting faces differ along action units, too: standard deviations as shares of the strongest movement.
 RESTING = {
-    **{"1": 0.3, "2": 0.35, "4": 0.3, "5": 0.35, "7": 0.25, "10": 0.15, "12": 0.12, "15": 0.2, "17": 0.2},
+    **{"1": 0.3, "2": 0.35, "4": 0.3, "5": 0.45, "7": 0.3, "10": 0.15, "12": 0.12, "15": 0.2, "17": 0.2},
     **{"20": 0.3, "24": 0.35, "26": 0.12},
 }
 
+# Centres (cm) and reaches of what the mesh follows least: nose, chin, cheeks.
+UNSURE = (((0.0, -1.4), 1.2), ((0.0, -9.4), 1.5), ((4.0, -1.5), 1.5))
+RESTING_MEANS = {"5": 0.45, "20": 0.2}
 
-def identities(rng, count: int) -> np.ndarray:
-    """Neutral faces of `count` people: displacements from the canonical face (N, P, 2), cm."""
+
+def identities(rng, count: int, spread=1.0) -> np.ndarray:
+    """Neutral faces of `count` people: displacements from the canonical face (N, P, 2), cm; see `render`."""
     shapes = np.zeros((count, len(FACE), 2))
-    for reach, size, deviation in ((3.0, 40, 0.22), (1.0, 150, 0.09)):
+    for reach, size, deviation in ((3.0, 40, 0.22), (1.0, 150, 0.06)):
         basis = smooth_basis(reach, size)
-        drawn = np.einsum("pk,nkc->npc", basis, rng.normal(0, deviation, (count, size, 2)))
+        drawn = np.einsum("pk,nkc->npc", basis, rng.normal(0, spread * deviation, (count, size, 2)))
         symmetric = (drawn + drawn[:, MIRROR] * [-1, 1]) / np.sqrt(2)
         shapes += 0.9 * symmetric + 0.35 * (drawn - symmetric / np.sqrt(2))
     units = action_units()
     for name, deviation in RESTING.items():
-        shapes += rng.normal(0, deviation, (count, 1, 1)) * units[ACTION_UNITS.index(name)]
-    shapes += rng.normal(0, 0.08, shapes.shape)  # what the mesh always gets wrong on this person
+        mean = RESTING_MEANS.get(name, 0.0)
+        shapes += rng.normal(mean, spread * deviation, (count, 1, 1)) * units[ACTION_UNITS.index(name)]
+    shapes += rng.normal(1.0, 0.2, (count, 1, 1)).clip(0, 1.05) * closed_mouth()
+    shapes += rng.normal(0.5, 0.25, (count, 1, 1)) * wide_nose()
+    shapes += rng.normal(0, 0.05, shapes.shape)  # what the mesh always gets wrong on this person
     return shapes + FACE[:, :2] * rng.normal(0, 0.05, (count, 1, 2))  # broader or longer
 
 
@@ -289,7 +337,7 @@ def draw_movement(rng, emotion: str | None, start: float, end: float, weakest=0.
     units: dict[str, tuple[float, float]] = {}
     if emotion is not None:
         sets = EMOTIONS[emotion]
-        strength = rng.uniform(weakest, 1.0)
+        strength = rng.uniform(weakest, 1.15)
         for unit in sets[rng.integers(len(sets))].split():
             if unit.endswith("?") and rng.random() < 0.5:
                 continue
@@ -318,11 +366,12 @@ def intensities(movements: list[Movement], times: np.ndarray) -> np.ndarray:
     return found
 
 
-def render(rng, moved: np.ndarray) -> np.ndarray:
+def render(rng, moved: np.ndarray, spread=1.0) -> np.ndarray:
     """Landmarks of clips as a face mesh would give them.
 
     Args:
         moved: (N, T, A, 2), what `intensities` gives for N clips of T frames.
+        spread: factor of how far people differ from the canonical face.
 
     Returns:
         (N, T, P, 3) float32, pixels, y downwards; the third is 0.
@@ -333,11 +382,16 @@ def render(rng, moved: np.ndarray) -> np.ndarray:
     fields = np.einsum("apc,sp->aspc", action_units(), halves).reshape(-1, len(FACE) * 2)
     moves = (moved.reshape(count * frames, -1) @ fields).reshape(count, frames, len(FACE), 2)
     # A mesh that has learned plausible faces follows a movement only in part.
-    moves *= rng.uniform(0.5, 1.1, (count, 1, 1, 1))
+    moves *= rng.uniform(0.6, 1.15, (count, 1, 1, 1))
+    # It follows the nose, the chin and the cheeks, where a picture has few edges, less than brows, eyes and lips.
+    for centre, reach in UNSURE:
+        near = np.exp(-(((FACE[:, :2] - centre) ** 2).sum(1)) / (2 * reach**2))[:, None]
+        near = np.maximum(near, near[MIRROR])
+        moves *= 1 - rng.uniform(0, 1, (count, 1, 1, 1)) * near
     # Nobody's smile is the teacher's: displacements are scaled and sheared by smooth random fields.
     bend = np.einsum("pk,nkc->npc", smooth_basis(3.0, 40), rng.normal(0, 0.28, (count, 40, 4)))
     bend = bend.reshape(count, 1, len(FACE), 2, 2) * [[1.0, 0.5], [0.5, 1.0]] + np.eye(2)
-    faces = np.einsum("ntpc,nopcd->ntpd", moves, bend) + identities(rng, count)[:, None] + FACE[:, :2]
+    faces = np.einsum("ntpc,nopcd->ntpd", moves, bend) + identities(rng, count, spread)[:, None] + FACE[:, :2]
     depth = FACE[:, 2] + 0.25 * np.einsum("pk,nk->np", smooth_basis(3.0, 40), rng.normal(size=(count, 40)))
     depth = np.broadcast_to(depth[:, None, :, None], (*faces.shape[:3], 1))
     # Head pose, degrees: where the person looks, and a slow sway.

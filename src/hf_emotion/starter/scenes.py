@@ -18,12 +18,12 @@ from .voices import RATE, Speaker, background, record, speak
 # Standard deviations, in the extractor's units, of what a whole recording adds to each cue: microphones, languages and
 # speakers differ from the teacher's by more than it knows.
 STRAY = {
-    **{"pitch": 0.2, "pitch_range": 0.4, "pitch_slope": 0.3, "tilt": 0.5, "tilt_range": 0.5, "low_tilt": 0.7},
+    **{"pitch": 0.2, "pitch_range": 0.4, "pitch_slope": 0.3, "tilt": 0.6, "tilt_range": 0.5, "low_tilt": 0.9},
     **{"level_to_clip": 0.3, "level_spread": 0.3, "level_change": 0.3, "voiced": 0.5, "speech": 0.25, "rate": 0.3},
     **{"periodicity": 0.7, "irregularity": 0.4},
 }
 # Contempt is one corner of the mouth; as often as the others it would be the answer to every face that is a little odd.
-FACE_SHARES = np.array([0.3 if emotion == "contemptuous" else 1.0 for emotion in FACE_EMOTIONS])
+FACE_SHARES = np.array([0.5 if emotion == "contemptuous" else 1.0 for emotion in FACE_EMOTIONS])
 FACE_SHARES = FACE_SHARES / FACE_SHARES.sum()
 STRAY_BY_CUE = np.array([STRAY.get(name, 0.0) for name in CUES], np.float32)
 
@@ -91,7 +91,7 @@ class Scene:
     parts: list[Facts]
 
 
-def draw_speech(rng, voice: Voice, emotion: str | None, count: int):
+def draw_speech(rng, voice: Voice, emotion: str | None, count: int, stray=1.0):
     """A sound of `count` utterances of a speaker, some of them with the emotion, the others neutral.
 
     Returns:
@@ -118,7 +118,7 @@ def draw_speech(rng, voice: Voice, emotion: str | None, count: int):
     rows.append(pause(0.05, 1.0))
     cues = VoiceCueExtractor().cues(np.concatenate(rows))
     heard = cues[-1:] > 0
-    cues = (cues + heard * (rng.normal(size=(len(cues), 1)) * STRAY_BY_CUE[:, None])).astype(np.float32)
+    cues = (cues + heard * (rng.normal(size=(len(cues), 1)) * stray * STRAY_BY_CUE[:, None])).astype(np.float32)
     names = [voice.emotions[i] for i in choices]
     return cues, spans, [None if name == "neutral" else name for name in names]
 
@@ -136,8 +136,11 @@ def speech_of(cues, start, end, emotion) -> Speech | None:
     return None if found is None else Speech(emotion, voice_clues(found))
 
 
-def draw_scene(rng, voices: list[Voice], still=0.2) -> Scene:
-    """A random scene; `still` is the share of pictures among those with a face and no sound."""
+def draw_scene(rng, voices: list[Voice], still=0.2, stray=1.0) -> Scene:
+    """A random scene; `still` is the share of pictures among those with a face and no sound.
+
+    `stray` is the factor of how far recordings differ from the teacher's (`STRAY`).
+    """
     kind = rng.choice(["face", "voice", "both", "neither"], p=[0.36, 0.26, 0.34, 0.04])
     with_face, with_voice = kind in ("face", "both"), kind in ("voice", "both")
     picture = with_face or rng.random() < 0.3 or kind == "neither"
@@ -155,7 +158,7 @@ def draw_scene(rng, voices: list[Voice], still=0.2) -> Scene:
     duration = float(np.exp(rng.uniform(np.log(1.0), np.log(25.0))))
     if voice is not None:
         count = int(rng.choice([1, 1, 1, 2, 3, 4, 5, MOST_UTTERANCES]))
-        cues, spans, spoken = draw_speech(rng, voice, voice_emotion, count)
+        cues, spans, spoken = draw_speech(rng, voice, voice_emotion, count, stray)
         duration = cues.shape[1] * HOP_MS * STEP / 1000
     elif sound:
         cues = np.zeros((len(CUES), max(int(duration * 1000 / (HOP_MS * STEP)), 1)), np.float32)
@@ -163,7 +166,7 @@ def draw_scene(rng, voices: list[Voice], still=0.2) -> Scene:
     times = np.zeros(0, np.int64)
     movements: list[Movement] = []
     if picture:
-        frames = 1 if is_still else int(rng.choice([6, 8, 12, 12]))
+        frames = 1 if is_still else int(rng.choice([4, 6, 8, 12]))
         times = ((np.arange(frames) + 0.5) * duration * 1000 / frames).astype(np.int64)
         if is_still:
             duration, times = 0.04, np.zeros(1, np.int64)

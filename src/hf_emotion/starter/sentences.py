@@ -180,13 +180,11 @@ def conclusion(facts: Facts) -> str:
     heard = in_order(item.emotion for item in facts.voice or [])
     if not seen and not heard:
         return NO_SIGN
-    if seen == heard:
-        return f"This looks and sounds {looks(seen)}."
     if not heard:
         return f"This looks {looks(seen)}."
     if not seen:
         return f"This sounds {looks(heard)}."
-    return f"The face looks {looks(seen)}, but the voice sounds {looks(heard)}."
+    return f"The face looks {looks(seen)} and the voice sounds {looks(heard)}."
 
 
 def describe(facts: Facts) -> str:
@@ -222,8 +220,8 @@ _VOICE = (
     rf"|(?:The voice is|During utterance \d+ the voice is) {_VOICE_LIST}\.)"
 )
 _END = (
-    rf"(?:{re.escape(NO_SIGN)}|This (?:looks|sounds|looks and sounds) {_LOOKS}\."
-    rf"|The face looks {_LOOKS}, but the voice sounds {_LOOKS}\.)"
+    rf"(?:{re.escape(NO_SIGN)}|This (?:looks|sounds) {_LOOKS}\."
+    rf"|The face looks {_LOOKS} and the voice sounds {_LOOKS}\.)"
 )
 # A whole answer: what is seen, what is heard, what it amounts to.
 GRAMMAR = re.compile(rf"{_FACE}(?: {_FACE})?(?: {_VOICE})+ {_END}")

@@ -76,7 +76,7 @@ class Speaker:
         return cls(
             pitch=float(np.exp(rng.normal(np.log(115 if low else 205), 0.14))),
             tract=float(rng.normal(1.0 if low else 1.16, 0.05)),
-            tilt=float(rng.normal(-12, 1.0)),
+            tilt=float(rng.normal(-10.5, 1.3)),
             pace=float(rng.normal(5.0, 0.5)),
             spread=float(np.exp(rng.normal(np.log(2.6), 0.25))),
             microphone=rng.normal(0, 1, 3),
@@ -147,7 +147,7 @@ def speak(rng, speaker: Speaker, emotion: str, strength=1.0, seconds=None) -> np
     formants = np.stack([smoothed(row) for row in np.concatenate(vowels).T], 1)
     if rng.random() < of("creak"):
         semitones[-int(len(semitones) * rng.uniform(0.08, 0.25)) :] -= 12
-    hertz = speaker.pitch * 2 ** ((pitch + semitones) / 12) * (1 + 0.02 * (shake + 0.5) * rng.normal(size=len(loud)))
+    hertz = speaker.pitch * 2 ** ((pitch + semitones) / 12) * (1 + 0.04 * (shake + 0.5) * rng.normal(size=len(loud)))
     hertz = hertz.clip(60, 580)
 
     # Harmonics: source, radiation at the lips, three formants; louder syllables and more effort are brighter.
@@ -176,7 +176,7 @@ def speak(rng, speaker: Speaker, emotion: str, strength=1.0, seconds=None) -> np
     voice += 0.8 * level * sharp * np.interp(at, frames, hiss).astype(np.float32)
     # Breath passes the same mouth as the voice, so it is no brighter: a quiet, breathy voice stays soft.
     dull = np.convolve(noise, np.hanning(10)[1:-1] / 4.5, "same").astype(np.float32)
-    voice += (0.04 + 0.12 * breath) * level * dull * np.interp(at, frames, loud).astype(np.float32)
+    voice += (0.07 + 0.12 * breath) * level * dull * np.interp(at, frames, loud).astype(np.float32)
     return voice
 
 
