@@ -500,10 +500,10 @@ def learn_to_tell(model, processor, samples: list[dict], rng, epochs: int, batch
 
 @torch.no_grad()
 def calibrate(model, processor, seed: int, count: int, batch: int) -> dict[str, float]:
-    """Temperatures of labels, by what a clip has: fitted to scenes with new voices, which stray further.
+    """Temperatures of labels, by what a clip has: fitted to scenes with new voices, which stray further than those taught.
 
-    People differ from the teacher's more than scenes differ from each other; with `STRAY_FURTHER` the scores are those
-    of a reader who expects that.
+    Real recordings differ from the teacher's more than those differ from each other; with `STRAY_FURTHER` the scores
+    are those of a reader who expects that. Faces vary more than people do as it is.
     """
     rng = np.random.default_rng([seed, 1])
     voices = draw_voices(rng, max(count // 20, 4))
@@ -512,7 +512,7 @@ def calibrate(model, processor, seed: int, count: int, batch: int) -> dict[str, 
     found: dict[str, list] = {}
     for first in range(0, count, batch):
         scenes = [draw_scene(rng, voices, stray=STRAY_FURTHER) for _ in range(min(batch, count - first))]
-        media = model.encode_media(**media_of(scenes, processor, rng, spread=STRAY_FURTHER))
+        media = model.encode_media(**media_of(scenes, processor, rng))
         for i, scene in enumerate(scenes):
             tokens = {name: rows[i] for name, rows in media.items() if isinstance(rows, list) and len(rows[i])}
             truth = LABELS.index(label(scene.facts, int(rng.integers(2))))
