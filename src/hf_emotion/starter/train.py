@@ -500,7 +500,7 @@ def learn_to_tell(model, processor, samples: list[dict], rng, epochs: int, batch
 
 @torch.no_grad()
 def calibrate(model, processor, seed: int, count: int, batch: int) -> dict[str, float]:
-    """Temperatures of labels, by what a clip has: fitted to scenes with new voices, which stray further than those taught.
+    """Temperatures of labels, by what a clip has: fitted to new scenes, whose voices stray further than those taught.
 
     Real recordings differ from the teacher's more than those differ from each other; with `STRAY_FURTHER` the scores
     are those of a reader who expects that. Faces vary more than people do as it is.
