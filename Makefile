@@ -7,7 +7,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TRANSFORMERS := transformers-$(shell sed -n 's/^transformers==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-transformers check format fuzz starter clean
+.PHONY: help quickstart test test-transformers check format fuzz compatibility starter clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,6 +34,11 @@ SEED ?= 0
 CASES ?= 3000
 fuzz: $(VENV)/.dev ## search for inputs that break anything: SEED and CASES, in bounded worker processes
 	$(BIN)/python tests/hostile/fuzz.py --seed $(SEED) --cases $(CASES)
+
+compatibility: $(VENV)/.dev ## check every cell of docs/compatibility.md and run the examples (about 30 minutes; not part of test)
+	$(PIP) --editable ".[compatibility]"
+	$(BIN)/python benchmarks/compatibility.py
+	$(BIN)/python benchmarks/run_examples.py
 
 starter: $(VENV)/.run ## train the model in the box from nothing, on synthetic faces and voices
 	$(BIN)/hf-emotion starter --output src/hf_emotion/starter/weights
