@@ -1,4 +1,4 @@
-# The front door: `make` lists the targets. Each starts from nothing but Python 3.11 or 3.12 and a package index.
+# The front door: `make` lists the targets. Each starts from nothing but Python 3.11, 3.12 or 3.13 and a package index.
 PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TRANSFORMERS := transformers-$(shell sed -n 's/^transformers==//p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-transformers check format fuzz compatibility starter clean
+.PHONY: help quickstart test test-transformers check format fuzz compatibility wheel-check starter clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -40,6 +40,10 @@ compatibility: $(VENV)/.dev ## check every cell of docs/compatibility.md and run
 	$(BIN)/python benchmarks/compatibility.py
 	$(BIN)/python benchmarks/run_examples.py
 
+PYTHONS ?= python3.11 python3.12 python3.13
+wheel-check: ## build the wheel, install it clean on each of PYTHONS, try it on CLIP
+	$(PYTHON) benchmarks/clean_installs.py --clip $(CLIP) --python $(PYTHONS)
+
 starter: $(VENV)/.run ## train the model in the box from nothing, on synthetic faces and voices
 	$(BIN)/hf-emotion starter --output src/hf_emotion/starter/weights
 
@@ -47,8 +51,8 @@ clean: ## remove the virtual environment and what quickstart wrote
 	rm -rf $(VENV) quickstart_output
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
-		{ echo "hf_emotion is tested with Python 3.11 and 3.12; $(PYTHON) is another: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "hf_emotion is tested with Python 3.11, 3.12 and 3.13; $(PYTHON) is another: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # A CPU build of torch where the index offers one: the default build brings several GB of CUDA libraries.

@@ -1,6 +1,6 @@
 """The wheel, installed in new environments: one a Python, with MediaPipe and without it.
 
-    python benchmarks/clean_installs.py --clip CLIP.mp4 --python python3.11 python3.12 python3.13 [--tests "tests/test_faces.py ..."]
+    python benchmarks/clean_installs.py --clip CLIP.mp4 --python python3.11 python3.12 python3.13 [--tests FILE ...]
 
 Builds the wheel from a copy of the checkout, installs it with the versions of constraints.txt and runs the commands
 that a new user tries, in a folder from which the checkout cannot be imported. `--tests` also runs these test files

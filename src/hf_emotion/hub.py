@@ -766,7 +766,7 @@ def push_metric(name: str, repo_id: str, *, private: bool | None = None, token: 
             f"evaluate.load reads NAME.py of user/NAME: {name} is published as user/{name}, not as {repo_id}"
         )
     source = module.read_text(encoding="utf-8")
-    about = ast.get_docstring(ast.parse(source)).splitlines()[0]
+    about = (ast.get_docstring(ast.parse(source)) or name).splitlines()[0]
     head = SpaceCardData(title=name, sdk="static", app_file="index.html", tags=["evaluate", "metric"], pinned=False)
     usage = f'evaluate.load("{repo_id}").compute(predictions=predictions, references=references)'
     text = f"# {name}\n\n{about}\n\n```python\nimport evaluate\n\n{usage}\n```\n\nNeeds `pip install hf_emotion`.\n"
