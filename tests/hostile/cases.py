@@ -543,7 +543,7 @@ def endpoint(folder: Path):
         spec.loader.exec_module(module)
 
         class Pipe:
-            tokenizer = None
+            tokenizer = SimpleNamespace()  # for streamed answers; this pipeline writes none
 
             def __init__(self):
                 self.processor = SimpleNamespace(load_clips=self.load_clips)

@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from ..processing.media import MediaError
 from .files import DataError, short, write_whole
 from .schema import FIELDS, RowError, make_row
 from .shares import processes
@@ -66,6 +65,8 @@ def local_copy(url: str) -> Iterator[Path]:
     """
     import fsspec
 
+    from ..processing.media import MediaError  # with PyAV, which reading tables does not need
+
     with tempfile.TemporaryDirectory(prefix="hf_emotion_") as folder:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", url.partition("?")[0].rsplit("/", 1)[1])[-100:]
         path = Path(folder) / (name or "clip")
@@ -92,6 +93,8 @@ def local_media(row: Mapping, allow_urls: bool = False) -> Iterator[Mapping]:
     """
     urls = {kind: row[kind] for kind in KINDS if is_url(row.get(kind))}
     if urls and not allow_urls:
+        from ..processing.media import MediaError
+
         raise MediaError(f"{short(next(iter(urls.values())))} is an address; it is read only with allow_urls=True.")
     with ExitStack() as stack:
         copies = {kind: str(stack.enter_context(local_copy(url))) for kind, url in urls.items()}
