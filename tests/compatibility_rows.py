@@ -262,7 +262,13 @@ def attention(name):
 def flex_attention(cell):
     # Its kernels are compiled for minutes on a CPU; masks and scaling are the same without.
     with torch.compiler.set_stance("force_eager"):
-        attention("flex_attention")(cell)
+        try:
+            attention("flex_attention")(cell)
+        except ValueError as error:
+            if "does not support an attention implementation through torch's flex_attention" not in str(error):
+                raise
+            return str(error).split(".")[0]
+    return None
 
 
 def flash_attention(cell):
@@ -298,9 +304,13 @@ def bitsandbytes_4_bit(cell):
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     try:
         similar_when_quantised(cell, config, 0.8)
-    except RuntimeError as error:
-        if "is invalid for input of size" not in str(error) or all(
-            module.in_features % 64 == 0 for module in cell.loaded.modules() if isinstance(module, torch.nn.Linear)
+    except (RuntimeError, AssertionError) as error:
+        # The second is of its kernel for CPUs, whose blocks are of rows.
+        packed = "is invalid for input of size" in str(error) or "N must be divisible by block_n" in str(error)
+        if not packed or all(
+            module.in_features % 64 == 0 and module.out_features % 64 == 0
+            for module in cell.loaded.modules()
+            if isinstance(module, torch.nn.Linear)
         ):
             raise
         return f"bitsandbytes packs blocks of 64 weights, which some layers of this small model do not fill: {error}"
@@ -428,6 +438,7 @@ def compiled(cell):
 
 
 def compiled_language_model(cell):
+    torch.compiler.reset()  # the models checked before count towards the limit of recompilations
     model = cell.model()
     model.model.language_model.compile(fullgraph=True, backend="aot_eager")
     close(cell.logits_of(model), cell.logits, 0.01)
@@ -722,8 +733,15 @@ def predict_with_generate(cell):
     )
     found = trainer.predict(cell.samples, max_new_tokens=6, min_new_tokens=6, do_sample=False).predictions
     prompts = cell.encode([cell.messages(), cell.messages()], add_generation_prompt=True)
-    expected = cell.loaded.generate(**prompts, **SEARCH)[:, prompts["input_ids"].shape[1] :]
+    length = prompts["input_ids"].shape[1]
+    expected = cell.loaded.generate(**prompts, **SEARCH)[:, length:]
+    if torch.equal(torch.as_tensor(found)[:, :6], expected):
+        return None
+    assert not cell.processor.tokenizer.decode(prompts["input_ids"][0, -1:]).strip()
+    prompts |= {name: prompts[name][:, :-1] for name in ("input_ids", "attention_mask")}
+    expected = cell.loaded.generate(**prompts, **SEARCH)[:, length - 1 :]
     assert torch.equal(torch.as_tensor(found)[:, :6], expected)
+    return "works; the space at the end of the prompt is left to the answer, to whose first word the tokenizer joins it"
 
 
 def noisy_embeddings(cell):
@@ -833,7 +851,7 @@ def sft_trainer(cell, **columns):
 
     options = {"max_length": None, "assistant_only_loss": True, "bf16": False, "gradient_checkpointing": False}
     return SFTTrainer(
-        cell.model().freeze(),
+        without_dropout(cell.model()).freeze(),
         cell.arguments(SFTConfig, **options),
         train_dataset=cell.rows(**columns),
         processing_class=cell.processor,

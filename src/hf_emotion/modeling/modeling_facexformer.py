@@ -37,7 +37,9 @@ class FaceXFormerFusion(nn.Module):
         finest = maps[0].shape[-2:]
         scales = []
         for scale, projection in zip(maps, self.projections, strict=True):
-            scale = projection(scale.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (N, D, h_i, w_i)
+            # As a sequence: quantised projections take no pictures.
+            tokens = projection(scale.flatten(2).transpose(1, 2))  # (N, h_i * w_i, D)
+            scale = tokens.transpose(1, 2).unflatten(2, scale.shape[-2:])
             scales.append(nn.functional.interpolate(scale, size=finest, mode="bilinear", align_corners=False))
         # The released weights have the coarsest scale first.
         return self.fuse(torch.cat(scales[::-1], dim=1))
