@@ -109,9 +109,9 @@ def on_gpu(function):
     return function if spaces is None else spaces.GPU(duration=GPU_SECONDS)(function)
 
 
-def keep_result(writing, kept: list):
-    """The pieces of a stream; its return value is appended to `kept`."""
-    kept.append((yield from writing))
+def keep_result(writing, results: list):
+    """The pieces of a stream; its return value is appended to `results`."""
+    results.append((yield from writing))
 
 
 @on_gpu
@@ -127,14 +127,14 @@ def describe(video, subtitles, question, candidates, frames, length):
     labels = [label.strip() for label in candidates.split(",") if label.strip()]
     if labels:
         options["candidate_labels"] = labels
-    text, kept = "", []
+    text, results = "", []
     try:
-        for piece in keep_result(pipe.stream(video, **options), kept):
+        for piece in keep_result(pipe.stream(video, **options), results):
             text += piece
             yield text, None, "", ""
     except (ValueError, OSError) as error:
         raise gr.Error(str(error)) from error
-    [result] = kept
+    [result] = results
     scores = {label["label"]: label["score"] for label in result["labels"]} or None
     used = [
         f"Used: {', '.join(result['modalities'])}. {len(result['frames'])} frames of {result['duration']:.1f} s.",
