@@ -235,7 +235,7 @@ def test_a_small_face_that_the_mesh_alone_misses_is_found_where_it_is(finder, as
     side, x, y = 360, 700, 200  # her face is then 75 pixels high in a frame of 720
     frame = paste(background(720, 1280), astronaut, side, x, y)
     finder(blank(1))
-    with finder._borrowed("solutions", 1) as [model]:
+    with finder._borrowed(finder.backend, 1) as [model]:
         assert model.mesh(frame) == []
     track = finder(frame[None])
     assert track.found.all()
@@ -568,11 +568,12 @@ def test_a_finder_travels_by_pickle_copy_and_json_without_its_models(finder, ast
 def test_finders_share_the_models_of_a_process(finder, astronaut, monkeypatch):
     made = []
     monkeypatch.setattr(faces, "_IDLE_MODELS", {})
-    monkeypatch.setitem(faces._MODELS, "solutions", lambda owner: made.append(owner) or faces._Solutions(owner))
+    kind = faces._MODELS[finder.backend]
+    monkeypatch.setitem(faces._MODELS, finder.backend, lambda owner: made.append(owner) or kind(owner))
     for choose in ("largest", "central", "track"):
-        assert FaceFinder("solutions", choose=choose, threads=1)(astronaut[None]).found.all()
+        assert FaceFinder(finder.backend, choose=choose, threads=1)(astronaut[None]).found.all()
     assert len(made) == 1, "MediaPipe never frees the memory of a model"
-    assert FaceFinder("solutions", max_faces=2, threads=1)(astronaut[None]).found.all()
+    assert FaceFinder(finder.backend, max_faces=2, threads=1)(astronaut[None]).found.all()
     assert len(made) == 2, "another setting is another model"
 
 
@@ -670,11 +671,12 @@ def test_the_overlay_shows_regions_on_the_face_and_a_legend_beneath(finder, astr
 
 def test_a_followed_face_agrees_with_the_mesh_and_costs_fewer_of_them(finder, shared_data, monkeypatch):
     frames = load_clip(shared_data / "face_clips" / "single_face.mp4", num_frames=16, sound=False).frames
-    followed = FaceFinder("solutions", mesh_every=4, threads=1)
+    followed = FaceFinder(finder.backend, mesh_every=4, threads=1)
     every = finder(frames)
     followed(frames[:1])
-    meshed, mesh = [], faces._Solutions.mesh
-    monkeypatch.setattr(faces._Solutions, "mesh", lambda model, picture: meshed.append(1) or mesh(model, picture))
+    kind = faces._MODELS[finder.backend]
+    meshed, mesh = [], kind.mesh
+    monkeypatch.setattr(kind, "mesh", lambda model, picture: meshed.append(1) or mesh(model, picture))
     track = followed(frames)
     assert len(meshed) < 12
     np.testing.assert_array_equal(track.found, every.found)
@@ -693,7 +695,7 @@ def test_a_face_that_jumps_is_not_followed(finder, astronaut):
     places = [0, 0, 300, 300, 300, 0, 0, 300, 0]
     for frame, x in zip(frames, places, strict=True):
         paste(frame, astronaut, 320, x, 20)
-    track = FaceFinder("solutions", mesh_every=4)(frames)
+    track = FaceFinder(finder.backend, mesh_every=4)(frames)
     np.testing.assert_array_equal(track.landmarks, finder(frames).landmarks)
 
 
