@@ -34,6 +34,7 @@ from hf_emotion.training.train import (
     run_phase,
     run_phases,
     select,
+    wait_for,
 )
 from hf_emotion.training.trainer import EmotionTrainer
 
@@ -231,6 +232,22 @@ def test_the_command_runs_the_phases_one_after_the_other(demo, tmp_path, capsys)
     assert all((tmp_path / "out" / f"phase_{n}" / REPORT).is_file() for n in (1, 2, 3))
     with pytest.raises(TrainingError, match="exists and is not empty"):
         args.func(args)
+
+
+def test_only_the_first_process_writes_the_start_and_the_others_wait_for_it(demo, tmp_path, monkeypatch):
+    def stop(file):
+        raise TrainingError(f"waits for {file.name}")
+
+    command = ["train", "microemo", "--size", "tiny", "--data", str(demo[0]), "--output", str(tmp_path / "out")]
+    args = parser("train").parse_args(command)
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK", "1")
+        patch.setattr("hf_emotion.training.train.wait_for", stop)
+        with pytest.raises(TrainingError, match=r"waits for processor_config\.json"):
+            args.func(args)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(TrainingError, match="within 0 s; an --output that all processes see is accepted"):
+        wait_for(tmp_path / "out" / "start", seconds=0)
 
 
 WITH_LORA = (

@@ -168,7 +168,7 @@ def run(args) -> int:
     """`hf-emotion train`."""
     from .. import starter
     from ..papers import build
-    from ..training.train import TrainingError, run_phases, size_of
+    from ..training.train import TrainingError, run_phases, size_of, wait_for
 
     def read_all(size="paper", **changes) -> list[Recipe]:
         recipes = []
@@ -208,16 +208,12 @@ def run(args) -> int:
         )
     if start is None:
         start = args.output / "start"
-        if not (start / "processor_config.json").is_file():
+        if main_process and not (start / "processor_config.json").is_file():
             model, processor = build(name, "tiny", seed=args.seed, **{**recipes[0].fields, **values["config"]})
-            try:
-                with replacing(start, overwrite=False) as unfinished:
-                    model.save_pretrained(unfinished)
-                    processor.save_pretrained(unfinished)
-            except OSError:
-                # Every process makes the same folder, and the first one to finish is used.
-                if not (start / "processor_config.json").is_file():
-                    raise
+            with replacing(start, overwrite=False) as unfinished:
+                model.save_pretrained(unfinished)
+                processor.save_pretrained(unfinished)
+        wait_for(start / "processor_config.json")
     reports = run_phases(
         start,
         rows,

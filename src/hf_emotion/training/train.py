@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -467,6 +468,22 @@ def base_of(folder: str | Path) -> str:
     """The folder of the model: that of the base, for an adapter."""
     adapted = (Path(folder) / "adapter_config.json").is_file()
     return PeftConfig.from_pretrained(str(folder)).base_model_name_or_path if adapted else str(folder)
+
+
+def wait_for(file: Path, seconds: float = 600) -> None:
+    """Wait for a file that the first of several processes writes.
+
+    Raises:
+        TrainingError: it is not there after so many seconds.
+    """
+    end = time.monotonic() + seconds
+    while not file.is_file():
+        if time.monotonic() > end:
+            raise TrainingError(
+                f"{file} was not written by the first process within {seconds:.0f} s; an --output that all "
+                "processes see is accepted"
+            )
+        time.sleep(0.1)
 
 
 def size_of(folder: str | Path) -> str:
