@@ -22,7 +22,7 @@ from PIL import Image
 from hf_emotion.cli import main
 from hf_emotion.curation.measures import MOVEMENTS, face_measures, movements, pitch, voice_measures
 from hf_emotion.curation.people import COLUMNS, agreement, alpha, export_sheet, import_sheets, make_dataset, read_people
-from hf_emotion.curation.reviewers import Offline, Pipeline, Server, model_of
+from hf_emotion.curation.reviewers import Offline, Pipeline, Server, model_of, runs_here
 from hf_emotion.curation.stages import (
     STAGES,
     Consistency,
@@ -659,6 +659,14 @@ def test_a_server_gets_text_pictures_and_sound_in_the_protocol():
 def test_a_model_of_another_kind_is_refused(text):
     with pytest.raises(ReviewError, match=r"accepted|cannot be loaded"):
         model_of(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "here"),
+    [("offline", False), ("server:m@http://x/v1", False), ("hf:text-generation:m", True), ("chat:Qwen/m", True)],
+)
+def test_models_with_weights_in_this_process_can_use_its_gpu(text, here):
+    assert runs_here(text) is here
 
 
 def test_a_server_that_is_not_there_ends_the_run_and_leaves_what_is_done(rows, tmp_path):

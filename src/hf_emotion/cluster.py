@@ -32,10 +32,10 @@ from transformers import AutoProcessor
 from . import starter
 from .answers.pipeline_emotion import CLIP_FAILURES, LOAD_OPTIONS, decode, failure
 from .chat_models import ChatProcessor
-from .curation.reviewers import model_of
+from .curation.reviewers import model_of, runs_here
 from .curation.stages import Outcome, Runner
 from .data.remote import local_media
-from .data.shares import processes
+from .data.shares import plain, processes
 from .inference import load, pipeline_of
 from .processing.faces import FaceError
 from .training.cache import (
@@ -194,14 +194,10 @@ class Describe:
         results = [json.loads(failed) if failed else next(described) for failed in batch["failed"]]
         each = (time.perf_counter() - started) / len(results)
         answers = [
-            json.dumps({"id": name, **result, "seconds": round(float(seconds) + each, 4)}, default=_plain)
+            json.dumps({"id": name, **result, "seconds": round(float(seconds) + each, 4)}, default=plain)
             for name, result, seconds in zip(batch["id"], results, batch["seconds"], strict=True)
         ]
         return {"answer": answers}
-
-
-def _plain(value):
-    return value.tolist()
 
 
 def answers(
@@ -274,12 +270,16 @@ def write(data, output: str) -> int:
     return sum(row["failed"] for row in written.iter_rows())
 
 
+def name_of(rows: Iterable[str]) -> str:
+    """A name that follows from the rows of a file: a repeated task replaces its file by the same one."""
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+
+
 def write_part(batch: Mapping[str, np.ndarray], output: str, suffix: str, run: str) -> dict:
-    """Write a file of answers. Its name follows from its rows: a repeated task replaces its file by the same one."""
+    """Write a file of answers, named by its rows."""
     rows = [json.loads(answer) for answer in batch["answer"]]
-    digest = hashlib.sha256("\n".join(row["id"] for row in rows).encode()).hexdigest()[:16]
     system, folder = fsspec.core.url_to_fs(output)
-    with system.open(f"{folder}/{run}-{digest}.{suffix}", "wb") as file:
+    with system.open(f"{folder}/{run}-{name_of(row['id'] for row in rows)}.{suffix}", "wb") as file:
         if suffix == "parquet":
             fields = [{**row, "result": answer} for row, answer in zip(rows, batch["answer"], strict=True)]
             parquet.write_table(pyarrow.Table.from_pylist(fields, schema=ANSWERS), file)
@@ -329,13 +329,12 @@ class Encode:
 
 
 def write_shard(batch: Mapping[str, np.ndarray], folder: str, run: str) -> dict:
-    """Write a file of the cache. Its name follows from its rows: a repeated task replaces its file by the same one."""
+    """Write a file of the cache, named by its rows."""
     names = ("key", "stamps", "about", "checksum", "data")
     rows = [dict(zip(names, values, strict=True)) for values in zip(*(batch[n] for n in names), strict=True)]
     rows = [row for row in rows if row["checksum"]]
     if rows:
-        digest = hashlib.sha256("\n".join(row["key"] for row in rows).encode()).hexdigest()[:16]
-        write_rows(Path(folder) / f"features-{run}-{digest}.arrow", rows)
+        write_rows(Path(folder) / f"features-{run}-{name_of(row['key'] for row in rows)}.arrow", rows)
     return {"key": batch["key"], "failed": batch["failed"]}
 
 
@@ -419,7 +418,7 @@ def reviewing(models: Mapping[str, str], key: str | None = None, actors: int | N
     def engine(runner: Runner, rows: Sequence[Mapping]) -> Iterable[tuple[Outcome, int, int]]:
         where = {"output": str(runner.output.resolve()), "settings": runner.settings, "allow_urls": runner.allow_urls}
         actor = {**where, "retry_unread": runner.retry_unread, "models": dict(models), "key": key}
-        uses_gpu = any(text.startswith("hf:") for text in models.values())
+        uses_gpu = any(map(runs_here, models.values()))
         data = flow(rows, prepare_review, where, Review, actor, 1, actors, uses_gpu)
         for row in data.iter_rows():
             runner.count(row["before"], row["now"])

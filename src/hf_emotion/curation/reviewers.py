@@ -375,4 +375,9 @@ def model_of(text: str, api_key: str | None = None) -> Model:
     raise ReviewError(f"the model is {text!r}; {DESCRIPTIONS} are accepted")
 
 
-__all__ = ["Offline", "Pipeline", "Server", "model_of"]
+def runs_here(text: str) -> bool:
+    """Whether the model of a description has its weights in this process, so that it can use a GPU."""
+    return text.partition(":")[0] in ("hf", "chat")
+
+
+__all__ = ["Offline", "Pipeline", "Server", "model_of", "runs_here"]

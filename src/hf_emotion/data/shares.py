@@ -162,7 +162,7 @@ class ResultFile:
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Write a result; from now on a killed process does not lose it."""
-        line = json.dumps(result, ensure_ascii=False, default=_plain) + "\n"
+        line = json.dumps(result, ensure_ascii=False, default=plain) + "\n"
         self._file.write(line.encode("utf-8"))
         self._file.flush()
         self.written += 1
@@ -232,10 +232,11 @@ def _cut_incomplete_line(path: Path) -> None:
         file.truncate(0)
 
 
-def _plain(value):
+def plain(value):
+    """What JSON has no form for, as `json.dumps` asks: arrays and their numbers."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-__all__ = ["Processes", "ResultFile", "ResultFileError", "processes"]
+__all__ = ["Processes", "ResultFile", "ResultFileError", "plain", "processes"]
