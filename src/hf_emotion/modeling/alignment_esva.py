@@ -9,7 +9,7 @@ fixed length and all offsets of a range,
     tau*     = argmin_tau L(tau)                          Eq. 9; Eq. 6 is alpha = 0
 
 Everything is computed from four sums over each window: of products, of each stream's squares, and of frames. The sums
-of products are the expensive part; `FORMS` has three implementations that give the same numbers.
+of products are the expensive part; `FORMS` has two implementations that give the same numbers.
 
 Letters: B batch, G steps of the grid, E width, N windows, O offsets.
 """
@@ -122,8 +122,8 @@ def standardise(states, mask):
 # The four sums of each window, at each offset
 
 
-def direct_products(audio, video, max_offset, window):
-    """Sums of products by a loop over offsets, the plain form of the definition.
+def banded_products(audio, video, max_offset, window):
+    """Sums of products by one matrix product per window, over the band of video steps within its range of offsets.
 
     Args:
         audio, video: (B, G, E), zero outside the stream.
@@ -133,21 +133,6 @@ def direct_products(audio, video, max_offset, window):
     Returns:
         (B, N, O), the sum over t in window i of audio(t) . video(t + tau).
     """
-    steps = audio.shape[1]
-    windows = -(-steps // window)
-    columns = []
-    for offset in range(-max_offset, max_offset + 1):
-        first, last = max(0, -offset), min(steps, steps - offset)
-        products = audio.new_zeros(len(audio), windows * window)
-        if first < last:
-            products[:, first:last] = (audio[:, first:last] * video[:, first + offset : last + offset]).sum(-1)
-        columns.append(products.unflatten(1, (windows, window)).sum(-1))
-    return torch.stack(columns, dim=-1)
-
-
-def banded_products(audio, video, max_offset, window):
-    """Sums of products by one matrix product per window, over the band of video steps within its range of offsets; see
-    `direct_products`."""
     steps, band = audio.shape[1], window + 2 * max_offset
     windows = -(-steps // window)
     rest = windows * window - steps
@@ -166,7 +151,7 @@ def sum_diagonals(products, rows, columns):
 
 def fft_products(audio, video, max_offset, window):
     """Sums of products by Fourier transforms of blocks of one window, with one matrix product of the spectra per
-    frequency; see `direct_products`.
+    frequency; see `banded_products`.
 
     The cost does not depend on the range. With a window longer than the streams this is the plain correlation by FFT.
     """
@@ -191,7 +176,7 @@ def fft_products(audio, video, max_offset, window):
     return functional.pad(rows, (-spare, 1 - spare))
 
 
-FORMS = {"direct": direct_products, "banded": banded_products, "fft": fft_products}
+FORMS = {"banded": banded_products, "fft": fft_products}
 
 
 def fastest_form(steps, max_offset, window):
