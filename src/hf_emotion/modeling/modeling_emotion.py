@@ -28,7 +28,7 @@ from .configuration_emotion import EmotionConfig
 from .generation_emotion import MediaGenerationMixin, MediaTokens
 from .qformer import QFormer
 from .remote_code import SharingMixin
-from .sound import encode_sound
+from .sound import chunks_with_sound, encode_sound
 from .towers import build_tower
 
 # A headless model is of no use to the users of a remote-code video LLM, so every Auto class gives the generating one.
@@ -212,6 +212,7 @@ class EmotionModel(EmotionPreTrainedModel):
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
     encoders: tuple[str, ...] = ()  # names of the `get_<name>_features`; by default `media_names`
+    whole_chunks = False  # states of sound are those of whole chunks, what pads their end included
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -262,7 +263,8 @@ class EmotionModel(EmotionPreTrainedModel):
         Returns:
             (B, L, D); the mask of chunks as it is, since it holds the length of each, and (B, L) for a waveform.
         """
-        _, states, mask = encode_sound(self.audio_tower, "frames", audio_attention_mask=audio_attention_mask, **sound)
+        real = chunks_with_sound(audio_attention_mask) if self.whole_chunks else audio_attention_mask
+        _, states, mask = encode_sound(self.audio_tower, "frames", audio_attention_mask=real, **sound)
         return states, mask if "input_values" in sound else audio_attention_mask
 
     @torch.no_grad()

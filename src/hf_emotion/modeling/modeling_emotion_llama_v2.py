@@ -16,14 +16,14 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .configuration_emotion_llama_v2 import EmotionLLaMAV2Config
 from .generation_emotion import MediaTokens
 from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel, idle
 from .parts_emotion_llama_v2 import assemble_emotion_llama_v2
-from .sound import encode_sound
+from .sound import chunk_states
 from .towers import build_tower
 
 
@@ -67,6 +67,7 @@ class EmotionLLaMAV2Model(EmotionModel):
     processor_class = "processing_emotion_llama_v2.EmotionLLaMAV2Processor"
     frozen_parts = ("vision_tower", "frame_tower", "audio_tower", "language_model")
     encoders = ("video", "frame", "audio")
+    whole_chunks = True
     _no_split_modules = ["ConvFusion"]
 
     def __init__(self, config: EmotionLLaMAV2Config):
@@ -166,12 +167,9 @@ class EmotionLLaMAV2Model(EmotionModel):
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """The sound in N steps, averages of whole chunks; `pooler_output` (B, N, D), zero for a clip without sound."""
-        mask = audio_attention_mask.bool()
-        chunks = mask.any(-1) if mask.dim() == 3 else mask  # (B, C)
-        if audio_features is None:
-            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, chunks, **kwargs)
-        else:
-            output, states = BaseModelOutput(), audio_features
+        output, states, chunks = chunk_states(
+            self.audio_tower, input_features, audio_attention_mask, audio_features, **kwargs
+        )
         states = states.to(self.trained_dtype)
         lengths = (chunks.sum(-1) * (states.shape[1] // chunks.shape[1])).tolist()
         pooled = [averaged(clip[:length], self.config.num_steps) for clip, length in zip(states, lengths, strict=True)]
@@ -181,10 +179,6 @@ class EmotionLLaMAV2Model(EmotionModel):
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
-
-    def sound_features(self, audio_attention_mask, **sound):
-        chunks = audio_attention_mask.any(-1) if audio_attention_mask.dim() == 3 else audio_attention_mask
-        return super().sound_features(chunks, **sound)[0], audio_attention_mask
 
     def encode_media(self, **inputs) -> MediaTokens:
         """All tokens of each clip with picture or sound: `video` is fusion, key frame and frames, `audio` the sound."""

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.bert.modeling_bert import BertModel
 from transformers.utils import can_return_tuple
 
 from .configuration_humanomni import HumanOmniConfig
 from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel
 from .parts_humanomni import assemble_humanomni
-from .sound import encode_sound
+from .sound import chunk_states
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -99,6 +99,7 @@ class HumanOmniModel(EmotionModel):
     processor_class = "processing_humanomni.HumanOmniProcessor"
     # The towers come with their published weights; BERT too.
     frozen_parts = ("vision_tower", "instruction_encoder", "audio_tower")
+    whole_chunks = True
     _no_split_modules = ["RegNetBlock"]
 
     def __init__(self, config: HumanOmniConfig):
@@ -189,12 +190,9 @@ class HumanOmniModel(EmotionModel):
         **kwargs,
     ) -> BaseModelOutputWithPooling:
         """Audio tokens, of whole chunks; `pooler_output` is B tensors (n_b, H)."""
-        mask = audio_attention_mask.bool()
-        chunks = mask.any(-1) if mask.dim() == 3 else mask  # (B, C)
-        if audio_features is None:
-            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, chunks, **kwargs)
-        else:
-            output, states = BaseModelOutput(), audio_features
+        output, states, chunks = chunk_states(
+            self.audio_tower, input_features, audio_attention_mask, audio_features, **kwargs
+        )
         states = states.unflatten(1, (chunks.shape[1], -1))[chunks].to(self.trained_dtype)
         pooled = functional.avg_pool1d(states.transpose(1, 2), self.config.audio_pool_stride).transpose(1, 2)
         tokens = self.audio_projector(pooled)  # (chunks, n, H)
@@ -205,10 +203,6 @@ class HumanOmniModel(EmotionModel):
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
-
-    def sound_features(self, audio_attention_mask, **sound):
-        chunks = audio_attention_mask.any(-1) if audio_attention_mask.dim() == 3 else audio_attention_mask
-        return super().sound_features(chunks, **sound)[0], audio_attention_mask
 
 
 class HumanOmniForConditionalGeneration(EmotionForConditionalGeneration):

@@ -28,7 +28,7 @@ from .generation_emotion import MediaTokens
 from .modeling_emotion import EmotionForConditionalGeneration, EmotionModel
 from .parts_omni_emotion import assemble_omni_emotion
 from .qformer import PositionTable
-from .sound import encode_sound
+from .sound import chunk_states
 from .towers import build_tower
 
 
@@ -99,6 +99,7 @@ class OmniEmotionModel(EmotionModel):
     # Phase 3: "We fine-tune three projectors and the LLM decoder" (4.4), and the frame parameter with them.
     frozen_parts = ("vision_tower", "audio_tower", "face_tower", "image_newline")
     media_names = modality_names = ("video", "face", "audio")
+    whole_chunks = True
     _no_split_modules = ["FaceAttention"]
 
     def __init__(self, config: OmniEmotionConfig):
@@ -154,10 +155,6 @@ class OmniEmotionModel(EmotionModel):
 
     def frame_features(self, pixels):
         return self.frame_states(pixels)[1]
-
-    def sound_features(self, audio_attention_mask, **sound):
-        chunks = audio_attention_mask.any(-1) if audio_attention_mask.dim() == 3 else audio_attention_mask
-        return super().sound_features(chunks, **sound)[0], audio_attention_mask
 
     def tower_features(self, **inputs):
         """As the trunk's, with `face_features`, pooled to `face_grid`: at full size a 64th of the face tower's map."""
@@ -235,11 +232,7 @@ class OmniEmotionModel(EmotionModel):
     ) -> BaseModelOutputWithPooling:
         """Audio tokens (4.1), chunk after chunk; `pooler_output` is B tensors (n_b, H)."""
         mask = audio_attention_mask.bool()
-        chunks = mask.any(-1) if mask.dim() == 3 else mask  # (B, C)
-        if audio_features is None:
-            output, states, _ = encode_sound(self.audio_tower, "frames", input_features, None, chunks, **kwargs)
-        else:
-            output, states = BaseModelOutput(), audio_features
+        output, states, chunks = chunk_states(self.audio_tower, input_features, mask, audio_features, **kwargs)
         states = states.unflatten(1, (chunks.shape[1], -1))[chunks].to(self.image_newline.dtype)  # (chunks, l, D)
         tokens = self.sound_tokens(states)
         lengths = torch.full_like(chunks, tokens.shape[1], dtype=torch.long)

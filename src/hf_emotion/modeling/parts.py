@@ -358,6 +358,16 @@ def load_tower(
     return tensors, report
 
 
+def text_fields(source: str, **hub) -> dict:
+    """Fields of a configuration for a language model: its own, and the ids of the placeholders.
+
+    Placeholders beyond the vocabulary are never looked up, whatever the language model.
+    """
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub).get_text_config()
+    tokens = {"video_token_id": config.vocab_size, "audio_token_id": config.vocab_size + 1}
+    return {"text_config": config.to_dict(), **tokens}
+
+
 def load_language_model(source: str, dtype=None, **hub) -> tuple[dict[str, torch.Tensor], PartsReport, torch.dtype]:
     """Read a causal language model with its names in a paper's model: `model.language_model.*`, `lm_head.*`."""
     source = checked(source)
@@ -629,10 +639,7 @@ def assemble(
         fields.pop("audio_frame_rate", None)
     if text is not None:
         read_config(text, **hub)
-        text_config = AutoConfig.from_pretrained(text, trust_remote_code=False, **hub).get_text_config()
-        fields["text_config"] = text_config.to_dict()
-        # Placeholders beyond the vocabulary are never looked up, whatever the language model.
-        fields["video_token_id"], fields["audio_token_id"] = text_config.vocab_size, text_config.vocab_size + 1
+        fields |= text_fields(text, **hub)
     config = cls.config_class.from_dict({**fields, **overrides})
 
     assembly = Assembly(cls, config)
@@ -675,5 +682,6 @@ __all__ = [
     "load_language_model",
     "load_part",
     "load_tower",
+    "text_fields",
     "trained_fields",
 ]

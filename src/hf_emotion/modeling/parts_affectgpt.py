@@ -1,7 +1,6 @@
 """AffectGPT from a converted checkpoint and the published encoders and language model that it was trained with."""
 
 import torch
-from transformers import AutoConfig
 
 from .parts import (
     Assembly,
@@ -13,6 +12,7 @@ from .parts import (
     load_part,
     load_tower,
     read_config,
+    text_fields,
     trained_fields,
     vision_config_of,
 )
@@ -72,9 +72,7 @@ def assemble_affectgpt(
         check_tower("audio", audio, audio_config, ("hubert",))
         fields["audio_config"] = audio_config.to_dict()
     if text is not None:
-        text_config = AutoConfig.from_pretrained(text, trust_remote_code=False, **hub).get_text_config()
-        fields["text_config"] = text_config.to_dict()
-        fields["video_token_id"], fields["audio_token_id"] = text_config.vocab_size, text_config.vocab_size + 1
+        fields |= text_fields(text, **hub)
     config = cls.config_class.from_dict({**fields, **overrides})
 
     assembly = Assembly(cls, config)

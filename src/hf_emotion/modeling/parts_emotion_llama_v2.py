@@ -1,7 +1,6 @@
 """Emotion-LLaMA-v2 from a converted checkpoint and the published encoders and language model it was trained with."""
 
 import torch
-from transformers import AutoConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from .parts import (
@@ -14,6 +13,7 @@ from .parts import (
     check_type,
     load_language_model,
     load_tower,
+    text_fields,
     trained_fields,
     vision_config_of,
 )
@@ -79,9 +79,7 @@ def assemble_emotion_llama_v2(
         check_type("audio", audio, "whisper", **hub)
         fields["audio_config"] = audio_config_of(audio, **hub).to_dict()
     if text is not None:
-        text_config = AutoConfig.from_pretrained(text, trust_remote_code=False, **hub).get_text_config()
-        fields["text_config"] = text_config.to_dict()
-        fields["video_token_id"], fields["audio_token_id"] = text_config.vocab_size, text_config.vocab_size + 1
+        fields |= text_fields(text, **hub)
     config = cls.config_class.from_dict({**fields, **overrides})
 
     assembly = Assembly(cls, config)

@@ -20,6 +20,7 @@ from .parts import (
     check_type,
     load_language_model,
     load_tower,
+    text_fields,
     trained_fields,
     vision_config_of,
 )
@@ -116,10 +117,7 @@ def assemble_esva(
         # The tower's own rate.
         fields.pop("audio_frame_rate", None)
     if text is not None:
-        text_config = AutoConfig.from_pretrained(text, trust_remote_code=False, **hub).get_text_config()
-        fields["text_config"] = text_config.to_dict()
-        # Placeholders beyond the vocabulary are never looked up, whatever the language model.
-        fields["video_token_id"], fields["audio_token_id"] = text_config.vocab_size, text_config.vocab_size + 1
+        fields |= text_fields(text, **hub)
     config = cls.config_class.from_dict({**fields, **overrides})
 
     assembly = Assembly(cls, config)

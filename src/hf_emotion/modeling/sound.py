@@ -70,6 +70,36 @@ def encode_sound(
     return output, padded.flatten(1, -2), mask.flatten(1)
 
 
+def chunks_with_sound(audio_attention_mask: Tensor) -> Tensor:
+    """(B, C) bool, from the mask of chunks (B, C) or of their frames (B, C, frames)."""
+    mask = audio_attention_mask.bool()
+    return mask.any(-1) if mask.dim() == 3 else mask
+
+
+def chunk_states(
+    tower: nn.Module,
+    input_features: Tensor | None,
+    audio_attention_mask: Tensor,
+    audio_features: Tensor | None = None,
+    **kwargs,
+) -> tuple[ModelOutput, Tensor, Tensor]:
+    """Every state of whole chunks, what pads their end included, from one pass of a tower or from its cached output.
+
+    Args:
+        tower, input_features, audio_attention_mask: as for `encode_sound`.
+        audio_features: (B, C * l, D), cached states of the tower, instead of sound.
+        kwargs: passed to the tower.
+
+    Returns:
+        the tower's output, the states (B, C * l, D), and the chunks with sound (B, C) bool.
+    """
+    chunks = chunks_with_sound(audio_attention_mask)
+    if audio_features is not None:
+        return BaseModelOutputWithPooling(), audio_features, chunks
+    output, states, _ = encode_sound(tower, "frames", input_features, None, chunks, **kwargs)
+    return output, states, chunks
+
+
 def cached_mask(tower: nn.Module, states: Tensor, audio_attention_mask: Tensor) -> Tensor:
     """The mask (B, L) of cached states (B, L, D), from the mask of the sound as for `encode_sound` or from (B, L)."""
     mask = audio_attention_mask.bool()

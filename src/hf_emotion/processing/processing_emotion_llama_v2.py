@@ -10,11 +10,11 @@ The prompt is the one of their second stage and of their evaluation:
 """
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from transformers.image_utils import PILImageResampling
-from transformers.processing_utils import MultiModalData
 
 from .chat_formats import LLAMA_2, write_template
 from .faces import FaceTrack
@@ -39,6 +39,17 @@ QUESTION = (
 TASKS = ("emotion", "reason", "think")
 KEYFRAMES = ("middle", "first")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@cache
+def frame_images(size: int) -> EmotionImageProcessor:
+    """The preprocessing of the frames; that of the key frame is the processor's own."""
+    return EmotionImageProcessor(
+        size={"height": size, "width": size},
+        resample=PILImageResampling.BILINEAR,
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+    )
 
 
 class EmotionLLaMAV2Processor(EmotionProcessor):
@@ -147,26 +158,11 @@ class EmotionLLaMAV2Processor(EmotionProcessor):
             return {}
         key = 0 if self.keyframe == "first" else len(clip.frames) // 2
         rows = slice(key, key + 1)
-        small = EmotionImageProcessor(
-            size={"height": self.frame_size, "width": self.frame_size},
-            resample=PILImageResampling.BILINEAR,
-            image_mean=IMAGENET_MEAN,
-            image_std=IMAGENET_STD,
-        )
         return {
             **super().picture(replace(clip, frames=clip.frames[rows], frame_times=clip.frame_times[rows]), track),
-            "pixel_values_frames": small.frames_to_pixels(clip.frames).numpy(),
+            "pixel_values_frames": frame_images(self.frame_size).frames_to_pixels(clip.frames).numpy(),
             "frame_times": np.asarray(clip.frame_times, dtype=np.int64),
         }
-
-    def _get_num_multimodal_tokens(self, video_sizes=None, audio_lengths=None, **kwargs):
-        """Placeholders of each clip; its size and length do not matter."""
-        counts: dict[str, Any] = {}
-        if video_sizes is not None:
-            counts["num_video_tokens"] = [self.num_video_tokens(0)] * len(video_sizes)
-        if audio_lengths is not None:
-            counts["num_audio_tokens"] = [self.num_sound_tokens(0)] * len(audio_lengths)
-        return MultiModalData(**counts)
 
 
 EmotionLLaMAV2Processor.register_for_auto_class()

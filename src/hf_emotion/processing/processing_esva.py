@@ -16,7 +16,6 @@ Letters: B batch, T frames.
 from typing import Any, ClassVar
 
 import numpy as np
-from transformers.processing_utils import MultiModalData
 
 from .chat_formats import LLAMA_2, write_template
 from .faces import FaceTrack
@@ -229,15 +228,6 @@ class ESVAProcessor(EmotionProcessor):
 
     def num_video_tokens(self, num_utterances: int) -> int:
         return self.num_patch_tokens + self.feature_kinds.count("video")
-
-    def _get_num_multimodal_tokens(self, video_sizes=None, audio_lengths=None, **kwargs):
-        """Placeholders of each clip; its size and length do not matter."""
-        counts = {}
-        if video_sizes is not None:
-            counts["num_video_tokens"] = [self.num_video_tokens(0)] * len(video_sizes)
-        if audio_lengths is not None:
-            counts["num_audio_tokens"] = [self.num_sound_tokens(0)] * len(audio_lengths)
-        return MultiModalData(**counts)
 
 
 ESVAProcessor.register_for_auto_class()
