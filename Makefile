@@ -15,7 +15,7 @@ help: ## list the targets
 quickstart: $(VENV)/.run ## install, describe a clip (CLIP=path for your own), fine-tune the model in the box a little
 	$(BIN)/hf-emotion quickstart $(CLIP)
 
-test: $(VENV)/.dev ## install and run the tests
+test: $(VENV)/.dev $(VENV)/mediapipe-later ## install and run the tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --durations 20
 
 test-transformers: $(VENV)/.dev $(VENV)/$(TRANSFORMERS)/tests ## run transformers' own model tests on the models (not part of test; fetches them)
@@ -67,6 +67,12 @@ $(VENV)/.run: pyproject.toml $(VENV)/.torch
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(PIP) --editable ".[dev]"
 	@touch $@ $(VENV)/.run
+
+# The release that newer Pythons get, beside the one installed: tests compare the faces that both find.
+$(VENV)/mediapipe-later: constraints.txt | $(VENV)/.dev
+	rm -rf $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+		"mediapipe==$(shell sed -n 's/^mediapipe==\([^;]*\); python_version >= .*/\1/p' constraints.txt)"
 
 # The wheel of transformers leaves its tests out; its source distribution holds the mixins, and nothing of it is built.
 $(VENV)/$(TRANSFORMERS)/tests: | $(VENV)/.dev

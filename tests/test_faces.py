@@ -1,7 +1,9 @@
 """Faces: regions lie where their names say, masks equal a plain twin, no face and many faces are defined states."""
 
 import copy
+import dataclasses
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
@@ -308,6 +310,32 @@ def test_the_models_in_the_package_give_the_masks_of_the_bundled_ones(finder, as
     # Two runs of one network, not two networks: a twentieth of a pixel.
     assert np.abs(ours.landmarks - bundled.landmarks).max() < 0.05 / 512
     masks = [finder.region_masks(track, (16, 16)) for track in (bundled, ours)]
+    assert (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum() > 0.99
+
+
+def test_a_later_mediapipe_finds_the_same_faces_with_the_models_in_the_package(finder, astronaut, tmp_path):
+    later = Path(sys.prefix) / "mediapipe-later"
+    if finder.backend == "tasks" or not later.is_dir():
+        pytest.skip("needs two releases: 0.10.21 installed, and a later one where `make test` puts it")
+    frames = np.stack([astronaut, astronaut[:, ::-1], paste(background(512, 512), astronaut, 200, 150, 40)])
+    np.save(tmp_path / "frames.npy", frames)
+    code = (
+        "import sys, faces, mediapipe, numpy\n"
+        "track = faces.FaceFinder('tasks')(numpy.load(sys.argv[1]))\n"
+        "numpy.savez(sys.argv[2], landmarks=track.landmarks, found=track.found, num_faces=track.num_faces)\n"
+        "print(mediapipe.__version__)\n"
+    )
+    path = os.pathsep.join([str(later), os.path.dirname(faces.__file__)])
+    command = [sys.executable, "-W", "ignore", "-c", code, tmp_path / "frames.npy", tmp_path / "track.npz"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() != [importlib.metadata.version("mediapipe")]
+    bundled = finder(frames)
+    with np.load(tmp_path / "track.npz") as other:
+        assert other["found"].tolist() == bundled.found.tolist() == [True] * 3
+        assert other["num_faces"].tolist() == bundled.num_faces.tolist()
+        tracks = bundled, dataclasses.replace(bundled, landmarks=other["landmarks"])
+    masks = [finder.region_masks(track, (16, 16)) for track in tracks]
     assert (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum() > 0.99
 
 
