@@ -244,14 +244,14 @@ def describing(source: str | None, **options) -> Callable[[Sequence[Mapping]], I
 def read_ids(output: str) -> set[str]:
     """Ids of the rows whose answers are in a folder that `write` filled."""
     system, folder = fsspec.core.url_to_fs(output)
-    found = set()
+    ids = set()
     for path in system.find(folder) if system.exists(folder) else ():
         with system.open(path, "rb") as file:
             if path.endswith(".parquet"):
-                found.update(parquet.read_table(file, columns=["id"])["id"].to_pylist())
+                ids.update(parquet.read_table(file, columns=["id"])["id"].to_pylist())
             else:
-                found.update(json.loads(line)["id"] for line in file)
-    return found
+                ids.update(json.loads(line)["id"] for line in file)
+    return ids
 
 
 def write(data, output: str) -> int:
@@ -294,14 +294,14 @@ def write_part(batch: Mapping[str, np.ndarray], output: str, suffix: str, run: s
 def measure_for_cache(row: dict, source: str, trust_remote_code: bool, allow_urls: bool, options: Mapping) -> dict:
     """A row's clip as the towers take it, pickled; or what is wrong with it."""
     key, row = json.loads(row["row"])
-    found = {"key": key, "stamps": "", "clip": b"", "failed": ""}
+    measured = {"key": key, "stamps": "", "clip": b"", "failed": ""}
     try:
         stamps = {kind: stamp_of(path) for kind, path in media_of(row).items()}
         with local_media(row, allow_urls) as local:
             inputs = record(processor_of(source, trust_remote_code), local, options)
-        return {**found, "stamps": json.dumps(stamps), "clip": pickle.dumps(inputs)}
+        return {**measured, "stamps": json.dumps(stamps), "clip": pickle.dumps(inputs)}
     except (ValueError, OSError, FaceError) as error:
-        return {**found, "failed": f"{row.get('id')}: {error}"}
+        return {**measured, "failed": f"{row.get('id')}: {error}"}
 
 
 class Encode:
@@ -392,18 +392,18 @@ class Review:
     """An actor that asks the models about a clip."""
 
     def __init__(self, output, settings, allow_urls, retry_unread, models, key):
-        made = {role: model_of(text, key) for role, text in models.items()}
+        by_role = {role: model_of(text, key) for role, text in models.items()}
         log = f"log.{ray.get_runtime_context().get_actor_id()}.jsonl"
-        self.runner = Runner(output, made, settings, retry_unread, log, allow_urls)
+        self.runner = Runner(output, by_role, settings, retry_unread, log, allow_urls)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict:
-        found = {"outcome": [], "before": [], "now": []}
+        columns = {"outcome": [], "before": [], "now": []}
         for row in batch["row"]:
             before, now = self.runner.before, self.runner.now
-            found["outcome"].append(json.dumps(vars(self.runner.run(json.loads(row)))))
-            found["before"].append(self.runner.before - before)
-            found["now"].append(self.runner.now - now)
-        return found
+            columns["outcome"].append(json.dumps(vars(self.runner.run(json.loads(row)))))
+            columns["before"].append(self.runner.before - before)
+            columns["now"].append(self.runner.now - now)
+        return columns
 
 
 def reviewing(models: Mapping[str, str], key: str | None = None, actors: int | None = None) -> Callable:

@@ -83,8 +83,8 @@ def _cost(base, name, tower, frames, seconds) -> tuple[int, int]:
         flop, output = run(1, 3, side, side)
         states = output.last_hidden_state
         grid = getattr(base.config, "face_grid", None)
-        kept = states.shape[-1] if grid is None else grid**2 * states.shape[-1 if states.dim() == 3 else 1]
-        return frames * flop, frames * kept * BFLOAT16
+        stored = states.shape[-1] if grid is None else grid**2 * states.shape[-1 if states.dim() == 3 else 1]
+        return frames * flop, frames * stored * BFLOAT16
     if name == "frame_tower":
         flop, output = run(1, 3, side, side)
         return frames * flop, base.config.num_steps * output.last_hidden_state.shape[-1] * BFLOAT16

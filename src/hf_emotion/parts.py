@@ -46,8 +46,8 @@ def part_names(name: str) -> list[str]:
         raise PartsError(f"model {name!r} is not known; accepted are {', '.join(PAPERS)}")
     paper = PAPERS[name]
     parameters = inspect.signature(paper.model.assemble).parameters.values()
-    own = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is None]
-    return [*(part for part in own if part not in OPTIONS), *paper.tokenizers]
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is None]
+    return [*(part for part in names if part not in OPTIONS), *paper.tokenizers]
 
 
 def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, **parts):
@@ -69,21 +69,21 @@ def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, 
     names = part_names(name)
     paper = PAPERS[name]
     hub = {option: parts[option] for option in HUB_OPTIONS if option in parts}
-    given = {part: source for part, source in parts.items() if part in names and source is not None}
-    tokenizer_part = next((part for part in TOKENIZER_PARTS if part in given), None)
+    sources = {part: source for part, source in parts.items() if part in names and source is not None}
+    tokenizer_part = next((part for part in TOKENIZER_PARTS if part in sources), None)
     if tokenizer_part is None:
         raise PartsError(
             f"no part has the language model's tokenizer; give {' or '.join(p for p in TOKENIZER_PARTS if p in names)}"
         )
-    tokenizers = {"tokenizer": read_tokenizer(given[tokenizer_part], **hub)}
+    tokenizers = {"tokenizer": read_tokenizer(sources[tokenizer_part], **hub)}
     for kind in paper.tokenizers[1:]:
-        source = given.get(kind) or given.get(kind.removesuffix("_tokenizer"))
+        source = sources.get(kind) or sources.get(kind.removesuffix("_tokenizer"))
         if source is None:
             raise PartsError(f"no part has the {kind}; give {kind} (BERT's)")
-        own = find_file(source, f"{kind}/tokenizer_config.json", **hub) is not None
-        tokenizers[kind] = read_tokenizer(source, subfolder=kind if own else "", **hub)
+        has_tokenizer = find_file(source, f"{kind}/tokenizer_config.json", **hub) is not None
+        tokenizers[kind] = read_tokenizer(source, subfolder=kind if has_tokenizer else "", **hub)
     turns = None
-    if not any(part in given for part in TRAINED_PARTS):
+    if not any(part in sources for part in TRAINED_PARTS):
         turns = turns_of(tokenizers["tokenizer"])
 
     weights = {part: source for part, source in parts.items() if part not in (*paper.tokenizers, "tokenizer")}
@@ -95,20 +95,20 @@ def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, 
         logging.set_verbosity(verbosity)
     notes, config = model.parts_report.notes, model.config
     # A converted checkpoint may say how its processor differs from the model's usual one.
-    trained = next((given[part] for part in TRAINED_PARTS if part in given and part != "video_llm"), None)
+    trained = next((sources[part] for part in TRAINED_PARTS if part in sources and part != "video_llm"), None)
     own_settings = {} if trained is None else read_config(trained, **hub).get("processor", {})
     settings = {**own_settings, **(processor_settings or {})}
     if turns is not None:
         settings.setdefault("chat_template", write_template(str(paper.processor.content), turns))
-        notes.append(f"prompts are written in the chat format of {given[tokenizer_part]!r}")
+        notes.append(f"prompts are written in the chat format of {sources[tokenizer_part]!r}")
     else:
         notes.append("prompts are written in the paper's own chat format")
     if getattr(config, "audio_config", None) is not None:
-        own_extractor = read_feature_extractor(given.get("audio"), config, notes, **hub)
+        own_extractor = read_feature_extractor(sources.get("audio"), config, notes, **hub)
         if own_extractor is not None:
             settings.setdefault("feature_extractor", own_extractor)
     processor = paper.processor.from_config(config, **tokenizers, **settings)
-    vision = next((given[part] for part in VISION_PARTS if part in given), None)
+    vision = next((sources[part] for part in VISION_PARTS if part in sources), None)
     if getattr(config, "vision_config", None) is not None:
         image_processor = read_image_processor(vision, config.vision_config.image_size, notes, **hub)
         if image_processor is not None:
@@ -116,7 +116,7 @@ def from_pretrained_parts(name: str, *, processor_settings: dict | None = None, 
     ending = None if turns is None else end_of_turn(processor.tokenizer, turns)
     if ending is not None:
         processor.tokenizer.eos_token = ending
-    set_special_tokens(model, processor, endings_of(given[tokenizer_part], **hub))
+    set_special_tokens(model, processor, endings_of(sources[tokenizer_part], **hub))
     return model, processor
 
 
@@ -142,22 +142,22 @@ def read_image_processor(source: str | None, size: int, notes: list[str], **hub)
         size: pixels of the side of a picture, as the assembled tower takes it.
         notes: of the report; what was read, or not, is appended.
     """
-    own = None
+    image_processor = None
     if source is not None and has_preprocessing(source, **hub):
         try:
-            own = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **hub)
+            image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **hub)
         except (OSError, ValueError) as error:
             raise PartsError(f"the preprocessing of {source!r} cannot be read: {first_line(error)}") from error
-    if own is None:
+    if image_processor is None:
         notes.append(f"{source or 'no vision part'} has no preprocessor_config.json: pixels are the paper's")
         return None
     names = ("resample", "rescale_factor", "do_rescale", "do_normalize", "image_mean", "image_std")
     notes.append(f"pixels are prepared as {source!r} says, the whole picture resized to {size} x {size}")
-    if getattr(own, "do_center_crop", False):
+    if getattr(image_processor, "do_center_crop", False):
         notes.append(f"{source!r} crops the middle of a picture; nothing is cropped here, so faces keep their place")
     return EmotionImageProcessor(
         size={"height": size, "width": size},
-        **{name: getattr(own, name) for name in names if getattr(own, name, None) is not None},
+        **{name: getattr(image_processor, name) for name in names if getattr(image_processor, name, None) is not None},
     )
 
 
@@ -173,25 +173,28 @@ def read_feature_extractor(source: str | None, config, notes: list[str], **hub):
         notes.append(f"{source or 'no audio part'} has no preprocessor_config.json: sound is prepared as usual for it")
         return None
     try:
-        own = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False, **hub)
+        extractor = AutoFeatureExtractor.from_pretrained(source, trust_remote_code=False, **hub)
     except (OSError, ValueError) as error:
         raise PartsError(f"the preprocessing of {source!r} cannot be read: {first_line(error)}") from error
-    if type(own) is not type(usual):
+    if type(extractor) is not type(usual):
         raise PartsError(
-            f"{source!r} prepares sound by a {type(own).__name__}; accepted for a tower of type "
+            f"{source!r} prepares sound by a {type(extractor).__name__}; accepted for a tower of type "
             f"{tower.model_type!r} is a {type(usual).__name__}"
         )
     if tower.model_type == "whisper":
-        found, needed = (own.feature_size, own.nb_max_frames), (tower.num_mel_bins, 2 * tower.max_source_positions)
-        if found != needed:
+        sizes, needed = (
+            (extractor.feature_size, extractor.nb_max_frames),
+            (tower.num_mel_bins, 2 * tower.max_source_positions),
+        )
+        if sizes != needed:
             raise PartsError(
-                f"{source!r} prepares sound as {found[0]} mel bands x {found[1]} frames; its tower reads "
+                f"{source!r} prepares sound as {sizes[0]} mel bands x {sizes[1]} frames; its tower reads "
                 f"{needed[0]} x {needed[1]}"
             )
     # The model must know where a sound ends.
-    own.return_attention_mask = True
+    extractor.return_attention_mask = True
     notes.append(f"sound is prepared as {source!r} says")
-    return own
+    return extractor
 
 
 def has_preprocessing(source: str, **hub) -> bool:

@@ -145,12 +145,14 @@ def convert_state_dict(
 
 def with_own_norm(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """EVA's own last norm in the place of `ln_vision`; at its initial values where the checkpoint lacks it."""
-    kept = {key: tensor for key, tensor in state_dict.items() if "ln_vision." not in key}
-    size = next((tensor for key, tensor in kept.items() if key.endswith("cls_token")), torch.empty(0)).shape[-1]
+    tensors = {key: tensor for key, tensor in state_dict.items() if "ln_vision." not in key}
+    size = next((tensor for key, tensor in tensors.items() if key.endswith("cls_token")), torch.empty(0)).shape[-1]
     for kind, initial in (("weight", torch.ones(size)), ("bias", torch.zeros(size))):
-        own = next((kept.pop(key) for key in (f"norm.{kind}", f"visual_encoder.norm.{kind}") if key in kept), initial)
-        kept[f"ln_vision.{kind}"] = own
-    return kept
+        norm = next(
+            (tensors.pop(key) for key in (f"norm.{kind}", f"visual_encoder.norm.{kind}") if key in tensors), initial
+        )
+        tensors[f"ln_vision.{kind}"] = norm
+    return tensors
 
 
 def convert(

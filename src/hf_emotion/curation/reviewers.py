@@ -295,10 +295,10 @@ class Chat:
 
     def __call__(self, request: Request) -> str:
         count = 0 if request.frames is None else len(request.frames)
-        heard = 0 if request.sound is None else 1000 * len(request.sound) // SAMPLING_RATE
+        sound_length = 0 if request.sound is None else 1000 * len(request.sound) // SAMPLING_RATE
         # A review's frames are about a second apart.
         times = None if request.frames is None else np.arange(count, dtype=np.int64) * 1000
-        duration = max(1000 * count, heard)
+        duration = max(1000 * count, sound_length)
         clip = Clip(request.stage, request.frames, times, request.sound, SAMPLING_RATE, duration)
         with self.lock:
             row = {name: tensor.to(self.model.device) for name, tensor in self.processor(clip, request.prompt).items()}

@@ -924,18 +924,18 @@ def review(
     if share.is_first:
         results.clear()
     share.wait()
-    own = share.share(rows)
+    mine = share.share(rows)
     with (
-        tqdm(total=len(own), desc="Reviewing", unit="clip", disable=not progress) as bar,
+        tqdm(total=len(mine), desc="Reviewing", unit="clip", disable=not progress) as bar,
         results.writing(),
     ):
-        for result, before, now in in_threads(runner, own, workers) if engine is None else engine(runner, own):
+        for result, before, now in in_threads(runner, mine, workers) if engine is None else engine(runner, mine):
             stages = {"rank": share.rank, "before": before, "now": now}
             results.add({"id": result.id, "outcome": asdict(result), "stages": stages})
             bar.update()
             bar.set_postfix(done_before=before, done_now=now)
     share.wait()
-    results.select(row["id"] for row in (rows if share.is_first else own))
+    results.select(row["id"] for row in (rows if share.is_first else mine))
     outcomes, stages_of = [], {}
     for result in results:
         outcomes.append(Outcome(**result["outcome"]))

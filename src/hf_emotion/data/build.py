@@ -339,16 +339,18 @@ def _fill_utterances(
         results = ResultFile(path, share)
         done = results.places()
         share.wait()
-        own = share.share([row for row in unknown if names[row["id"]] not in done])
+        mine = share.share([row for row in unknown if names[row["id"]] not in done])
         read = partial(_utterances_from_sound, how=how)
         with results.writing():
-            spoken = map(read, own)
+            spoken = map(read, mine)
             if (num_proc or 1) > 1:
                 # Spawned: threads of a parent do not survive a fork.
                 spawned = multiprocessing.get_context("spawn")
-                spoken = stack.enter_context(ProcessPoolExecutor(num_proc, spawned)).map(read, own)
-            for row, found in zip(own, tqdm(spoken, desc="Sound", unit="clip", total=len(own), delay=2), strict=True):
-                results.add({"id": names[row["id"]], **found})
+                spoken = stack.enter_context(ProcessPoolExecutor(num_proc, spawned)).map(read, mine)
+            for row, result in zip(
+                mine, tqdm(spoken, desc="Sound", unit="clip", total=len(mine), delay=2), strict=True
+            ):
+                results.add({"id": names[row["id"]], **result})
         if share.count > 1:
             print(f"process {share.rank + 1} of {share.count}: {results.written} rows", file=sys.stderr)
         share.wait()
@@ -356,10 +358,10 @@ def _fill_utterances(
             return []
         results.select(names.values())
         problems = []
-        for row, found in zip(unknown, results, strict=True):
-            row["utterances"] = found["utterances"]
-            if found["problem"]:
-                problems.append(found["problem"])
+        for row, result in zip(unknown, results, strict=True):
+            row["utterances"] = result["utterances"]
+            if result["problem"]:
+                problems.append(result["problem"])
                 row["unreadable"] = True
         results.clear()
     if problems and missing == "error":

@@ -96,8 +96,8 @@ class AffectGPTConfig(EmotionConfig):
             if how != "qformer":
                 setattr(self, f"{name}_qformer_config", None)
             elif getattr(self, f"{name}_qformer_config") is None:
-                own = Blip2QFormerConfig(num_hidden_layers=2, cross_attention_frequency=1)
-                setattr(self, f"{name}_qformer_config", own)
+                default = Blip2QFormerConfig(num_hidden_layers=2, cross_attention_frequency=1)
+                setattr(self, f"{name}_qformer_config", default)
         super().__post_init__(**kwargs)
         for name, size in self.fusion_sizes.items():
             if getattr(self, f"{name}_qformer_config") is not None:

@@ -136,9 +136,9 @@ def prompts_of(input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None)
     begins = answers.diff(dim=1, prepend=answers.new_zeros(len(answers), 1)) == 1
     places = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
     last = places.masked_fill(~begins, -1).amax(1, keepdim=True)
-    kept = mask.bool() & ((places < last) | (last < 0))
+    real = mask.bool() & ((places < last) | (last < 0))
     padded = [
-        pad_sequence([row[keep] for row, keep in zip(rows, kept, strict=True)], batch_first=True, padding_side="left")
+        pad_sequence([row[keep] for row, keep in zip(rows, real, strict=True)], batch_first=True, padding_side="left")
         for rows in (input_ids, mask)
     ]
     return padded[0], padded[1]

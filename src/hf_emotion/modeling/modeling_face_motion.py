@@ -91,21 +91,21 @@ def face_motion(landmarks, times, canonical, calm_share=0.25):
         clip with one frame), speed in cm per 0.1 s (zero in the first frame); zero where there is no face. And (B, T)
         bool, there is one.
     """
-    found = (times >= 0) & (landmarks[..., :2] != 0).flatten(2).any(-1)  # (B, T)
+    visible = (times >= 0) & (landmarks[..., :2] != 0).flatten(2).any(-1)  # (B, T)
     shown = remove_pose(landmarks, canonical) - canonical[:, :2].float()  # (B, T, 468, 2)
-    shown = shown.masked_fill(~found[..., None, None], 0.0)
+    shown = shown.masked_fill(~visible[..., None, None], 0.0)
     # The calmest frames of each clip; distances of frames without a face are infinite.
-    distance = shown.square().sum(-1).mean(-1).masked_fill(~found, torch.inf)  # (B, T)
-    count = (found.sum(-1, keepdim=True) * calm_share).ceil().clamp(min=1)
-    calm = (distance.argsort(dim=-1).argsort(dim=-1) < count) & found
+    distance = shown.square().sum(-1).mean(-1).masked_fill(~visible, torch.inf)  # (B, T)
+    count = (visible.sum(-1, keepdim=True) * calm_share).ceil().clamp(min=1)
+    calm = (distance.argsort(dim=-1).argsort(dim=-1) < count) & visible
     share = calm.float() / calm.sum(-1, keepdim=True).clamp(min=1)
-    own = shown - torch.einsum("bt,btpc->bpc", share, shown).unsqueeze(1)
-    own = own.masked_fill(~found[..., None, None], 0.0)
+    from_calm = shown - torch.einsum("bt,btpc->bpc", share, shown).unsqueeze(1)
+    from_calm = from_calm.masked_fill(~visible[..., None, None], 0.0)
     step = (times[:, 1:] - times[:, :-1]).clamp(min=20).float() / 100
-    steady = (found[:, 1:] & found[:, :-1])[..., None, None]
+    steady = (visible[:, 1:] & visible[:, :-1])[..., None, None]
     speed = torch.where(steady, (shown[:, 1:] - shown[:, :-1]) / step[..., None, None], 0.0)
     speed = nn.functional.pad(speed, (0, 0, 0, 0, 1, 0))
-    return torch.cat([shown, own, speed], dim=-1), found
+    return torch.cat([shown, from_calm, speed], dim=-1), visible
 
 
 class FaceMotionModel(PreTrainedModel):

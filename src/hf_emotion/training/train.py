@@ -589,9 +589,19 @@ def run_phases(
         recipe = limited_to(recipe, [name for name, _ in without_adapter(model).base_model.named_children()])
         if recipe is None:
             continue
-        own, own_eval = (given[recipe.phase] if isinstance(given, Mapping) else given for given in (rows, eval_rows))
+        phase_rows, phase_eval_rows = (
+            choice[recipe.phase] if isinstance(choice, Mapping) else choice for choice in (rows, eval_rows)
+        )
         report = run_phase(
-            model, processor, own, recipe, done, eval_rows=own_eval, resume=resume, checked=checked, **options
+            model,
+            processor,
+            phase_rows,
+            recipe,
+            done,
+            eval_rows=phase_eval_rows,
+            resume=resume,
+            checked=checked,
+            **options,
         )
         folder = done
         reports.append({**report, "folder": str(folder)})
