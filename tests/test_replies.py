@@ -5,7 +5,14 @@ import time
 import pytest
 
 from hf_emotion.answers.choices import read_choice, read_preference
-from hf_emotion.answers.replies import chosen_options, declines, final_answer, options_in, without_refusals
+from hf_emotion.answers.replies import (
+    chosen_options,
+    declines,
+    final_answer,
+    options_in,
+    within_clip,
+    without_refusals,
+)
 from hf_emotion.answers.words import emotion_words
 from hf_emotion.evaluation import classes
 
@@ -155,3 +162,19 @@ def test_a_degenerate_reply_is_read_in_time_that_grows_with_its_length(piece):
         final_answer(reply), chosen_options(reply, OPTIONS), without_refusals(reply), declines(reply), options_in(reply)
         times.append(time.process_time() - started)
     assert times[1] < 12 * times[0] + 0.2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text", "expected"),
+    [
+        (2.4, "From 1.0 to 3.0 s the face shows joy.", "From 1.0 to 2.4 s the face shows joy."),
+        (2.4, "From 0.0 to 3.0 s the face shows joy.", "The face shows joy."),
+        (2.4, "From 2.5 to 3.0 s the face shows joy.", "The face shows joy."),
+        (2.49, "I see that from 2 to 3 s she smiles.", "I see that from 2 to 2.4 s she smiles."),
+        (0.0, "From 0.0 to 3.0 s the face shows joy.", "The face shows joy."),
+        (3.0, "From 0.0 to 3.0 s the face shows joy.", "From 0.0 to 3.0 s the face shows joy."),
+        (2.4, "Prices went from 1 to 5 dollars.", "Prices went from 1 to 5 dollars."),
+    ],
+)
+def test_no_time_of_a_reply_lies_after_the_end_of_its_clip(seconds, text, expected):
+    assert within_clip(text, seconds) == expected

@@ -223,6 +223,16 @@ def test_one_command_fine_tunes_the_starter_on_labelled_sounds(tmp_path):
 
 
 @shipped
+def test_a_time_after_the_end_of_the_clip_is_not_told(monkeypatch):
+    text = "From 1.0 to 9.0 s the face shows raised lip corners. No voice is heard. This looks happy."
+    monkeypatch.setattr(starter(), "answer", lambda *_: [{"description": text, "labels": []}])
+    clip = {"frames": np.full((10, 96, 128, 3), 120, np.uint8), "fps": 4}
+    result = starter()(clip)
+    assert result["duration"] == 2.5
+    assert result["description"] == text.replace("9.0", "2.5")
+
+
+@shipped
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is not there")
 def test_a_real_clip_is_described_in_whole_sentences():
     result = starter()(CLIPS / "single_face.mp4")

@@ -26,7 +26,7 @@ from transformers import Pipeline, TextIteratorStreamer
 from transformers.utils import cached_file
 
 from .lexicon import LEXICON_FILE, Lexicon, shipped
-from .replies import options_in
+from .replies import options_in, within_clip
 from .track import windows
 from .words import emotion_words
 
@@ -143,7 +143,8 @@ class EmotionRecognitionPipeline(Pipeline):
 
         Returns:
             for one clip a dict, for a list a list of dicts in its order, for a stream an iterator of dicts:
-            `clip`; `labels`, `[{"label", "score"}]`, best first; `description`, the text; `utterances`, each with
+            `clip`; `labels`, `[{"label", "score"}]`, best first; `description`, the text, in which spans of time end
+            where the clip ends (`replies.within_clip`); `utterances`, each with
             `start`, `end` (s), `text`, `speaker` and, with `per_utterance`, its `labels` and `description`;
             `modalities` really used; `frames`, `face_backend`, `duration` (s) and `notes`.
 
@@ -289,6 +290,8 @@ class EmotionRecognitionPipeline(Pipeline):
                 [about] = self.answer(prompt, rows_of(media, row, 1), [None], candidate_labels, options)
                 utterance["labels"], utterance["description"] = about["labels"], about["description"]
             answer |= {name: value for name, value in report.items() if name != "source"} | {"utterances": utterances}
+            for described in (answer, *(utterances if per_utterance else ())):
+                described["description"] = within_clip(described["description"], report["duration"])
         return answers
 
     def postprocess(self, outputs):
@@ -401,7 +404,7 @@ class EmotionRecognitionPipeline(Pipeline):
             options: as for `__call__`; beam search writes nothing before its end.
 
         Yields:
-            str; joined, they are the `description` before blanks are cut off at its ends.
+            str; joined, they are the `description` before blanks are cut off at its ends, and times at the clip's end.
 
         Returns:
             what `__call__` returns, to `yield from`, and as the value of `StopIteration`.

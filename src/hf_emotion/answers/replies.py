@@ -5,6 +5,7 @@ letter, chat models decline. The metrics and the pipeline read replies through t
 same answer. The official scripts of most benchmarks compare the raw reply instead; `--strict` keeps that behaviour.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
@@ -28,6 +29,8 @@ _NAMED = re.compile(
 )
 _BRACKETED = re.compile(r"[(（]([A-Z])[)）]")
 
+_SPAN = re.compile(r"\b([Ff]rom) (\d+(?:\.\d+)?) to (\d+(?:\.\d+)?) s (\w)")
+
 _DECLINED = (
     r"(?:determine|identify|assess|infer|recogni[sz]e|tell|discern|analy[sz]e|judge|classify|evaluate|describe|"
     r"view|see|access|process|watch|hear|listen|help|assist|provide|comply|answer|fulfil|do\s+that)"
@@ -46,6 +49,29 @@ _REFUSAL = re.compile(
 )
 # A clause after "but" answers after all: "I cannot see the face, but the voice sounds sad".
 _CLAUSE = re.compile(r"(?<=[.!?。！？\n])\s*|[,;，；]?\s?\b(?=(?:but|however|nevertheless|that said)\b)", re.IGNORECASE)
+
+
+def within_clip(text: str, seconds: float) -> str:
+    """The text, with no time after the end of its clip.
+
+    A span ("From 1.0 to 3.0 s the face shows ...") that ends after the clip is cut to the clip's length, in tenths of a
+    second. One that then covers the whole clip, or nothing of it, is left out: "The face shows ...".
+
+    Args:
+        text: what a model wrote about a clip.
+        seconds: length of the clip.
+    """
+    last = math.floor(seconds * 10 + 1e-6) / 10
+
+    def cut(span: re.Match) -> str:
+        word, start, end, following = span.groups()
+        if float(end) <= seconds:
+            return span[0]
+        if 0 < float(start) < last:
+            return f"{word} {start} to {last:.1f} s {following}"
+        return following.upper() if word == "From" else following
+
+    return _SPAN.sub(cut, text)
 
 
 def final_answer(text: str) -> str:

@@ -208,7 +208,7 @@ def _list(words, most) -> str:
     return rf"{_any(words)}(?:(?:, {_any(words)}){{0,{most - 2}}} and {_any(words)})?"
 
 
-_TIME = r"\d{1,2}\.[05]"
+_TIME = r"\d{1,2}\.\d"  # the teacher's are half seconds; the end of a clip may be another
 _FACE_LIST, _VOICE_LIST = _list(FACE_CLUES, MOST_FACE_CLUES), _list(VOICE_CLUES, len(VOICE_CLUES))
 _LOOKS = rf"(?:first {_any(LABELS)}, then {_any(LABELS)}|{_any(LABELS)})"
 _FACE = (
