@@ -45,6 +45,10 @@ STYLE = f"""{VIEW_STYLE}
 table {{ border-collapse: collapse }} td, th {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: left }}
 blockquote {{ background: #f2f6fa; padding: .6rem 1rem; margin: 0; overflow: hidden }}
 video {{ float: right; width: 14.5rem; margin: 0 0 1rem 1rem }} h2 {{ clear: both }}
+li {{ overflow-wrap: anywhere }}
+@media (max-width: 40rem) {{
+  video {{ float: none; width: 100%; margin: 0 0 1rem }} table {{ display: block; overflow-x: auto }}
+}}
 """
 
 
