@@ -177,4 +177,21 @@ def test_a_degenerate_reply_is_read_in_time_that_grows_with_its_length(piece):
     ],
 )
 def test_no_time_of_a_reply_lies_after_the_end_of_its_clip(seconds, text, expected):
-    assert within_clip(text, seconds) == expected
+    assert within_clip(text, seconds, 0) == expected
+
+
+@pytest.mark.parametrize(
+    ("utterances", "expected"),
+    [
+        (3, "The face is calm. During utterance 1 it rises by 1.5 tones. During utterance 3 the voice is even. Sad."),
+        (2, "The face is calm. During utterance 1 it rises by 1.5 tones. Sad."),
+        (0, "The face is calm. Sad."),
+    ],
+)
+def test_a_reply_speaks_of_no_utterance_that_the_clip_lacks_and_of_none_twice_in_the_same_words(utterances, expected):
+    text = (
+        "The face is calm. During utterance 1 it rises by 1.5 tones. During utterance 3 the voice is even. "
+        "During utterance 4 the voice is even. During utterance 4 the voice is even. "
+        "During utterance 3 the voice is even. Sad."
+    )
+    assert within_clip(text, 9.0, utterances) == expected

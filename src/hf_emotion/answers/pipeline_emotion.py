@@ -143,9 +143,9 @@ class EmotionRecognitionPipeline(Pipeline):
 
         Returns:
             for one clip a dict, for a list a list of dicts in its order, for a stream an iterator of dicts:
-            `clip`; `labels`, `[{"label", "score"}]`, best first; `description`, the text, in which spans of time end
-            where the clip ends (`replies.within_clip`); `utterances`, each with
-            `start`, `end` (s), `text`, `speaker` and, with `per_utterance`, its `labels` and `description`;
+            `clip`; `labels`, `[{"label", "score"}]`, best first; `description`, the text, without times and
+            utterances that the clip does not have (`replies.within_clip`); `utterances`, each with `start`, `end` (s),
+            `text`, `speaker` and, with `per_utterance`, its `labels` and `description`;
             `modalities` really used; `frames`, `face_backend`, `duration` (s) and `notes`.
 
             The score of a word is how sure the model was when it wrote it: the geometric mean of the probabilities of
@@ -291,7 +291,7 @@ class EmotionRecognitionPipeline(Pipeline):
                 utterance["labels"], utterance["description"] = about["labels"], about["description"]
             answer |= {name: value for name, value in report.items() if name != "source"} | {"utterances": utterances}
             for described in (answer, *(utterances if per_utterance else ())):
-                described["description"] = within_clip(described["description"], report["duration"])
+                described["description"] = within_clip(described["description"], report["duration"], len(utterances))
         return answers
 
     def postprocess(self, outputs):

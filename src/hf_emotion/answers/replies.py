@@ -30,6 +30,7 @@ _NAMED = re.compile(
 _BRACKETED = re.compile(r"[(（]([A-Z])[)）]")
 
 _SPAN = re.compile(r"\b([Ff]rom) (\d+(?:\.\d+)?) to (\d+(?:\.\d+)?) s (\w)")
+_ABOUT_UTTERANCE = re.compile(r"\s*(?P<text>\bDuring utterance (?P<number>\d+)\b.*?\.)(?=\s|$)")
 
 _DECLINED = (
     r"(?:determine|identify|assess|infer|recogni[sz]e|tell|discern|analy[sz]e|judge|classify|evaluate|describe|"
@@ -51,15 +52,17 @@ _REFUSAL = re.compile(
 _CLAUSE = re.compile(r"(?<=[.!?。！？\n])\s*|[,;，；]?\s?\b(?=(?:but|however|nevertheless|that said)\b)", re.IGNORECASE)
 
 
-def within_clip(text: str, seconds: float) -> str:
-    """The text, with no time after the end of its clip.
+def within_clip(text: str, seconds: float, utterances: int) -> str:
+    """The text, with no time after the end of its clip and no utterance that the clip does not have.
 
     A span ("From 1.0 to 3.0 s the face shows ...") that ends after the clip is cut to the clip's length, in tenths of a
-    second. One that then covers the whole clip, or nothing of it, is left out: "The face shows ...".
+    second. One that then covers the whole clip, or nothing of it, is left out: "The face shows ...". A sentence that
+    begins "During utterance 4" is left out if the clip has three, or if the same sentence came before.
 
     Args:
         text: what a model wrote about a clip.
         seconds: length of the clip.
+        utterances: number of its utterances.
     """
     last = math.floor(seconds * 10 + 1e-6) / 10
 
@@ -71,7 +74,14 @@ def within_clip(text: str, seconds: float) -> str:
             return f"{word} {start} to {last:.1f} s {following}"
         return following.upper() if word == "From" else following
 
-    return _SPAN.sub(cut, text)
+    known = set()
+
+    def drop(sentence: re.Match) -> str:
+        exists = 1 <= int(sentence["number"]) <= utterances and sentence["text"] not in known
+        known.add(sentence["text"])
+        return sentence[0] if exists else ""
+
+    return _ABOUT_UTTERANCE.sub(drop, _SPAN.sub(cut, text)).strip()
 
 
 def final_answer(text: str) -> str:
