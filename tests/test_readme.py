@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from test_cli import write_clip
 from test_convert import folders  # noqa: F401  (tiny published parts of MicroEmo)
 
 from hf_emotion.cli import main, parser
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import ablation_tables
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SUBTITLES = "1\n00:00:00,200 --> 00:00:01,100\nI'm fine.\n"
@@ -76,3 +80,7 @@ def test_the_readmes_programs_and_commands_run_in_order(place, monkeypatch, caps
 def test_every_command_of_the_readme_is_accepted_by_the_command_line(line):
     words = shlex.split(line)[1:]
     parser(words[0]).parse_args(words)  # ends the process where it is refused
+
+
+def test_the_tables_of_the_ablations_are_the_results():
+    assert ablation_tables.with_tables(README) == README
