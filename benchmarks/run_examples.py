@@ -1,4 +1,4 @@
-"""Run the examples as they stand: the scripts on a tiny model, and the notebook cell by cell.
+"""Run the examples as they stand, on the model in the box: the scripts, and the notebook cell by cell.
 
     python benchmarks/run_examples.py
 
@@ -41,21 +41,16 @@ def main() -> int:
     sys.path.insert(0, str(ROOT / "tests"))
     from test_cli import write_clip
 
-    from hf_emotion.papers import build
-
     results = {}
     with tempfile.TemporaryDirectory() as work:
         clip = write_clip(Path(work, "clip.mp4"))
-        model, processor = build("acoustemo")
-        model.save_pretrained(Path(work, "model"))
-        processor.save_pretrained(Path(work, "model"))
         row = {"id": "a", "video": str(clip), "question": "How does she feel?", "answer": "Relieved."}
         Path(work, "rows.jsonl").write_text(json.dumps(row) + "\n")
         training = ["--use_cpu", "--max_steps", "2", "--report_to", "none", "--save_strategy", "no"]
         runs = {
             "01_describe_a_clip.py": ["clip.mp4"],
-            "02_fine_tune.py": ["--model", "model", "--data", "rows.jsonl", "--output_dir", "two", *training],
-            "04_trl.py": ["model", "clip.mp4", "four"],
+            "02_fine_tune.py": ["--data", "rows.jsonl", "--output_dir", "two", *training],
+            "04_trl.py": ["clip.mp4", "four"],
             "05_notebook.ipynb": [],
         }
         for name, arguments in runs.items():

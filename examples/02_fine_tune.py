@@ -1,12 +1,12 @@
 """Fine-tune a model on your clips with LoRA, with nothing but transformers, peft and this package's collator.
 
-    python examples/02_fine_tune.py --model MODEL --data rows.jsonl --output_dir out --num_train_epochs 3 --bf16
+    python examples/02_fine_tune.py --data rows.jsonl --output_dir out --num_train_epochs 3 [--model MODEL] [--bf16]
 
-MODEL is a folder or a Hub id (`hf-emotion init microemo --output MODEL` writes a tiny one with random weights). Each
-row of the table names a clip and the answer that the model should give: {"id": "a", "video": "a.mp4", "question": "How
-does she feel?", "answer": "Relieved: she smiles and her voice is soft.", "utterances": [{"start": 0.2, "end": 1.1,
-"text": "There you are."}]}. Every field of `TrainingArguments` is an option. Several GPUs: `torchrun
---nproc_per_node N` instead of `python`. The adapter and the processor are written to --output_dir.
+MODEL is a folder or a Hub id; by default the model in the box is trained. Each row of the table names a clip and the
+answer that the model should give: {"id": "a", "video": "a.mp4", "question": "How does she feel?", "answer": "Relieved:
+she smiles and her voice is soft.", "utterances": [{"start": 0.2, "end": 1.1, "text": "There you are."}]}. Every field
+of `TrainingArguments` is an option. Several GPUs: `torchrun --nproc_per_node N` instead of `python`. The adapter and
+the processor are written to --output_dir.
 """
 
 import sys
@@ -17,6 +17,7 @@ from transformers import AutoModelForMultimodalLM, AutoProcessor, HfArgumentPars
 
 import hf_emotion  # noqa: F401  (registers the models)
 from hf_emotion.data.rows import read_rows
+from hf_emotion.starter import FOLDER
 from hf_emotion.training.check_rows import check_rows
 from hf_emotion.training.collator import EmotionCollator
 
@@ -25,8 +26,8 @@ from hf_emotion.training.collator import EmotionCollator
 class Choices:
     """What to train, and on what."""
 
-    model: str = field(metadata={"help": "folder or Hub id of the base model"})
     data: str = field(metadata={"help": "table of rows: jsonl, json or csv, or a folder that datasets saved"})
+    model: str = field(default=str(FOLDER), metadata={"help": "folder or Hub id of the base model"})
     num_frames: int = field(default=8, metadata={"help": "frames of each clip"})
     rank: int = field(default=16, metadata={"help": "of LoRA"})
     dropout: float = field(default=0.05, metadata={"help": "of LoRA"})

@@ -1,6 +1,6 @@
-"""Fine-tune with trl's SFTTrainer from messages that name a clip, with nothing of this package but the model's folder.
+"""Fine-tune with trl's SFTTrainer from messages that name a clip, with nothing of this package but a model's folder.
 
-    python examples/04_trl.py my_model clip.mp4 out
+    python examples/04_trl.py clip.mp4 out [my_model]    # by default the model in the box
 
 Two things differ from a text model. Each row has `images=[]`: trl then hands its messages to the processor, which
 reads the clip, instead of tokenising the text alone. And `max_length=None`: a cut prompt would lose parts of its clip.
@@ -15,9 +15,15 @@ from peft import LoraConfig
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
-if len(sys.argv) < 4:
+if len(sys.argv) < 3:
     sys.exit(__doc__)
-folder, clip, output = sys.argv[1:]
+clip, output, *rest = sys.argv[1:]
+if rest:
+    [folder] = rest
+else:
+    import hf_emotion.starter
+
+    folder = hf_emotion.starter.FOLDER
 
 model = AutoModelForMultimodalLM.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
