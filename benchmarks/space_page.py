@@ -4,9 +4,9 @@
     python -m venv space && space/bin/pip install gradio -r SPACE/requirements.txt       # SPACE: of `hf-emotion space`
     python benchmarks/space_page.py --space-python space/bin/python --chromium /usr/bin/chromium
 
-The model is published to a loopback Hub and the Space is written for it; its `app.py` then runs as on the Hub, in an
-environment with its requirements and without this package, on the model's own code. Without `--clip` a clip of the demo
-corpus is made: a warped photograph and a synthetic voice. Without `--model` the weights are random, and so is the text.
+The Space holds the model in the box, or with `--model` one that is published to a loopback Hub; its `app.py` then runs
+as on the Hub, in an environment with its requirements and without this package, on the model's own code. Without
+`--clip` a clip of the demo corpus is made: a warped photograph and a synthetic voice.
 """
 
 import argparse
@@ -32,15 +32,11 @@ import sys
 from pathlib import Path
 from hf_emotion.data.demo import make_demo
 from hf_emotion.hub import push, write_space
-from hf_emotion.papers import build
 
 work, model, clip = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 if model:
     push(model, "me/emotion")
-else:
-    made, processor = build("microemo")
-    push(made, "me/emotion", processor=processor)
-write_space("me/emotion", work / "space")
+write_space("me/emotion" if model else None, work / "space")
 if not clip:
     [row] = make_demo(work / "demo", 1, seed=3)
     (work / "clip.txt").write_text(row["video"])
@@ -81,7 +77,7 @@ def look(url: str, clip: str, subtitles: str | None, chromium: str | None, pictu
         page.click("#run")
         began = time.perf_counter()
         page.wait_for_selector("#timeline .timeline svg", timeout=300_000)
-        seen = {
+        page_content = {
             "seconds": round(time.perf_counter() - began, 1),
             "labels": page.locator("#labels .confidence-set").all_inner_texts(),
             "description": page.input_value("#description textarea"),
@@ -93,12 +89,12 @@ def look(url: str, clip: str, subtitles: str | None, chromium: str | None, pictu
         page.wait_for_timeout(500)
         page.screenshot(path=picture, full_page=True)
         browser.close()
-    return seen
+    return page_content
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="", help="folder of a model (default: a tiny one with random weights)")
+    parser.add_argument("--model", default="", help="folder of a model (default: the one in the box)")
     parser.add_argument("--clip", default="", help="a video (default: one of the demo corpus)")
     parser.add_argument("--utterances", help="its subtitles")
     parser.add_argument("--space-python", default=sys.executable, help="python that has the Space's requirements")
@@ -118,16 +114,20 @@ def main() -> int:
         app = subprocess.Popen([args.space_python, "app.py"], cwd=work / "space", env=there)
         try:
             wait_for("http://127.0.0.1:7871", app)
-            seen = look("http://127.0.0.1:7871", clip, subtitles, args.chromium, args.output / "space_page.png")
+            page_content = look("http://127.0.0.1:7871", clip, subtitles, args.chromium, args.output / "space_page.png")
         finally:
             app.terminate()
             app.wait()
     server.shutdown()
-    print(json.dumps(seen, indent=2, ensure_ascii=False))
+    print(json.dumps(page_content, indent=2, ensure_ascii=False))
     partial = args.output / f".space_page.json.{os.getpid()}"
-    partial.write_text(json.dumps(seen, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(json.dumps(page_content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, args.output / "space_page.json")
-    return 0 if seen["description"] and seen["frames"] and (seen["utterances"] or not subtitles) else 1
+    return (
+        0
+        if page_content["description"] and page_content["frames"] and (page_content["utterances"] or not subtitles)
+        else 1
+    )
 
 
 if __name__ == "__main__":
