@@ -704,7 +704,7 @@ def plot(summary, path):
         left.plot([i] * len(row["accuracy"]["values"]), row["accuracy"]["values"], "k.", markersize=5)
         left.text(i, 1, f"{row['accuracy']['mean']:.1f}", ha="center")
     left.axhline(12.5, color="gray", linestyle=":", label="chance")
-    left.set_xticks(range(len(table)), [name.replace(" ", "\n", 1) for name in table])
+    left.set_xticks(range(len(table)), list(table), rotation=35, ha="right")
     left.set_ylabel("asked utterance right, %")
     left.set_title(f"Held-out actors, {len(summary['complete_seeds'])} seeds (dots; bar: mean, whisker: sd)")
     left.legend()

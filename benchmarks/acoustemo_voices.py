@@ -265,7 +265,8 @@ def main():
         **{name: getattr(args, name) for name in ("dialogues", "test_dialogues", "held_out")},
     }
     chance = {part: 100 / len(LABELS.get(part, EMOTIONS)) for part in PARTS}
-    measure(args.output, "AcoustEmo: one utterance of a dialogue, unseen people", settings, jobs, run, chance=chance)
+    what = "AcoustEmo: one utterance of a dialogue, unseen people"
+    measure(args.output, what, settings, jobs, run, chance, emodb_uar="UAR on EmoDB (never trained on), %")
 
 
 if __name__ == "__main__":

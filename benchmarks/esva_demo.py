@@ -379,7 +379,7 @@ def plot(report, path):
     courses = list(report["course"].items())[:2]
     for axis, (name, course) in zip((axes[0, 0], axes[0, 2]), courses, strict=False):
         axis.plot(course["offsets_ms"], course["losses"], color="0.2")
-        axis.axvline(-course["plant_ms"], color="C3", linestyle="--", label="plant")
+        axis.axvline(-course["plant_ms"], color="C3", linestyle="--", label="minus the plant")
         axis.axvline(course["found_ms"], color="C0", label="tau*")
         axis.set(title=name, xlabel="tau, ms", ylabel="L_align")
         axis.legend()
@@ -395,7 +395,8 @@ def plot(report, path):
             values = table[weight][name]["each"]
             axis.plot([place] * len(values), values, "o", color=f"C{place}")
             axis.plot([place - 0.2, place + 0.2], [table[weight][name]["mean"]] * 2, color=f"C{place}")
-        axis.set(title=f"{name} of F_A'', each seed", xticks=(0, 1), xticklabels=("without", "with contrast"))
+        title = f"{name.replace('_', ' ')} of F_A'', each seed"
+        axis.set(title=title, xticks=(0, 1), xticklabels=("without", "with contrast"))
     save(path, lambda unfinished: figure.savefig(unfinished, dpi=120))
 
 

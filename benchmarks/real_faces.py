@@ -10,7 +10,8 @@ is tested on the s-th third, so that over three seeds each person is tested once
 
 Two towers, frozen, their outputs computed once: `landmarks` is the landmark tower of the model in the box, taught on
 synthetic faces alone; `pixels` is a small ViT from nothing, which first learns the emotion of single pictures of the
-training people. What is behind them (`variants.py`) starts from nothing for each row. Chance is a UAR of 14.3 %.
+training people (its settings were chosen on the first third of the people; `tower_uar` is its UAR on single pictures of
+the unseen ones). What is behind them (`variants.py`) starts from nothing for each row. Chance is a UAR of 14.3 %.
 """
 
 import argparse
@@ -27,7 +28,6 @@ from variants import (
     add_arguments,
     answers,
     balanced,
-    jittered,
     learn_labels,
     measure,
     read_then_see,
@@ -63,7 +63,7 @@ FACE, CANVAS = 224, 288
 FPS, FRAMES = 10 / 3, 2  # of a sequence: its first and last picture
 PIXELS, PATCH = 64, 8
 QUERIES = 4
-TOWER_STEPS, TOWER_BATCH, TOWER_RATE = 300, 48, 1.5e-3
+TOWER_STEPS, TOWER_BATCH, TOWER_RATE = 400, 48, 1.5e-3
 
 
 def enlarged(path: Path) -> np.ndarray:
@@ -188,6 +188,15 @@ def written_of(samples, emotions, model, processor, seed):
     return written
 
 
+def mirrored(pictures):
+    """Pictures (B, 3, height, width), each mirrored with a chance of one half.
+
+    With shifts and light as well (`jittered` of variants.py) so small a ViT learns little in as many steps: a UAR of
+    37 % on its own training pictures.
+    """
+    return torch.where(torch.rand(len(pictures), 1, 1, 1) < 0.5, pictures.flip(-1), pictures)
+
+
 def landmark_tower():
     """The landmark tower of the model in the box and its configuration."""
     model, _ = starter.load("cpu")
@@ -211,7 +220,7 @@ def pixel_tower(sequences, test_people, seed):
     truth = torch.tensor([EMOTIONS.index(s["emotion"]) for s in sequences for _ in range(FRAMES)])
     unseen = torch.tensor([s["person"] in test_people for s in sequences for _ in range(FRAMES)])
     weights = balanced(truth, unseen)
-    found = learn_labels(tower, pixels, truth, weights, TOWER_STEPS, TOWER_BATCH, TOWER_RATE, seed, jittered)
+    found = learn_labels(tower, pixels, truth, weights, TOWER_STEPS, TOWER_BATCH, TOWER_RATE, seed, mirrored)
     reached = scores([EMOTIONS[i] for i in truth[unseen]], [EMOTIONS[i] for i in found[unseen]], EMOTIONS)
     say(f"pixel tower, seed {seed}: UAR {reached['uar']} % of single pictures of unseen people")
     return tower, config, reached["uar"]

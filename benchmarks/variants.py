@@ -298,14 +298,16 @@ def spread(values):
     }
 
 
-def measure(output: Path, what: str, settings: dict, jobs, run, metric="uar", chance=None) -> dict:
+def measure(output: Path, what: str, settings: dict, jobs, run, chance=None, **others) -> dict:
     """Run what is missing of a table; its JSON, its plot and a line for each row.
 
     Args:
         jobs: dicts of `part`, `row` and `seed`.
-        run: of a job's values -> a dict with `metric`, in percent.
-        chance: of the metric, percent, by part; for the plot.
+        run: of a job's values -> a dict with `uar`, in percent.
+        chance: of it, percent, by part; for the plot.
+        others: further metrics of a run for the plot, in percent, with their titles; not every run needs to have them.
     """
+    metrics = {"uar": "UAR, %", **others}
     found = {"what": what, "settings": settings, "runs": []}
     if output.is_file():
         before = json.loads(output.read_text(encoding="utf-8"))
@@ -317,18 +319,16 @@ def measure(output: Path, what: str, settings: dict, jobs, run, metric="uar", ch
             started = time.process_time()
             result = {**job, **run(**job), "cpu_seconds": round(time.process_time() - started, 1)}
             found["runs"].append(result)
-            say(
-                f"{job['part']}, {job['row']}, seed {job['seed']}: {metric} {result[metric]}, {result['cpu_seconds']} s"
-            )
-            finish(output, found, metric, chance or {})
-    finish(output, found, metric, chance or {})
+            say(f"{job['part']}, {job['row']}, seed {job['seed']}: UAR {result['uar']}, {result['cpu_seconds']} s")
+            finish(output, found, metrics, chance or {})
+    finish(output, found, metrics, chance or {})
     for part, rows in found["summary"].items():
         for row, values in rows.items():
-            say(f"{part:<28}{row:<32}{values[metric]['mean']:6.1f} (sd {values[metric]['sd']})")
+            say(f"{part:<34}{row:<32}{values['uar']['mean']:6.1f} (sd {values['uar']['sd']})")
     return found
 
 
-def finish(output, found, metric, chance):
+def finish(output, found, metrics, chance):
     summary = {}
     for item in found["runs"]:
         summary.setdefault(item["part"], {}).setdefault(item["row"], []).append(item)
@@ -347,37 +347,41 @@ def finish(output, found, metric, chance):
     found["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
     write_json(output, found)
     if found["summary"]:
-        plot(found["summary"], metric, chance, output.with_suffix(".png"), found["what"])
+        plot(found["summary"], metrics, chance, output.with_suffix(".png"), found["what"])
 
 
-def plot(summary, metric, chance, path, what):
-    """A panel for each part, a bar for each row, a dot for each seed."""
+def plot(summary, metrics, chance, path, what):
+    """A panel for each part and metric, a bar for each row, a dot for each seed."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    widths = [1 + len(rows) for rows in summary.values()]
+    counts = [len(rows) for rows in summary.values()]
     figure, axes = pyplot.subplots(
-        1,
-        len(summary),
-        figsize=(max(6, 0.75 * sum(widths)), 4.8),
+        len(counts),
+        len(metrics),
+        figsize=(4.5 + 4 * len(metrics), 1 + 0.3 * sum(counts) + 0.7 * len(counts)),
         layout="constrained",
         squeeze=False,
-        width_ratios=widths,
+        height_ratios=[1 + count for count in counts],
     )
-    for axis, (part, rows) in zip(axes[0], summary.items(), strict=True):
-        for place, values in enumerate(rows.values()):
-            own = values[metric]
-            axis.bar(place, own["mean"], yerr=own["sd"] or 0, color="tab:blue", alpha=0.5, capsize=4)
-            axis.plot([place] * len(own["values"]), own["values"], "k.", markersize=5)
-        if part in chance:
-            axis.axhline(chance[part], color="gray", linestyle=":")
-        axis.set_xticks(range(len(rows)), list(rows), rotation=55, ha="right", fontsize=8)
-        axis.set_title(part, fontsize=9)
-        axis.set_ylim(0, 100)
-    axes[0, 0].set_ylabel(f"{metric}, %")
-    figure.suptitle(f"{what} (dots: seeds; whisker: sd; dotted: chance)", fontsize=9)
+    for panels, (part, rows) in zip(axes, summary.items(), strict=True):
+        for axis, metric in zip(panels, metrics, strict=True):
+            for place, values in enumerate(rows.values()):
+                if metric not in values:
+                    continue
+                own = values[metric]
+                axis.barh(place, own["mean"], xerr=own["sd"] or 0, color="tab:blue", alpha=0.5, capsize=3)
+                axis.plot(own["values"], [place] * len(own["values"]), "k.", markersize=5)
+                axis.text(101, place, f"{own['mean']:.1f}", va="center", fontsize=8)
+            if part in chance and metric == "uar":
+                axis.axvline(chance[part], color="gray", linestyle=":")
+            axis.set_yticks(range(len(rows)), list(rows) if axis is panels[0] else [""] * len(rows), fontsize=8)
+            axis.set_ylim(len(rows) - 0.4, -0.6)
+            axis.set_xlim(0, 100)
+            axis.set_title(f"{part}: {metrics[metric]}", fontsize=9)
+    figure.suptitle(f"{what}\n(bar: mean, dots: seeds, whisker: sd, dotted: chance)", fontsize=9)
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     figure.savefig(unfinished, dpi=100)
     pyplot.close(figure)

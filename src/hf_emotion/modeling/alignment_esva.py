@@ -389,8 +389,8 @@ class AudioVideoAlignment(nn.Module):
         selection: `"argmin"`, or `"softmin"`: the loss is the mean over offsets by softmax(-L / temperature).
         temperature: of the soft minimum.
         training_offset: `"zero"`: in training, sound and picture are assumed to be synchronous and the loss is
-            L_align(0); `"search"`: the loss is L_align(tau*), literally Eq. 9. A search while the projections are still
-            learning is not anchored: any offset common to all clips gives as small a loss as the true one.
+            L_align(0); `"search"`: the loss is L_align(tau*), literally Eq. 9, which from random projections settles on
+            wrong offsets.
         controller: `None`, `"fuzzy"`, `"neural"` or `"backstepping"`.
         text_size, tokens: as for `AlignedFusion`; `None` without it.
         apply_offset: join the streams at tau*; `False`: at zero offset.

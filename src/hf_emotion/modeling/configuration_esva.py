@@ -73,8 +73,9 @@ class ESVAConfig(EmotionConfig):
             a search, and makes `"search"` the default of `alignment_training`.
         alignment_training: `"zero"`, the default: in training, sound and picture are assumed to be synchronous, as in
             "strictly aligned" data (4.1.1), and L_align is that of tau = 0; the trained model then searches for tau*.
-            `"search"` uses L_align(tau*) in training too, which is literally Eq. 9; nothing in it separates the true
-            offset from any other that all clips could share (`benchmarks/esva_demo.py` measures both).
+            `"search"` uses L_align(tau*) in training too, which is literally Eq. 9. From random projections it settles
+            on wrong offsets; after training with `"zero"` it learns from late sound as well
+            (`benchmarks/esva_recognition.py` measures both).
         apply_offset: the sound is shifted by tau* before it is pooled into tokens: "ensures precise alignment [...]
             laying the foundation for subsequent multimodal fusion" (3.4). Frames shifted out of the clip are left out.
         fuse_aligned: two layers join each step of the sound with the step of the picture at t + tau*, and their means
