@@ -368,6 +368,7 @@ def plot(summary, metrics, chance, path, what):
     )
     for panels, (part, rows) in zip(axes, summary.items(), strict=True):
         for axis, metric in zip(panels, metrics, strict=True):
+            axis.set_visible(any(metric in values for values in rows.values()))
             for place, values in enumerate(rows.values()):
                 if metric not in values:
                     continue
