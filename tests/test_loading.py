@@ -1,13 +1,26 @@
 """Clips read ahead of a model: in order, each once, by workers or without, with the same results."""
 
+import inspect
 import math
 import pickle
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 from hf_emotion.data.demo import make_demo
-from hf_emotion.data.loading import Clips, clip_loader, each_once, items_of_rows, usual_workers
+from hf_emotion.data.loading import (
+    ClipDataset,
+    Clips,
+    ThreadLoader,
+    clip_loader,
+    each_once,
+    end_with_parent,
+    items_of_rows,
+    usual_workers,
+)
 from hf_emotion.evaluation.evaluate import predict
 from hf_emotion.inference import Describer, describe, pipeline_of
 from hf_emotion.papers import build
@@ -49,22 +62,88 @@ def test_workers_follow_cores_processes_and_clips(monkeypatch):
     assert usual_workers(10_000) == 1
 
 
-def test_a_worker_gives_what_this_process_gives(rows, parts, tmp_path):
+def test_worker_processes_and_threads_give_what_this_thread_gives(rows, parts, tmp_path):
     processor = parts[1]
     sources = [rows[0]["video"], str(tmp_path / "none.mp4"), rows[1]["video"]]
     clips = Clips(processor, sources, [rows[0]["utterances"], None, None], options={"num_frames": 2})
     assert pickle.loads(pickle.dumps(clips)).processor.face_finder.threads == 1
-    for one, other in zip(clip_loader(clips, 0), clip_loader(clips, 1), strict=True):
-        if isinstance(one, str):
-            assert (
-                one == other == f"{sources[1]}: no such file; the path of a video, sound or picture file is accepted."
+    expected = list(clip_loader(clips, 0))
+    assert expected[1] == f"{sources[1]}: no such file; the path of a video, sound or picture file is accepted."
+    threads = clip_loader(clips, None)
+    assert isinstance(threads, ThreadLoader)
+    assert len(threads) == 3
+    for loader in (clip_loader(clips, 1), threads):
+        for one, other in zip(expected, loader, strict=True):
+            if isinstance(one, str):
+                assert one == other
+                continue
+            assert (one.source, one.utterances, one.placeholders, one.report) == (
+                (other.source, other.utterances, other.placeholders, other.report)
             )
-            continue
-        assert (one.source, one.utterances, one.placeholders, one.report) == (
-            (other.source, other.utterances, other.placeholders, other.report)
-        )
-        assert one.tensors.keys() == other.tensors.keys()
-        assert all(np.array_equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+            assert one.tensors.keys() == other.tensors.keys()
+            assert all(np.array_equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+class Slow(ClipDataset):
+    """Numbers that take longer the smaller they are; notes which of them were read."""
+
+    def __init__(self, count):
+        self.processor, self.count, self.read = None, count, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        time.sleep(0.002 * (self.count - index))
+        self.read.append(index)
+        if index == 11:
+            raise KeyError(index)
+        return index
+
+
+def test_threads_read_in_order_no_further_ahead_than_asked_and_stop_with_their_reader():
+    numbers = Slow(10)
+    assert list(ThreadLoader(numbers, 3, 4)) == list(range(10))
+    numbers = Slow(40)
+    reader = iter(ThreadLoader(numbers, 2, 4))
+    assert next(reader) == 0
+    time.sleep(0.3)
+    assert max(numbers.read) == 4
+    reader.close()
+    time.sleep(0.1)
+    assert len(numbers.read) == 5
+    with pytest.raises(KeyError):
+        list(ThreadLoader(Slow(12), 2, 4))
+
+
+# A worker, and the process that starts it, without the seconds that this package's imports take and the threads that a
+# fork of the test's process would miss.
+PARENT = """
+import multiprocessing, os, sys, threading, time
+from functools import cache
+from multiprocessing import connection
+{function}
+def work():
+    end_with_parent()
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join()
+"""
+
+
+def test_a_worker_process_ends_with_the_process_that_started_it():
+    script = PARENT.format(function=inspect.getsource(end_with_parent))
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        assert worker != parent.pid
+        parent.kill()
+        # The pipe ends when the last of its writers does.
+        begun = time.monotonic()
+        assert parent.stdout.read() == ""
+    assert time.monotonic() - begun < 20, "the worker outlived its parent"
 
 
 def test_results_come_in_order_and_as_the_pipeline_gives_them(rows, parts, tmp_path, monkeypatch):

@@ -156,8 +156,9 @@ class Describer:
     Args:
         model, processor: as `load` returns them.
         batch_size: clips that are generated together.
-        num_workers: processes that decode clips, `None` for their usual number. A script that is not under
-            `if __name__ == "__main__":` can use 0 only: workers import it.
+        num_workers: processes that decode clips; 0 decodes when a clip is needed; `None` takes threads, and for many
+            clips processes. A script that is not under `if __name__ == "__main__":` cannot have processes: they import
+            it.
         options: of `EmotionRecognitionPipeline.__call__`.
     """
 
@@ -219,8 +220,10 @@ class Describer:
             self.reading,
             self.allow_urls,
         )
-        rows = enumerate(zip(items_of_rows(clip_loader(dataset, self.num_workers), places), asked, strict=True))
-        while window := list(islice(rows, WINDOW * self.batch_size)):
+        size = WINDOW * self.batch_size
+        measured = items_of_rows(clip_loader(dataset, self.num_workers, size), places)
+        rows = enumerate(zip(measured, asked, strict=True))
+        while window := list(islice(rows, size)):
             usable = [entry for entry in window if not isinstance(entry[1][0], str)]
             usable.sort(key=lambda entry: length_of(entry[1][0]))
             inputs = [{"clip": clip, "question": question} for _, (clip, question) in usable]

@@ -8,17 +8,13 @@ A segment of a track is `start`, `end` (s), `label` (the best one, None where th
 """
 
 import csv
+import importlib
 import io
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-try:
-    from matplotlib.figure import Figure
-except ImportError:  # only plots need it
-    Figure = None  # type: ignore[assignment, misc]
 
 SUFFIXES = (".json", ".csv", ".TextGrid", ".png", ".svg", ".pdf")
 # More windows than this are a mistake: each one is a question to the model.
@@ -186,10 +182,13 @@ def _quoted(text: str) -> str:
 
 def _plot(segments: list[dict], duration: float, title: str, form: str) -> bytes:
     """A line for each label that is ever the best; a bar is as dark as the label's score is high."""
-    if Figure is None:
-        raise TrackError("a plot needs matplotlib; install it, or write .json, .csv or .TextGrid")
+    try:
+        # Here and not at the top: it takes half a second, and only plots need it.
+        pictures = importlib.import_module("matplotlib.figure")
+    except ImportError:
+        raise TrackError("a plot needs matplotlib; install it, or write .json, .csv or .TextGrid") from None
     names = list(dict.fromkeys(segment["label"] for segment in segments if segment["label"])) or ["(no emotion named)"]
-    figure = Figure(figsize=(10, 1.2 + 0.35 * len(names)), layout="constrained")
+    figure = pictures.Figure(figsize=(10, 1.2 + 0.35 * len(names)), layout="constrained")
     axes = figure.subplots()
     for segment in segments:
         for label in segment["labels"]:
