@@ -718,6 +718,18 @@ def test_a_followed_face_agrees_with_the_mesh_and_costs_fewer_of_them(finder, sh
     assert FaceFinder(**followed.to_dict()).mesh_every == 4
 
 
+def test_frames_between_two_without_a_face_are_taken_to_have_none_and_threads_change_nothing(finder, astronaut):
+    frames = np.repeat(background(500, 640)[None], 13, axis=0)
+    for t in (0, 1, 2, 3, 4, 10):  # meshes run on 0, 4, 8 and 12; 10 is between two of them
+        paste(frames[t], astronaut, 500, 10 * t, 0)
+    one, three = (FaceFinder(finder.backend, mesh_every=4, threads=threads)(frames) for threads in (1, 3))
+    assert one.found.tolist() == [True] * 5 + [False] * 8
+    assert finder(frames).found.tolist() == [True] * 5 + [False] * 5 + [True] + [False] * 2
+    assert np.array_equal(one.landmarks, three.landmarks, equal_nan=True)
+    steps = np.diff(one.landmarks[:5].mean(1), axis=0) * (640, 500)
+    np.testing.assert_allclose(steps, [[10, 0]] * 4, atol=2)
+
+
 def test_a_face_that_jumps_is_not_followed(finder, astronaut):
     frames = np.repeat(background(360, 640)[None], 9, axis=0)
     places = [0, 0, 300, 300, 300, 0, 0, 300, 0]

@@ -105,9 +105,9 @@ TASK_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 # Pixels of the mesh's input: a face that is smaller in a frame is taken from the frame at full size, if there is one.
 MESH_SIDE = 192
 # Following a face between two meshes. Lengths are shares of the distance between the outer corners of the eyes.
-FOLLOWED_SIDE = 96  # pixels of the face in the pictures that optical flow compares
+FOLLOWED_SIDE = 80  # pixels of the face in the pictures that optical flow compares
 MAX_MOVED = 0.35  # RMS between the two meshes; flow does not bridge more
-MAX_APART = 0.04  # RMS between the landmarks as followed from either side; where it is more, the mesh runs
+MAX_APART = 0.05  # RMS between the landmarks as followed from either side; where it is more, the mesh runs
 
 BACKENDS = ("auto", "given", "solutions", "tasks", "none")
 CHOICES = ("largest", "central", "track")
@@ -162,8 +162,9 @@ class FaceFinder:
             whole frame and on square tiles. If a face is found, all frames are searched; a small face that appears in
             none of the searched frames is missed. 1 searches every frame.
         mesh_every: 1 runs the mesh on every frame. With n, it runs on every n-th; on the frames between, a single face
-            follows the optical flow from the meshes on either side, and the mesh runs where the two disagree. Needs
-            OpenCV, which MediaPipe brings. For the price and the agreement see `benchmarks/picture_sizes.py`.
+            follows the optical flow from the meshes on either side, and the mesh runs where the two disagree. Frames
+            between two without a face are taken to have none. Needs OpenCV, which MediaPipe brings. For the price and
+            the agreement see `benchmarks/picture_sizes.py`.
         threads: number of threads that the frames are spread over; None: one per core, at most 4.
 
     Raises:
@@ -468,19 +469,22 @@ class FaceFinder:
         keys = sorted({*everything[:: self.mesh_every], *probes})
         mesh(keys)
         added, tiled = search(sorted(probes), lambda t: not faces[t])
-        followed = {}
-        if len(keys) < len(frames):
-            if not added:
-                spans = list(itertools.pairwise(keys))
-                done = in_threads(lambda _, i: _between(frames, faces, *spans[i]), list(range(len(spans))))
-                followed = {t: [face] for span in done.values() for t, face in span.items()}
-            mesh([t for t in everything if t not in followed and t not in faces])
-            faces.update(followed)
         rest = [t for t in everything if t not in probes]
         if added:
+            mesh([t for t in rest if t not in faces])
             search(rest, lambda t: tiled)
         elif any(faces.values()):
-            search([t for t in rest if not faces[t]], lambda t: False)
+            search([t for t in keys if t not in probes and not faces[t]], lambda t: False)
+        if not added and len(keys) < len(frames):
+            spans = list(itertools.pairwise(keys))
+            done = in_threads(lambda _, i: _between(frames, faces, *spans[i]), list(range(len(spans))))
+            for i, (first, last) in enumerate(spans):
+                faces.update((t, [face]) for t, face in done[i].items())
+                if not faces[first] and not faces[last]:
+                    faces.update((t, []) for t in range(first + 1, last))
+            others = [t for t in everything if t not in faces]
+            mesh(others)
+            search([t for t in others if not faces[t]], lambda t: False)
         stacked = [np.stack(faces[t]) if faces[t] else np.empty((0, NUM_LANDMARKS, 2), np.float32) for t in everything]
         return stacked, [len(faces[t]) + more[t] for t in everything]
 
@@ -556,7 +560,7 @@ class _Solutions:
     def mesh(self, picture):
         """(H, W, 3) -> list of (478, 2) float32, fractions of the picture."""
         faces = self._mesh.process(picture).multi_face_landmarks or []
-        return [np.array([(p.x, p.y) for p in face.landmark], np.float32) for face in faces]
+        return [_points_of(face) for face in faces]
 
     def boxes(self, picture):
         """(H, W, 3) -> list of x0, y0, x1, y1 in pixels."""
@@ -612,6 +616,16 @@ class _Tasks:
             return [_bounds(face) * (width, height, width, height) for face in self.mesh(picture)]
         found = [d.bounding_box for d in self._range.detect(self._picture(picture)).detections]
         return [np.array((b.origin_x, b.origin_y, b.origin_x + b.width, b.origin_y + b.height), float) for b in found]
+
+
+def _points_of(face):
+    """(478, 2) float32 of a `NormalizedLandmarkList`. From its bytes: to ask 478 objects takes a tenth of the mesh."""
+    data = np.frombuffer(face.SerializeToString(), np.uint8)
+    if data.size == NUM_LANDMARKS * 17:  # each with its length and three numbers, each of them after its tag
+        rows = data.reshape(NUM_LANDMARKS, 17)
+        if (rows[:, (0, 1, 2, 7, 12)] == (0x0A, 0x0F, 0x0D, 0x15, 0x1D)).all():
+            return np.concatenate([rows[:, 3:7], rows[:, 8:12]], axis=1).view("<f4")
+    return np.array([(p.x, p.y) for p in face.landmark], np.float32)
 
 
 def _release(mediapipe):
@@ -789,46 +803,56 @@ def _between(frames, faces, first, last):
     """The face of the frames between two that show the same one, followed from both by optical flow.
 
     The landmarks of either mesh are moved by the flow (DIS) from its frame; the two results are averaged by their
-    distance in frames.
+    distance in frames. The pictures compared move with the face, evenly from the one mesh to the other, so that the
+    flow has only the rest of its movement to find.
 
     Returns:
         {frame: (478, 2) float32} of the frames in which the two agree; fractions of the frame, like `faces`.
     """
     if last - first < 2 or len(faces[first]) != 1 or len(faces[last]) != 1:
         return {}
-    height, width = frames.shape[1:3]
-    before, after = (faces[t][0] * np.float32((width, height)) for t in (first, last))
+    size = np.float32((frames.shape[2], frames.shape[1]))
+    before, after = (faces[t][0] * size for t in (first, last))
     eyes = np.linalg.norm(before[33] - before[263])
+    moved = after.mean(0) - before.mean(0)
     if _rms(before - after) > MAX_MOVED * eyes:
         return {}
     cv2 = importlib.import_module("cv2")  # with MediaPipe, which this process has imported already
-    (x0, y0), (x1, y1) = (point(np.concatenate([before, after]), 0) for point in (np.min, np.max))
-    margin, scale = 0.1 * max(x1 - x0, y1 - y0), min(1.0, FOLLOWED_SIDE / max(np.ptp(before, axis=0)))
-    x0, y0 = max(0, math.floor(x0 - margin)), max(0, math.floor(y0 - margin))
-    x1, y1 = min(width, math.ceil(x1 + margin)), min(height, math.ceil(y1 + margin))
-    if min(x1 - x0, y1 - y0) * scale < 32:  # less than the flow's coarsest scale needs
+    start, stop = (point(np.concatenate([before, after - moved]), 0) for point in (np.min, np.max))
+    margin, scale = 0.1 * max(stop - start), min(1.0, FOLLOWED_SIDE / max(np.ptp(before, axis=0)))
+    start, (width, height) = start - margin, np.ceil(stop - start + 2 * margin).astype(int)
+    if min(width, height) * scale < 32:  # less than the flow's coarsest scale needs
         return {}
 
     def picture(t):
-        grey = cv2.cvtColor(frames[t, y0:y1, x0:x1], cv2.COLOR_RGB2GRAY)
-        return grey if scale == 1 else cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        """The grey picture around the face of frame t, and where it starts."""
+        x, y = np.round(start + moved * ((t - first) / (last - first))).astype(int)
+        part = frames[t, max(0, y) : y + height, max(0, x) : x + width]
+        top, left = max(0, -y), max(0, -x)
+        bottom, right = height - top - part.shape[0], width - left - part.shape[1]
+        if top or left or bottom or right:
+            part = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_REPLICATE)
+        part = part if scale == 1 else cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), np.float32((x, y))
 
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     flow.setFinestScale(1)
-    ends = [
-        (picture(t), ((points - (x0, y0)) * scale).astype(np.float32)) for t, points in ((first, before), (last, after))
-    ]
+    flow.setGradientDescentIterations(8)
+    ends = []
+    for t, points in ((first, before), (last, after)):
+        there, corner = picture(t)
+        ends.append((there, ((points - corner) * scale).astype(np.float32)))
     followed = {}
     for t in range(first + 1, last):
-        here, moved = picture(t), []
+        (here, corner), moves = picture(t), []
         for there, points in ends:
             field = flow.calc(there, here, None)
             x, y = np.ascontiguousarray(points.T)
-            moved.append(points + cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0])
-        if _rms(moved[0] - moved[1]) < MAX_APART * eyes * scale:
+            moves.append(points + cv2.remap(field, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0])
+        if _rms(moves[0] - moves[1]) < MAX_APART * eyes * scale:
             share = (t - first) / (last - first)
-            points = (moved[0] * (1 - share) + moved[1] * share) / scale + (x0, y0)
-            followed[t] = (points / (width, height)).astype(np.float32)
+            points = (moves[0] * (1 - share) + moves[1] * share) / scale + corner
+            followed[t] = (points / size).astype(np.float32)
     return followed
 
 

@@ -55,6 +55,8 @@ class EmotionImageProcessor(PilBackend):
             )
         images = list(frames.permute(0, 3, 1, 2).numpy())
         kwargs = {name: getattr(self, name) for name in self._valid_kwargs_names}
+        if self._has_fast_path(images[:1], kwargs):
+            return self._pixels(frames.permute(0, 3, 1, 2), **kwargs)
         return self._preprocess(images, **{**kwargs, "return_tensors": "pt"})["pixel_values"]
 
     def _preprocess(self, images, return_tensors=None, **kwargs) -> BatchFeature:

@@ -50,6 +50,7 @@ MAX_CHOSEN_BYTES = 2**31  # of RGB; 345 frames of 1920 x 1080
 MAX_PIXELS = 2**26  # of one frame; 8192 x 8192
 MAX_DECODED_PIXELS = 2**37  # of all frames that have to be decoded: 30 minutes of 1920 x 1080 at 36 frames a second
 MAX_FPS = 1000.0  # frames a second
+PLANAR_420 = ("yuv420p", "yuvj420p")
 MIN_RATE, MAX_RATE = 1000, 768_000  # Hz of a sound; outside of it a header is wrong
 MAX_SAMPLES = 2**31  # of all channels together: 30 minutes of 8 channels at 149 kHz
 MAX_PACKETS = 2**21  # of a file: 30 minutes with 1,165 a second
@@ -1021,7 +1022,7 @@ class _Canvas:
         self.decoded: list[Any] = [None] * count
         self.full: FullFrames | None = None
         self.pts: list[int | None] = [None] * count
-        self.reformatter = VideoReformatter()  # one for all frames keeps its tables
+        self.reformatter, self.shrinker = VideoReformatter(), VideoReformatter()  # those for all frames keep tables
         self.filter = Interpolation.BILINEAR
 
     def set_size(self, width: int, height: int) -> None:
@@ -1041,7 +1042,12 @@ class _Canvas:
             _check_memory(self.name, self.count, *self.size)
             # Asked for by name: before PyAV 19 iterating over side data gives its values, since then its keys.
             self.matrix = frame.side_data.get("DISPLAYMATRIX")
-        rgb = _upright(_to_rgb(self.reformatter, frame, self.size, self.filter), self.matrix)
+        shown, (width, height) = frame, self.size
+        if self.filter is Interpolation.AREA and frame.format.name in PLANAR_420:
+            # Colours last: libswscale has fast loops to scale planes and to convert them, none for both in one pass,
+            # and its result for both is further from that of the whole frame.
+            shown = self.shrinker.reformat(frame, width, height, frame.format.name, interpolation=self.filter)
+        rgb = _upright(_to_rgb(self.reformatter, shown, self.size, self.filter), self.matrix)
         if self.frames is None:
             self.frames = np.empty((self.count, *rgb.shape), dtype=np.uint8)
         self.frames[row] = rgb
@@ -1112,7 +1118,10 @@ class FullFrames:
 
 def _to_rgb(reformatter: Any, frame: Any, size: tuple[int, int], filter_: Any = Interpolation.BILINEAR) -> np.ndarray:
     width, height = size
-    return reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=filter_).to_ndarray()
+    rgb = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=filter_)
+    # A view: `to_ndarray` would copy it once more.
+    lines = np.frombuffer(rgb.planes[0], np.uint8).reshape(height, -1)
+    return lines[:, : 3 * width].reshape(height, width, 3)
 
 
 def _check_memory(name: str, count: int, width: int, height: int) -> None:
