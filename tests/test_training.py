@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -800,3 +801,46 @@ def test_an_adapter_needs_its_settings_and_a_recipe_without_one_needs_parts(lora
         read_recipe("microemo_1_instruction", trains=[], lora=lora)
     with pytest.raises(RecipeError, match="lora needs it frozen"):
         read_recipe("microemo_1_instruction", trains=["language_model"])
+
+
+@pytest.fixture
+def store(demo):
+    """`memory://clips` with two clips, and a table of their names, labels and one more that is not there."""
+    system = fsspec.filesystem("memory")
+    rows = [{**row, "video": f"{i}.mp4", "audio": None, "split": "train"} for i, row in enumerate(demo[1][:2])]
+    for row, local in zip(rows, demo[1], strict=False):
+        system.pipe(f"/clips/{row['video']}", Path(local["video"]).read_bytes())
+    system.pipe("/clips/rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    system.pipe("/clips/gone.jsonl", (json.dumps({**rows[0], "id": "gone", "video": "gone.mp4"}) + "\n").encode())
+    yield
+    system.store.clear()
+
+
+def test_clips_behind_addresses_are_trained_as_local_ones_with_consent(demo, store, tmp_path, capsys):
+    def losses(data, folder, *more):
+        arguments = ["train", "acoustemo_1_instruction", "--size", "tiny", "--data", str(data), "--output", str(folder)]
+        settings = ("use_cpu=true", "max_steps=2", "batch_size=2", "num_frames=2")
+        code = main([*arguments, *(word for setting in settings for word in ("--set", setting)), *more])
+        return json.loads((folder / "phase_1" / REPORT).read_text())["loss"] if code == 0 else code
+
+    local = tmp_path / "rows.jsonl"
+    rows = [{**row, "video": str(row["video"]), "audio": None, "split": "train"} for row in demo[1][:2]]
+    local.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert losses("memory://clips/rows.jsonl", tmp_path / "far", "--allow-urls") == losses(local, tmp_path / "near")
+    capsys.readouterr()
+    assert losses("memory://clips/rows.jsonl", tmp_path / "refused") == 2
+    assert "--allow-urls" in capsys.readouterr().err
+    assert losses("memory://clips/gone.jsonl", tmp_path / "gone", "--allow-urls") == 2
+    assert "'memory://clips/gone.mp4' cannot be read" in capsys.readouterr().err
+
+
+def test_clips_behind_addresses_are_inspected_with_consent(store, capsys):
+    assert main(["inspect", "memory://clips/rows.jsonl", "--allow-urls", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["rows"], summary["bad_rows"]) == (2, {})
+    assert main(["inspect", "memory://clips/0.mp4", "--allow-urls", "--num-frames", "2", "--json"]) == 0
+    [view] = json.loads(capsys.readouterr().out)
+    assert (view["source"], len(view["frames"])) == ("memory://clips/0.mp4", 2)
+    for source in ("memory://clips/rows.jsonl", "memory://clips/0.mp4"):
+        assert main(["inspect", source]) == 2
+        assert "--allow-urls" in capsys.readouterr().err

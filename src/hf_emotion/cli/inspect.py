@@ -5,9 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-from .arguments import OK, add_clip_options, chosen
+from .arguments import OK, add_clip_options, add_url_option, chosen
 
-TABLES = (".jsonl", ".json", ".csv")
+TABLES = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--utterances", metavar="FILE", help="subtitles of a single clip (default: none)")
     parser.add_argument("--question", help="question in the prompt (default: the processor's)")
     add_clip_options(parser)
+    add_url_option(parser)
     parser.add_argument("--split", help="split of the rows (default: train, or the only one)")
     parser.add_argument("--output", type=Path, metavar="PAGE", help="HTML page about clips (default: only print)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Show what a processor sees; returns 0."""
     from transformers import AutoProcessor
 
+    from ..data.remote import is_url, local_media
     from ..data.rows import read_rows
     from ..papers import build
     from ..training.inspect_clips import look, summarise, write_page
@@ -43,12 +45,19 @@ def run(args: argparse.Namespace) -> int:
     if first.is_dir() or first.suffix.lower() in TABLES:
         if len(args.sources) > 1 or args.output is not None:
             raise ValueError("a table or folder is inspected alone, and printed; --output is a page about clips")
-        print_rows(summarise(read_rows(first, args.split, default_split="train"), processor), args.json)
+        rows = read_rows(args.sources[0], args.split, default_split="train", allow_urls=args.allow_urls)
+        print_rows(summarise(rows, processor, args.allow_urls), args.json)
         return OK
     if args.utterances is not None and len(args.sources) > 1:
         raise ValueError(f"--utterances belongs to one clip, but {len(args.sources)} were named")
     options = chosen(args, "num_frames", "modalities")
-    views = [look(processor, clip, args.utterances, args.question, **options) for clip in args.sources]
+    views = []
+    for clip in args.sources:
+        if is_url(clip) and not args.allow_urls:
+            raise ValueError(f"{clip} is an address; add --allow-urls to read it")
+        with local_media({"video": clip}, args.allow_urls) as local:
+            views.append(look(processor, local["video"], args.utterances, args.question, **options))
+        views[-1].inputs.report["source"] = clip
     if args.output is not None:
         write_page(views, args.output)
         print(args.output, file=sys.stderr)

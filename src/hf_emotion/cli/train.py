@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..data.files import did_you_mean, replacing
 from ..training.recipe import Recipe, RecipeError, read_recipe, recipe_names, recipes_of
-from .arguments import parse_fields
+from .arguments import add_url_option, parse_fields
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows to evaluate on after each epoch, by loss and by generated answers (default: none)",
     )
     parser.add_argument("--media-root", help="folder that the rows' media paths start from (default: the table's)")
+    add_url_option(parser)
     parser.add_argument("--output", required=True, type=Path, help="folder for the phases; must be new or empty")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run in its --output")
     # Not --start, which torchrun would take for its own --start-method.
@@ -151,7 +152,9 @@ def rows_of_phases(args, phases: Sequence[int]) -> tuple[dict[int, list[dict]], 
         rows = []
         for path in data[phase]:
             if (path, names) not in known:
-                known[path, names] = read_rows(path, names, args.media_root, default_split="train")
+                known[path, names] = read_rows(
+                    path, names, args.media_root, default_split="train", allow_urls=args.allow_urls
+                )
             rows += known[path, names]
         return rows
 
@@ -231,6 +234,7 @@ def run(args) -> int:
         early_stopping=args.early_stopping,
         skip_bad_rows=args.skip_bad_rows,
         base_id=args.base_id,
+        allow_urls=args.allow_urls,
         **{"dataloader_num_workers": 0 if size == "tiny" else None, **values["trainer"]},
     )
     for report in reports if main_process else []:

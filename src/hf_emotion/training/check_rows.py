@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from ..data.remote import local_media
 from ..data.schema import FIELDS, RowError, make_row
 from ..processing.faces import FaceError
 from .cache import media_of
@@ -41,14 +42,15 @@ def clip_key(row: Mapping) -> str:
     return json.dumps([media_of(row), row.get("utterances")], sort_keys=True)
 
 
-def problem_of_clip(row: Mapping, processor) -> str | None:
+def problem_of_clip(row: Mapping, processor, allow_urls: bool = False) -> str | None:
     """Why a row's clip cannot be used, or `None`; its first frame is decoded, or its sound if it has no picture."""
-    media = media_of(row)
-    # One frame shows that a picture can be read and how long it is; a sound is read whole.
-    kind = "video" if "video" in media and "video" in processor.modalities else "audio"
-    source = {"videos": [media["video"]]} if "video" in media else {"audio": [media["audio"]]}
     try:
-        [clip] = processor.load_clips(**source, modalities=[kind], num_frames=1, sampling="first")
+        with local_media(row, allow_urls) as local:
+            media = media_of(local)
+            # One frame shows that a picture can be read and how long it is; a sound is read whole.
+            kind = "video" if "video" in media and "video" in processor.modalities else "audio"
+            source = {"videos": [media["video"]]} if "video" in media else {"audio": [media["audio"]]}
+            [clip] = processor.load_clips(**source, modalities=[kind], num_frames=1, sampling="first")
     except (ValueError, OSError, FaceError) as error:
         return str(error)
     for spoken in row.get("utterances") or []:
@@ -67,6 +69,7 @@ def find_problems(
     progress: bool = False,
     checked: dict | None = None,
     share: tuple[int, int] = (0, 1),
+    allow_urls: bool = False,
 ) -> list[str | None]:
     """Why each row cannot be used, or `None`. Each clip is opened once, in parallel over threads and processes.
 
@@ -74,6 +77,7 @@ def find_problems(
         processor: opens the clips; `None` leaves them closed.
         checked: problems of clips that were opened before; those opened now are added.
         share: number of this process and of all; each opens its share of the clips and learns of the others'.
+        allow_urls: read clips that are addresses.
     """
     problems = [problem_of_row(row) for row in rows]
     if processor is None:
@@ -85,7 +89,7 @@ def find_problems(
     of_rank = list(clips)[rank::world]
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world)) as pool:
         opened = tqdm(
-            pool.map(lambda key: problem_of_clip(clips[key], processor), of_rank),
+            pool.map(lambda key: problem_of_clip(clips[key], processor, allow_urls), of_rank),
             desc="checking clips",
             unit="clip",
             total=len(of_rank),

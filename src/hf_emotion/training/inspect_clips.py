@@ -183,9 +183,9 @@ def data_url(picture: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
-def summarise(rows: Sequence[Mapping], processor: EmotionProcessor) -> dict[str, Any]:
+def summarise(rows: Sequence[Mapping], processor: EmotionProcessor, allow_urls: bool = False) -> dict[str, Any]:
     """What a set of rows holds: bad rows with their reasons, and counts of media, labels, questions and utterances."""
-    problems = find_problems(rows, processor)
+    problems = find_problems(rows, processor, allow_urls=allow_urls)
     labels = Counter(label for row in rows for label in row.get("labels") or [row.get("label")] if label)
     return {
         "rows": len(rows),

@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from transformers.utils import is_bitsandbytes_available
 from ..data.files import write_whole
 from ..data.loading import ClipDataset, usual_workers, worker_options
 from ..data.questions import TASKS, answer, instruction_rows
+from ..data.remote import local_media
 from ..data.schema import FIELDS
 from ..inference import load
 from .cache import FeatureCache, media_of, record
@@ -123,11 +125,13 @@ class Samples(ClipDataset):
         processor: the model's.
         remember: keep what the processor makes of a clip, for its other questions and for the next epoch.
         features: a `FeatureCache` of the clips, which are then not opened, and nothing is kept.
+        allow_urls: read clips that are addresses.
         options: as for `collator.encode`.
     """
 
-    def __init__(self, rows, processor, remember=True, features=None, **options):
+    def __init__(self, rows, processor, remember=True, features=None, allow_urls=False, **options):
         self.rows = list(rows)
+        self.allow_urls = allow_urls
         self.processor = processor
         self.features = features
         self.options = options
@@ -144,9 +148,11 @@ class Samples(ClipDataset):
             key = clip_key(row)
             if key not in self.clips:
                 reading = {name: value for name, value in self.options.items() if name != "emotions"}
-                self.clips[key] = record(self.processor, row, reading)
+                with local_media(row, self.allow_urls) as local:
+                    self.clips[key] = record(self.processor, local, reading)
             row = {**row, "video": self.clips[key], "audio": None, "utterances": None}
-        return encode(self.processor, [row], **self.options)
+        with local_media(row, self.allow_urls) as local:
+            return encode(self.processor, [local], **self.options)
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -308,6 +314,7 @@ def run_phase(
     resume: bool = False,
     base_id: str | None = None,
     checked: dict | None = None,
+    allow_urls: bool = False,
     **arguments,
 ) -> dict:
     """Train one phase and write its folder.
@@ -327,6 +334,8 @@ def run_phase(
         resume: continue from the newest checkpoint in `output`, if there is one.
         base_id: Hub id that an adapter names as its base; by default where the base was loaded from.
         checked: problems of clips that an earlier phase opened; see `find_problems`.
+        allow_urls: read clips that are addresses, such as `s3://bucket/clip.mp4`. Each is fetched again whenever it is
+            needed, unless it is remembered or `features` holds it.
         arguments: more of `TrainingArguments`. `dataloader_num_workers=None` chooses by cores and rows.
 
     Returns:
@@ -361,6 +370,7 @@ def run_phase(
         explain=lambda row: why_unasked(row, recipe),
         progress=sys.stderr.isatty(),
         checked=checked,
+        allow_urls=allow_urls,
         share=(settings.process_index, settings.world_size),
     )
     questions = question_rows(usable, recipe, classes, seed)
@@ -377,12 +387,15 @@ def run_phase(
     emotions = {"emotions": classes} if "emotion_ids" in inner.loss_inputs else {}
 
     def samples(rows):
-        return Samples(rows, processor, remember, features, **chosen, **emotions)
+        return Samples(rows, processor, remember, features, allow_urls, **chosen, **emotions)
 
     def encode_prompts(batch):
-        if features is None:
+        with ExitStack() as stack:
+            if features is None:
+                batch = [stack.enter_context(local_media(row, allow_urls)) for row in batch]
+            else:
+                batch = [features.fill(row) for row in batch]
             return encode(processor, batch, prompts=True, **chosen)
-        return encode(processor, [features.fill(row) for row in batch], prompts=True, **chosen)
 
     trainer = EmotionTrainer(
         model=model,
