@@ -844,3 +844,20 @@ def test_clips_behind_addresses_are_inspected_with_consent(store, capsys):
     for source in ("memory://clips/rows.jsonl", "memory://clips/0.mp4"):
         assert main(["inspect", source]) == 2
         assert "--allow-urls" in capsys.readouterr().err
+
+
+def test_a_resumed_trainer_has_the_queue_of_earlier_clips(tmp_path):
+    def trainer():
+        model, _ = build("esva")
+        return EmotionTrainer(model, args=TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+
+    first, second = trainer(), trainer()
+    head = first.model.model.contrast_head
+    head.push(torch.randn(3, head.queue.shape[1]), torch.tensor([0, 1, 0]), torch.tensor([7, 8, 9]))
+    checkpoint = tmp_path / "checkpoint-1"
+    first.save_model(str(checkpoint))
+    first._save_rng_state(str(checkpoint))
+    second._load_from_checkpoint(str(checkpoint))
+    assert second.model.model.contrast_head.queue_clips[:4].tolist() == [7, 8, 9, -1]
+    assert torch.equal(second.model.model.contrast_head.queue, head.queue)
+    assert torch.equal(second.model.model.contrast_head.queue_ids, head.queue_ids)

@@ -6,9 +6,11 @@
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -16,6 +18,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from ..answers.words import emotion_words
 from ..evaluation.sets import lexicon_clips
 from ..modeling.modeling_emotion import answer_positions
+
+# Of a checkpoint: the buffers that its weights leave out.
+BUFFERS = "buffers.safetensors"
 
 
 def word_scores(rows: Sequence[Mapping], texts: Sequence[str]) -> dict[str, float]:
@@ -54,7 +59,8 @@ class EmotionTrainer(Trainer):
       for logits.
     - With `train_sampling_strategy="group_by_length"`, clips are grouped by the `lengths` of the data set, which need
       no clip to be opened.
-    - Two runs with the same seed are equal, whatever the number of loader workers.
+    - Two runs with the same seed are equal, whatever the number of loader workers, and wherever one was resumed:
+      checkpoints hold the buffers that weights leave out, such as ESVA's queue of earlier clips.
     - With `answer_rows`, each evaluation also generates answers to the questions of these rows and adds their scores
       to the metrics (`eval_f` and others), for early stopping and the choice of the best checkpoint.
 
@@ -116,6 +122,32 @@ class EmotionTrainer(Trainer):
             self.term_sums.clear()
             self.step_of_last_log = self.state.global_step
         super().log(logs, start_time)
+
+    def temporary_buffers(self) -> dict[str, torch.Tensor]:
+        """The buffers that are not saved with the weights, by name."""
+        modules = self.accelerator.unwrap_model(self.model).named_modules()
+        buffers = (
+            (f"{name}.{buffer}", getattr(module, buffer))
+            for name, module in modules
+            for buffer in sorted(module._non_persistent_buffers_set)
+        )
+        return {name: buffer for name, buffer in buffers if buffer is not None}
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        if self.args.should_save:
+            # Copies, since safetensors refuses buffers that share their memory.
+            save_file(
+                {name: buffer.clone() for name, buffer in self.temporary_buffers().items()}, Path(output_dir, BUFFERS)
+            )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        file = Path(resume_from_checkpoint, BUFFERS)
+        if file.is_file():  # not in checkpoints of version 0.1.0
+            present = self.temporary_buffers()
+            for name, buffer in load_file(file).items():
+                present[name].copy_(buffer)
 
     def _get_train_sampler(self, train_dataset=None):
         lengths = self._lengths(self.train_dataset if train_dataset is None else train_dataset)
