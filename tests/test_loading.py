@@ -39,7 +39,7 @@ def parts():
 
 
 def test_a_clip_with_several_questions_is_read_once_while_it_is_kept():
-    read, places = each_once("abacbdda", kept=2)
+    read, places = each_once("abacbdda", size=2)
     assert ["abacbdda"[row] for row in read] == ["a", "b", "c", "b", "d", "a"]
     items = (letter for letter in ["a", "b", "c", "b", "d", "a"])
     assert "".join(items_of_rows(items, places)) == "abacbdda"

@@ -85,9 +85,9 @@ class ClipDataset(Dataset):
 
     def for_thread(self) -> "ClipDataset":
         """A copy with a processor of its own: tokenizers cannot be used by two threads at once."""
-        own = self.__class__.__new__(self.__class__)
-        own.__setstate__({**self.__dict__, "processor": copy.deepcopy(self.processor)})
-        return own
+        twin = self.__class__.__new__(self.__class__)
+        twin.__setstate__({**self.__dict__, "processor": copy.deepcopy(self.processor)})
+        return twin
 
 
 def clip_loader(dataset: ClipDataset, num_workers: int | None = None, ahead: int = CLIPS_AHEAD) -> Iterable[Any]:
@@ -124,12 +124,12 @@ class ThreadLoader:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        own = threading.local()
+        here = threading.local()
 
         def read(index: int) -> Any:
-            if not hasattr(own, "dataset"):
-                own.dataset = self.dataset.for_thread()
-            return own.dataset[index]
+            if not hasattr(here, "dataset"):
+                here.dataset = self.dataset.for_thread()
+            return here.dataset[index]
 
         pool = ThreadPoolExecutor(self.threads, "clips")
         waiting: deque[Future] = deque()
@@ -183,7 +183,7 @@ class Clips(ClipDataset):
             return failure(error)["error"]
 
 
-def each_once(keys: Iterable[Any], kept: int = KEPT_CLIPS) -> tuple[list[int], list[int]]:
+def each_once(keys: Iterable[Any], size: int = KEPT_CLIPS) -> tuple[list[int], list[int]]:
     """Which clips have to be read for rows with these keys, so that a clip with several questions is read once.
 
     A clip is kept while it is among the `kept` that were used last, so that memory does not grow with the rows.
@@ -199,7 +199,7 @@ def each_once(keys: Iterable[Any], kept: int = KEPT_CLIPS) -> tuple[list[int], l
             read.append(row)
         recent[key] = recent.pop(key)  # to the end: used last
         places.append(recent[key])
-        if len(recent) > kept:
+        if len(recent) > size:
             del recent[next(iter(recent))]
     return read, places
 

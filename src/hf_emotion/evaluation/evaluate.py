@@ -561,8 +561,8 @@ def described(
                     clips.append(media.get("video") or media.get("audio"))
                     usable.append((row, source))
             spoken = [row.get("utterances") for row, _ in usable]
-            found = describe(clips, utterances=spoken, question=asked) if clips else []
-            for (row, source), clip, answer in zip(usable, clips, found, strict=True):
+            replies = describe(clips, utterances=spoken, question=asked) if clips else []
+            for (row, source), clip, answer in zip(usable, clips, replies, strict=True):
                 # A copy of a clip from elsewhere has another name.
                 answers[row["id"]] = named_as(answer, clip, source)
         seconds = round((time.perf_counter() - started) / len(batch), 4)

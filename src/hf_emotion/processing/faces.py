@@ -708,9 +708,9 @@ def _task_file(path, allow_download):
             if not Path(name).is_file():
                 raise FaceError(f"{source} is {name}, which is not a file; accepted: a face_landmarker.task file")
             return name
-    own = models_file()
-    if own is not None:
-        return own
+    models = models_file()
+    if models is not None:
+        return models
     target = Path(hub_constants.HF_HOME) / "hf_emotion" / MODELS_FILE
     if not target.is_file():
         if not allow_download:

@@ -331,8 +331,8 @@ def _load_dict(source: dict, request: _Request) -> Clip:
         clips = {}
         for name, part in parts.items():
             seen = request.frames and name == "video"
-            heard = request.sound and (name == "audio" or "audio" not in parts)
-            clips[name] = _load(part, replace(request, frames=seen, sound=heard))
+            with_sound = request.sound and (name == "audio" or "audio" not in parts)
+            clips[name] = _load(part, replace(request, frames=seen, sound=with_sound))
         picture, sound = clips.get("video"), clips.get("audio") or clips["video"]
         if picture is None or sound is picture:
             return sound
@@ -346,8 +346,8 @@ def _load_dict(source: dict, request: _Request) -> Clip:
     name = str(source.get("path") or "<dict>")
     waveform = source.get("array") if source.get("waveform") is None else source["waveform"]
     if source.get("frames") is None and waveform is None:
-        found = ", ".join(map(str, source)) or "no keys"
-        raise MediaError(f"A clip given as a dict needs frames, waveform, video, audio, path or bytes: found {found}.")
+        names = ", ".join(map(str, source)) or "no keys"
+        raise MediaError(f"A clip given as a dict needs frames, waveform, video, audio, path or bytes: found {names}.")
     notes, clip = [], Clip(name, None, None, None, request.sampling_rate, 0)
     if source.get("frames") is not None:
         pictures = _as_array(f"{name}: frames", source["frames"])
@@ -596,8 +596,8 @@ def _scan(
         if stream is not None and not stream.time_base:
             raise MediaError(f"{name} holds a {stream.type} stream without a unit of time.")
     if video is None and audio is None:
-        found = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-        raise MediaError(f"{name} holds neither picture nor sound: its streams are {found}.")
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+        raise MediaError(f"{name} holds neither picture nor sound: its streams are {kinds}.")
     # A start before 0 is the encoder's run-up, which the decoder cuts off.
     origin = max(0.0, (container.start_time or 0) / av.time_base)
     declared = (container.duration or 0) / av.time_base

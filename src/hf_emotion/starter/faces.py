@@ -357,13 +357,13 @@ def draw_movement(rng, emotion: str | None, start: float, end: float, weakest=0.
 
 def intensities(movements: list[Movement], times: np.ndarray) -> np.ndarray:
     """How far each action unit has gone at each time (s): (T, A, 2), left and right; the stronger of movements."""
-    found = np.zeros((len(times), len(ACTION_UNITS), 2))
+    strengths = np.zeros((len(times), len(ACTION_UNITS), 2))
     for movement in movements:
         course = movement.strength(times)[:, None]
         for name, sizes in movement.units.items():
             unit = ACTION_UNITS.index(name)
-            found[:, unit] = np.maximum(found[:, unit], course * np.array(sizes))
-    return found
+            strengths[:, unit] = np.maximum(strengths[:, unit], course * np.array(sizes))
+    return strengths
 
 
 def render(rng, moved: np.ndarray, spread=1.0) -> np.ndarray:

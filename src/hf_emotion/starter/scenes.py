@@ -117,8 +117,8 @@ def draw_speech(rng, voice: Voice, emotion: str | None, count: int, stray=1.0):
         spans.append((start * HOP_MS / 1000, at * HOP_MS / 1000))
     rows.append(pause(0.05, 1.0))
     cues = VoiceCueExtractor().cues(np.concatenate(rows))
-    heard = cues[-1:] > 0
-    cues = (cues + heard * (rng.normal(size=(len(cues), 1)) * stray * STRAY_BY_CUE[:, None])).astype(np.float32)
+    audible = cues[-1:] > 0
+    cues = (cues + audible * (rng.normal(size=(len(cues), 1)) * stray * STRAY_BY_CUE[:, None])).astype(np.float32)
     names = [voice.emotions[i] for i in choices]
     return cues, spans, [None if name == "neutral" else name for name in names]
 
@@ -132,8 +132,8 @@ def measured(cues: np.ndarray, start: float, end: float) -> dict[str, float] | N
 
 
 def speech_of(cues, start, end, emotion) -> Speech | None:
-    found = measured(cues, start, end)
-    return None if found is None else Speech(emotion, voice_clues(found))
+    values = measured(cues, start, end)
+    return None if values is None else Speech(emotion, voice_clues(values))
 
 
 def draw_scene(rng, voices: list[Voice], still=0.2, stray=1.0) -> Scene:
@@ -175,18 +175,18 @@ def draw_scene(rng, voices: list[Voice], still=0.2, stray=1.0) -> Scene:
     units = intensities(movements, times / 1000)
     face = [expression(m, duration) for m in movements] if with_face else None
 
-    told = bool(spans) and (len(spans) > 1 or rng.random() < 0.4)
+    numbered = bool(spans) and (len(spans) > 1 or rng.random() < 0.4)
     speech = None
     if voice is not None:
-        if told:
+        if numbered:
             speech = [speech_of(cues, *span, name) for span, name in zip(spans, spoken, strict=True)]
             speech = [part or Speech(None, []) for part in speech]
         else:
             whole = speech_of(cues, 0.0, duration, spoken[0] if len(set(spoken)) == 1 else voice_emotion)
             speech = None if whole is None else [whole]
-    facts = Facts(face, speech, numbered=told)
+    facts = Facts(face, speech, numbered=numbered)
     parts = []
-    for i, (start, end) in enumerate(spans if told else []):
+    for i, (start, end) in enumerate(spans if numbered else []):
         during = None
         if face is not None:
             shown = [m for m in movements if m.start < end and m.end > start]
@@ -195,7 +195,7 @@ def draw_scene(rng, voices: list[Voice], still=0.2, stray=1.0) -> Scene:
             during = [Expression(m.emotion, e.clues) for m, e in zip(movements, face, strict=True) if m in shown]
             during = during[:1]
         parts.append(Facts(during, [speech[i]] if speech else None))
-    return Scene(duration, times, units, with_face, movements, cues, spans if told else [], facts, parts)
+    return Scene(duration, times, units, with_face, movements, cues, spans if numbered else [], facts, parts)
 
 
 def sees(movement: Movement, times: np.ndarray, start: float, end: float) -> bool:

@@ -126,12 +126,12 @@ def expression(movement: Movement, duration: float) -> Expression:
 
 def voice_clues(cues: dict[str, float]) -> list[str]:
     """The words that the mean cues of a stretch of speech deserve."""
-    found = []
+    clues = []
     for word, limits in VOICE_CLUES.items():
         if any(cues[name] > limit if limit > 0 else cues[name] < limit for name, limit in limits):
-            found.append(word)
-    both = [pair for pair in (("high", "low"), ("bright", "soft")) if set(pair) <= set(found)]
-    return [word for word in found if not any(word in pair for pair in both)]
+            clues.append(word)
+    both = [pair for pair in (("high", "low"), ("bright", "soft")) if set(pair) <= set(clues)]
+    return [word for word in clues if not any(word in pair for pair in both)]
 
 
 def listed(parts: list[str]) -> str:
@@ -177,14 +177,14 @@ def looks(names: list[str]) -> str:
 
 def conclusion(facts: Facts) -> str:
     seen = in_order(item.emotion if item.clues else None for item in facts.face or [])
-    heard = in_order(item.emotion for item in facts.voice or [])
-    if not seen and not heard:
+    voices = in_order(item.emotion for item in facts.voice or [])
+    if not seen and not voices:
         return NO_SIGN
-    if not heard:
+    if not voices:
         return f"This looks {looks(seen)}."
     if not seen:
-        return f"This sounds {looks(heard)}."
-    return f"The face looks {looks(seen)} and the voice sounds {looks(heard)}."
+        return f"This sounds {looks(voices)}."
+    return f"The face looks {looks(seen)} and the voice sounds {looks(voices)}."
 
 
 def describe(facts: Facts) -> str:
@@ -195,8 +195,8 @@ def describe(facts: Facts) -> str:
 def label(facts: Facts, choose=0) -> str:
     """One word for the clip: the emotion seen or heard, `choose` (0 or 1) deciding between two."""
     seen = in_order(item.emotion if item.clues else None for item in facts.face or [])
-    heard = in_order(item.emotion for item in facts.voice or [])
-    names = list(dict.fromkeys([*seen, *heard]))
+    voices = in_order(item.emotion for item in facts.voice or [])
+    names = list(dict.fromkeys([*seen, *voices]))
     return names[choose % len(names)] if names else "neutral"
 
 

@@ -221,16 +221,16 @@ def media_of(scenes: list[Scene], processor, rng, spread=1.0) -> dict[str, torch
                 lost = np.flatnonzero(rng.random(len(scene.times)) < (0.15 if rng.random() < 0.2 else 0.0))[1:]
                 landmarks[i, lost], masks[i, lost] = 0, False
         batch |= {"video_landmarks": landmarks, "video_times": times, "video_region_masks": masks}
-        told = processor.timestamps(times[times >= 0])
-        for name, values in told.items():
+        stamps = processor.timestamps(times[times >= 0])
+        for name, values in stamps.items():
             empty = processor.padding.get(name, 0)
             batch[name] = np.full((*times.shape, values.shape[-1]), empty, np.int64)
             batch[name][times >= 0] = values
-    heard = [i for i, scene in enumerate(scenes) if scene.cues is not None]
-    if heard:
-        for name, values in pad_cues([scenes[i].cues for i in heard]).items():
+    with_voice = [i for i, scene in enumerate(scenes) if scene.cues is not None]
+    if with_voice:
+        for name, values in pad_cues([scenes[i].cues for i in with_voice]).items():
             rows = np.full((len(scenes), *values.shape[1:]), -1 if name == "audio_times" else 0, values.dtype)
-            rows[heard] = values
+            rows[with_voice] = values
             batch[name] = rows
     spans = np.full((len(scenes), max(len(scene.spans) for scene in scenes), 2), -1, np.int64)
     for i, scene in enumerate(scenes):
@@ -323,15 +323,15 @@ def windows_of(scenes: list[Scene]) -> list[Facts]:
 
 def frame_emotions(scene: Scene) -> list[int]:
     """The emotion of each frame: of the movement at half its strength or more; none else; -1 in between."""
-    found = []
+    emotions = []
     for moment in scene.times / 1000:
         strength = [(float(m.strength(np.array(moment))), m.emotion) for m in scene.movements]
         best, emotion = max(strength, default=(0.0, None), key=lambda pair: pair[0])
         if best >= 0.5 and emotion is not None:
-            found.append(list(EMOTIONS).index(emotion))
+            emotions.append(list(EMOTIONS).index(emotion))
         else:
-            found.append(len(EMOTIONS) if best < 0.15 or emotion is None else -1)
-    return found
+            emotions.append(len(EMOTIONS) if best < 0.15 or emotion is None else -1)
+    return emotions
 
 
 def learn_faces(tower, heads, rng, frames: int, epochs: int, batch=128, rate=2e-3) -> None:
@@ -384,14 +384,14 @@ def learn_to_see_and_hear(model, processor, heads, voices, rng, steps: int, batc
             )
             units = torch.from_numpy(np.concatenate([scene.units for scene in seen])).float()
             emotions = torch.tensor([number for scene in seen for number in frame_emotions(scene)])
-            found = media["video_region_masks"].flatten(2).any(-1)[media["video_times"] >= 0] & rows
-            loss = loss + heads.frame_loss(output.last_hidden_state[found], units[found], emotions[found])
+            with_face = media["video_region_masks"].flatten(2).any(-1)[media["video_times"] >= 0] & rows
+            loss = loss + heads.frame_loss(output.last_hidden_state[with_face], units[with_face], emotions[with_face])
             tokens = torch.cat(output.pooler_output).unflatten(0, (-1, VIDEO_QUERIES))
             loss = loss + heads.face_loss(tokens, windows_of(seen))
-        heard = [scene for scene in scenes if scene.cues is not None]
-        if heard:
+        with_voice = [scene for scene in scenes if scene.cues is not None]
+        if with_voice:
             tokens = torch.cat(inner.encode("audio", media).pooler_output).unflatten(0, (-1, AUDIO_QUERIES))
-            loss = loss + heads.voice_loss(tokens, windows_of(heard))
+            loss = loss + heads.voice_loss(tokens, windows_of(with_voice))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -415,7 +415,7 @@ def with_dropout(tower, inputs, output):
 @torch.no_grad()
 def lessons(model, processor, voices, rng, count: int, batch: int) -> list[dict]:
     """Stage 3's material: for each scene its media tokens and its questions with answers, as token ids."""
-    made = []
+    samples = []
     for first in tqdm(range(0, count, batch), desc="scenes", disable=not sys.stderr.isatty()):
         scenes = [draw_scene(rng, voices) for _ in range(min(batch, count - first))]
         media = model.encode_media(**media_of(scenes, processor, rng))
@@ -425,10 +425,10 @@ def lessons(model, processor, voices, rng, count: int, batch: int) -> list[dict]
             for question, answer in texts_of(scene, rng):
                 ids, answered = prompt_ids(processor, scene, question, answer, len(video), len(audio))
                 weight = LABEL_WEIGHT if question in NAME_IT else 1.0
-                made.append(
+                samples.append(
                     {"ids": ids, "answer": answered, "weight": weight, "video": video.half(), "audio": audio.half()}
                 )
-    return made
+    return samples
 
 
 def prompt_ids(processor, scene: Scene, question: str, answer: str, num_video: int, num_audio: int):
@@ -523,8 +523,8 @@ def calibrate(model, processor, seed: int, count: int, batch: int) -> dict[str, 
             rows = {name: [values] * len(answers) for name, values in tokens.items()}
             logits = model(inputs_embeds=model.model.embed(ids, MediaTokens(**rows)), logits_to_keep=longest + 1).logits
             scores = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, -longest:, None]).squeeze(-1)
-            kept = torch.tensor([[float(k < len(answer)) for k in range(longest)] for answer in answers])
-            found.setdefault("+".join(tokens), []).append(((scores * kept).sum(-1), truth))
+            in_answer = torch.tensor([[float(k < len(answer)) for k in range(longest)] for answer in answers])
+            found.setdefault("+".join(tokens), []).append(((scores * in_answer).sum(-1), truth))
     temperatures = {}
     for name, pairs in sorted(found.items()):
         scores, truth = torch.stack([row for row, _ in pairs]), torch.tensor([number for _, number in pairs])
@@ -558,13 +558,13 @@ def teach(args) -> dict:
     say(f"saw and heard after {time.time() - started:.0f} s")
     samples = lessons(model, processor, voices, rng, args.scenes, args.batch)
     say(f"{len(samples)} questions after {time.time() - started:.0f} s")
-    told = learn_to_tell(model, processor, samples, rng, args.epochs, args.text_batch, args.text_rate)
+    losses = learn_to_tell(model, processor, samples, rng, args.epochs, args.text_batch, args.text_rate)
     report = {
         "seed": args.seed,
         "settings": {name: getattr(args, name) for name in SETTINGS},
         "weights": sum(p.numel() for p in model.parameters()),
         "loss_seeing": round(float(np.mean(seen[-100:])), 4),
-        "loss_telling": round(float(np.mean(told[-100:])), 4),
+        "loss_telling": round(float(np.mean(losses[-100:])), 4),
         "seconds": round(time.time() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "threads": torch.get_num_threads(),

@@ -92,14 +92,14 @@ def questions_about(row: Mapping, recipe: Recipe, options: Sequence[str], seed: 
         if task in OWN_TASKS:
             reply, questions = row[OWN_TASKS[task]], recipe.questions[task]
             chosen = random.Random(f"{seed}/{task}/{row['id']}").sample(questions, min(recipe.per_task, len(questions)))
-            made = [
+            prompts = [
                 {**row, "id": f"{row['id']}#{task}-{number}", "question": question, "answer": reply}
                 for number, question in enumerate(chosen if reply else ())
             ]
         else:
-            made = instruction_rows(row, [task], per_task=recipe.per_task, seed=seed, options=options)
+            prompts = instruction_rows(row, [task], per_task=recipe.per_task, seed=seed, options=options)
         mark = f"{recipe.marks[task]} " if task in recipe.marks else ""
-        asked += [{**item, "question": mark + item["question"]} for item in made]
+        asked += [{**item, "question": mark + item["question"]} for item in prompts]
     return [question for question in asked if _text(question["answer"])]
 
 
