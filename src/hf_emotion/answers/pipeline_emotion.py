@@ -404,7 +404,7 @@ class EmotionRecognitionPipeline(Pipeline):
             options: as for `__call__`; beam search writes nothing before its end.
 
         Yields:
-            str; joined, they are the `description` before blanks are cut off at its ends, and times at the clip's end.
+            str; joined, they are the `description` before `replies.within_clip` and with blanks at its ends.
 
         Returns:
             what `__call__` returns, to `yield from`, and as the value of `StopIteration`.

@@ -183,7 +183,7 @@ def _quoted(text: str) -> str:
 def _plot(segments: list[dict], duration: float, title: str, form: str) -> bytes:
     """A line for each label that is ever the best; a bar is as dark as the label's score is high."""
     try:
-        # Here and not at the top: it takes half a second, and only plots need it.
+        # Here and not at the top: its import is slow, and only plots need it.
         pictures = importlib.import_module("matplotlib.figure")
     except ImportError:
         raise TrackError("a plot needs matplotlib; install it, or write .json, .csv or .TextGrid") from None

@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe clips; returns 0, 1 (some failed) or 2 (all failed)."""
-    # These imports make a million objects that stay: looking for garbage among them, here and in what follows, takes a
-    # quarter of the time of a short clip.
+    # These imports make very many objects that stay: to look for garbage among them, here and in what follows, takes
+    # much of the time of a short clip.
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -56,7 +56,7 @@ def worker_options(num_workers: int) -> dict[str, Any]:
 
 @cache
 def end_with_parent() -> None:
-    """Let a worker process end when the process that started it is killed; elsewhere, do nothing.
+    """Let a worker process, into which a dataset is unpickled, end when the process that started it is killed.
 
     torch's workers notice that, but then wait forever to hand over their last clip to it.
     """
@@ -79,6 +79,9 @@ class ClipDataset(Dataset):
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         end_with_parent()
+        self._take(state)
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
         if hasattr(self.processor, "face_finder"):
             self.processor.face_finder.threads = 1
@@ -86,7 +89,7 @@ class ClipDataset(Dataset):
     def for_thread(self) -> "ClipDataset":
         """A copy with a processor of its own: tokenizers cannot be used by two threads at once."""
         twin = self.__class__.__new__(self.__class__)
-        twin.__setstate__({**self.__dict__, "processor": copy.deepcopy(self.processor)})
+        twin._take({**self.__dict__, "processor": copy.deepcopy(self.processor)})
         return twin
 
 
@@ -96,8 +99,7 @@ def clip_loader(dataset: ClipDataset, num_workers: int | None = None, ahead: int
     Args:
         dataset: a `ClipDataset`; it is sent to the workers.
         num_workers: processes; 0 reads in this thread, when an item is asked for; `None` for `usual_workers` where
-            these are more than `MAX_THREADS`, else for threads. On two cores, threads take 96 clips to their answers
-            in 16 s and two processes in 33 s, and the first of them wait 4 s and 11 s.
+            these are more than `MAX_THREADS`, else for threads.
         ahead: items that threads read before they are asked for.
     """
     clips = len(dataset)  # type: ignore[arg-type]
@@ -186,7 +188,7 @@ class Clips(ClipDataset):
 def each_once(keys: Iterable[Any], size: int = KEPT_CLIPS) -> tuple[list[int], list[int]]:
     """Which clips have to be read for rows with these keys, so that a clip with several questions is read once.
 
-    A clip is kept while it is among the `kept` that were used last, so that memory does not grow with the rows.
+    A clip is kept while it is among the `size` that were used last, so that memory does not grow with the rows.
 
     Returns:
         the rows whose clips are read; and for each row the number of its clip among these.

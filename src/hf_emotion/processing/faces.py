@@ -619,7 +619,7 @@ class _Tasks:
 
 
 def _points_of(face):
-    """(478, 2) float32 of a `NormalizedLandmarkList`. From its bytes: to ask 478 objects takes a tenth of the mesh."""
+    """(478, 2) float32 of a `NormalizedLandmarkList`. From its bytes, which is faster than to ask 478 objects."""
     data = np.frombuffer(face.SerializeToString(), np.uint8)
     if data.size == NUM_LANDMARKS * 17:  # each with its length and three numbers, each of them after its tag
         rows = data.reshape(NUM_LANDMARKS, 17)
