@@ -546,14 +546,14 @@ class _Solutions:
     def __init__(self, finder):
         solutions = importlib.import_module("mediapipe").solutions
         # Static: the result for a frame does not depend on other frames or on the thread.
-        self._mesh = solutions.face_mesh.FaceMesh(
+        self._mesh = _in_callers_thread(solutions.face_mesh.FaceMesh)(
             static_image_mode=True,
             max_num_faces=finder.max_faces,
             refine_landmarks=True,
             min_detection_confidence=finder.min_confidence,
             min_tracking_confidence=finder.min_confidence,
         )
-        self._range = solutions.face_detection.FaceDetection(finder.min_confidence, model_selection=1)
+        self._range = _in_callers_thread(solutions.face_detection.FaceDetection)(finder.min_confidence, model_selection=1)
         self.mesh(_drawn_face())
         self.boxes(_drawn_face())
 
@@ -570,6 +570,25 @@ class _Solutions:
             np.array((b.xmin * width, b.ymin * height, (b.xmin + b.width) * width, (b.ymin + b.height) * height))
             for b in detected
         ]
+
+
+def _in_callers_thread(solution):
+    """A class of `mediapipe.solutions` whose graph runs in the thread that calls it.
+
+    Usually it runs in threads of its own, and every frame pays for handing it over, about a dozen times.
+    """
+    base = importlib.import_module("mediapipe.python.solution_base").SolutionBase
+    configuration = importlib.import_module("mediapipe.framework.calculator_pb2").CalculatorGraphConfig
+    package = Path(importlib.import_module("mediapipe").__file__).parent.parent
+
+    class InCallersThread(base):
+        def __init__(self, binary_graph_path, **options):
+            graph = configuration.FromString((package / binary_graph_path).read_bytes())
+            if not graph.executor and not graph.num_threads:
+                graph.executor.add(type="ApplicationThreadExecutor")
+            super().__init__(graph_config=graph, **options)
+
+    return type(solution.__name__, (solution, InCallersThread), {})
 
 
 class _Tasks:
