@@ -285,6 +285,20 @@ def test_the_number_of_threads_changes_nothing(finder, astronaut):
     assert np.array_equal(one.num_faces, three.num_faces)
 
 
+def test_a_graph_in_the_callers_thread_gives_what_mediapipes_own_threads_give(finder, astronaut):
+    if finder.backend == "tasks":
+        pytest.skip("this MediaPipe has no solutions")
+    running = Path("/proc/self/task")
+    before = len(list(running.iterdir())) if running.is_dir() else 0
+    model = faces._Solutions(finder)
+    assert (len(list(running.iterdir())) if running.is_dir() else 0) <= before
+    found = model.mesh(astronaut)
+    options = {"max_num_faces": finder.max_faces, "refine_landmarks": True, "static_image_mode": True}
+    with importlib.import_module("mediapipe").solutions.face_mesh.FaceMesh(**options) as plain:
+        [face] = plain.process(astronaut).multi_face_landmarks
+    assert [(np.float32(p.x), np.float32(p.y)) for p in face.landmark] == [tuple(point) for point in found[0]]
+
+
 def test_real_clips_hold_the_faces_that_they_show(finder, shared_data):
     av = pytest.importorskip("av")
     clips = {"WolfgangLanger_Pexels.mp4": 1.0, "single_face.mp4": 1.0, "face_noface.mov": 72 / 169, "no_face.mp4": 0.0}

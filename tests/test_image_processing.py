@@ -64,6 +64,13 @@ def test_each_step_can_be_left_out_as_in_the_pil_backend(frames, steps):
     assert (ours.float() - twin.float()).abs().max() <= 2 / scale / min(EmotionImageProcessor.image_std) + 1e-5
 
 
+def test_pictures_that_are_many_get_the_pixels_that_each_gets_alone(frames):
+    processor = EmotionImageProcessor(size={"height": 40, "width": 48})
+    many = np.concatenate([frames, frames[::-1], frames[:, ::-1], frames[:4]])  # no multiple of those taken at once
+    alone = [processor.frames_to_pixels(frame[None]) for frame in many]
+    assert torch.equal(processor.frames_to_pixels(many), torch.cat(alone))
+
+
 def test_the_standard_call_gives_what_frames_to_pixels_gives(frames):
     processor = EmotionImageProcessor()
     expected = processor.frames_to_pixels(frames)

@@ -800,6 +800,18 @@ def test_silent_clipped_and_very_short_sound_is_said(tmp_path):
     assert load_clip(wav(tmp_path / "d.wav", tone(1, 16000) * 32767, 16000)).notes == []
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_the_threads_that_decode_change_nothing(tmp_path, monkeypatch, codec):
+    path, threads = film(tmp_path / "a.mp4", codec=codec), []
+    receive = media._receive
+    monkeypatch.setattr(media, "_receive", lambda context, packet: threads.append(context) or receive(context, packet))
+    small = load_clip(path)
+    assert {context.thread_count for context in threads} == {1}
+    monkeypatch.setattr(media, "SMALL_PIXELS", 0)
+    assert np.array_equal(load_clip(path).frames, small.frames)
+    assert threads[-1].thread_count != 1
+
+
 def test_real_clips_agree_with_a_plain_decode(shared_data):
     folder = shared_data / "face_clips"
     for path in sorted(folder.glob("*.m*[4v]")):

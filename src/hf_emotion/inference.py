@@ -159,6 +159,7 @@ class Describer:
         num_workers: processes that decode clips; 0 decodes when a clip is needed; `None` takes threads, and for many
             clips processes. A script that is not under `if __name__ == "__main__":` cannot have processes: they import
             it.
+        early: clips that are being read already, see `Clips`; for one call about exactly these, with threads.
         options: of `EmotionRecognitionPipeline.__call__`.
     """
 
@@ -169,10 +170,11 @@ class Describer:
         *,
         batch_size: int = 4,
         num_workers: int | None = 0,
+        early: Any = None,
         **options: Any,
     ) -> None:
         self.pipeline = pipeline_of(model, processor)
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers, self.early = batch_size, num_workers, early
         self.every, self.allow_urls = options.pop("every", None), bool(options.pop("allow_urls", False))
         self.reading = {name: options.pop(name) for name in LOAD_OPTIONS if options.get(name) is not None}
         self.options = {name: value for name, value in options.items() if value is not None}
@@ -219,6 +221,7 @@ class Describer:
             self.every,
             self.reading,
             self.allow_urls,
+            self.early,
         )
         size = WINDOW * self.batch_size
         measured = items_of_rows(clip_loader(dataset, self.num_workers, size), places)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data import early_clips
 from .arguments import (
     FAILED,
     OK,
@@ -67,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Describe clips; returns 0, 1 (some failed) or 2 (all failed)."""
+    # Before anything that takes long to import.
+    with early_clips.beginning(args) as early:
+        return describe(args, early)
+
+
+def describe(args: argparse.Namespace, early: early_clips.EarlyClips | None) -> int:
+    """`run`, with the clips that another process has begun to read."""
     # These imports make very many objects that stay: to look for garbage among them, here and in what follows, takes
     # much of the time of a short clip.
     collecting = gc.isenabled()
@@ -114,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             model, processor = load(args.model, device=args.device, trust_remote_code=args.trust_remote_code)
         answer = Describer(model, processor, batch_size=args.batch_size, num_workers=args.num_workers, **options)
+        if early is not None and early.fits(processor, answer.reading):
+            answer.early = early
     if args.output is not None:
         results = write_results(args, utterances, options, answer, engine)
     elif any(map(is_url, args.clips)):

@@ -22,28 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..answers.pipeline_emotion import CLIP_FAILURES, decode, failure, with_urls_read
 from ..processing.processing_emotion import ClipInputs, EmotionProcessor
+from .cores import usual_threads, usual_workers
 
-# Starting a worker costs about as much processor time as decoding so many short clips.
-CLIPS_PER_WORKER = 24
-# Threads of one process; more would wait for the interpreter's lock.
-MAX_THREADS = 4
 # Clips that threads read ahead: four batches of the usual size.
 CLIPS_AHEAD = 16
 # Clips that are kept for further questions: those that were used last.
 KEPT_CLIPS = 64
-
-
-def usual_cores() -> int:
-    """Cores for this process: those of the machine, shared with the launcher's other processes on it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    names = ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
-    processes = next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), 1)
-    return max(1, cores // processes)
-
-
-def usual_workers(clips: int) -> int:
-    """Worker processes for so many clips: one per core."""
-    return min(usual_cores(), clips // CLIPS_PER_WORKER)
 
 
 def worker_options(num_workers: int) -> dict[str, Any]:
@@ -99,13 +83,13 @@ def clip_loader(dataset: ClipDataset, num_workers: int | None = None, ahead: int
     Args:
         dataset: a `ClipDataset`; it is sent to the workers.
         num_workers: processes; 0 reads in this thread, when an item is asked for; `None` for `usual_workers` where
-            these are more than `MAX_THREADS`, else for threads.
+            these are more than `cores.MAX_THREADS`, else for threads.
         ahead: items that threads read before they are asked for.
     """
     clips = len(dataset)  # type: ignore[arg-type]
     workers = usual_workers(clips) if num_workers is None else num_workers
-    if num_workers is None and workers <= MAX_THREADS and clips > 1:
-        return ThreadLoader(dataset, min(usual_cores(), MAX_THREADS, clips), ahead)
+    if num_workers is None and (threads := usual_threads(clips)):
+        return ThreadLoader(dataset, threads, ahead)
     # Arrays come through a pipe: shared memory is as small as 64 MB in a container.
     return DataLoader(dataset, batch_size=None, collate_fn=as_it_is, **worker_options(workers))
 
@@ -159,6 +143,7 @@ class Clips(ClipDataset):
         utterances: for each source what `utterances.read` takes, or `None`.
         every, allow_urls: see the pipeline.
         options: of `EmotionProcessor.load`.
+        early: what has a clip and its `FaceTrack` already, by the number of its source (`early_clips.EarlyClips`).
     """
 
     def __init__(
@@ -169,9 +154,11 @@ class Clips(ClipDataset):
         every: float | None = None,
         options: Mapping[str, Any] | None = None,
         allow_urls: bool = False,
+        early: Any = None,
     ) -> None:
         self.processor, self.sources, self.utterances = processor, sources, utterances
         self.every, self.options, self.allow_urls = every, dict(options or {}), allow_urls
+        self.early = early
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -179,8 +166,11 @@ class Clips(ClipDataset):
     def __getitem__(self, index: int) -> ClipInputs | str:
         try:
             source, spoken = with_urls_read(self.sources[index], self.allow_urls), self.utterances[index]
+            early = None if self.early is None else self.early.take(index)
+            source, track = early or (source, None)
             clip = decode(self.processor, source, spoken, every=self.every, load_options=self.options)
-            return replace(self.processor.measure(clip), track=None)
+            known = {} if track is None else {"landmarks": track}
+            return replace(self.processor.measure(clip, **known), track=None)
         except CLIP_FAILURES as error:
             return failure(error)["error"]
 

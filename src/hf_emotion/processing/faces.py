@@ -553,7 +553,9 @@ class _Solutions:
             min_detection_confidence=finder.min_confidence,
             min_tracking_confidence=finder.min_confidence,
         )
-        self._range = _in_callers_thread(solutions.face_detection.FaceDetection)(finder.min_confidence, model_selection=1)
+        self._range = _in_callers_thread(solutions.face_detection.FaceDetection)(
+            finder.min_confidence, model_selection=1
+        )
         self.mesh(_drawn_face())
         self.boxes(_drawn_face())
 

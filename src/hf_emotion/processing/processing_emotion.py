@@ -433,19 +433,13 @@ class EmotionProcessor(ProcessorMixin):
             if sound is not None or utterances is not None:
                 raise ValueError(f"{video.source} is already measured; its sound and utterances cannot be replaced.")
             return video
-        settings = dict(settings)
-        modalities, rate = settings.pop("modalities"), settings.pop("sampling_rate")
+        modalities = settings["modalities"]
         if hasattr(sound, "__array__"):
-            sound = {"waveform": sound, "sampling_rate": rate}
+            sound = {"waveform": sound, "sampling_rate": settings["sampling_rate"]}
         clip = load_clip(
             video if sound is None else {"video": video, "audio": sound},
-            frames="video" in modalities,
-            sound="audio" in modalities,
-            sampling_rate=self.sampling_rate,
             motion=self.face_finder.motion if settings["sampling"] == "peak" else None,
-            max_lines=self.frame_lines,
-            keep_full=self.looks_at_faces,
-            **settings,
+            **self._clip_arguments(settings),
         )
         changes = {}
         # A decoded clip is returned whole, whatever was asked for.
@@ -473,8 +467,23 @@ class EmotionProcessor(ProcessorMixin):
         """A clip as the paper takes it, given the modalities that were asked for; the end of `load`."""
         return clip
 
+    def reading_arguments(self, **options: Unpack[LoadOptions]) -> dict[str, Any]:
+        """The arguments of `media.load_clip` with which `load` reads a clip, but for `motion`."""
+        return self._clip_arguments(self._load_settings(options))
+
+    def _clip_arguments(self, settings) -> dict:
+        modalities = settings["modalities"]
+        return {
+            **{name: value for name, value in settings.items() if name not in ("modalities", "sampling_rate")},
+            "frames": "video" in modalities,
+            "sound": "audio" in modalities,
+            "sampling_rate": self.sampling_rate,
+            "max_lines": self.frame_lines,
+            "keep_full": self.looks_at_faces,
+        }
+
     def _load_settings(self, options) -> dict:
-        """Arguments of `load_clip`: the call's options, else the processor's."""
+        """The call's options, else the processor's."""
         options = {**(options.get("audio_kwargs") or {}), **(options.get("videos_kwargs") or {}), **options}
         modalities = options.get("modalities")
         modalities = self.modalities if modalities is None else list(modalities)
