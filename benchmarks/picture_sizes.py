@@ -195,7 +195,7 @@ def measure(clips: dict[int, list[Path]], repeats: int, folder: Path) -> dict:
                         "core_ms": 1000 * statistics.median(pair[1] for pair in pairs),
                     }
                 rows[clip.stem] = row
-            table[lines] = {"clips": rows, "ratios": ratios(rows)}
+            table[lines] = {"clips": rows, "ratios": ratios(rows), "repeats": repeats}
             print(lines, json.dumps(table[lines]["ratios"]), flush=True)
         return table
     finally:
@@ -245,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="folder of clips with sound")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--lines", type=int, nargs="+", default=LINES)
+    parser.add_argument("--lines", type=int, nargs="+", default=LINES, help="those of others stay in the results")
     parser.add_argument("--rescaled", type=Path, help="keep the rescaled clips in this folder, and use those in it")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "picture_sizes.json")
     args = parser.parse_args()
@@ -262,6 +262,9 @@ def main() -> None:
         started = time.time()
         table = measure(clips, args.repeats, folder)
     load = os.getloadavg()[0]
+    if set(args.lines) != set(LINES) and args.output.exists():
+        known = json.loads(args.output.read_text())["lines"]
+        table = dict(sorted(({int(lines): entry for lines, entry in known.items()} | table).items()))
     result = {"frames": 32, "repeats": args.repeats, "cores": os.cpu_count(), "load_average": load, "lines": table}
     result["seconds"] = round(time.time() - started)
     args.output.write_text(json.dumps(result, indent=1) + "\n")
