@@ -14,7 +14,8 @@ which start anywhere. The ways:
 
 Every repetition runs every way at every N in turn, so that a noisy machine disturbs all of them alike; ratios are taken
 within a repetition and their median is reported, by wall time and by processor time, which other programs disturb
-less. One repetition, the default, takes 3 to 7 minutes on 2 cores. The rate counts *necessary* work only, whatever a way really computes:
+less. One repetition, the default, takes 3 to 7 minutes on 2 cores. The rate counts *necessary* work only, whatever a
+way really computes:
 
     per layer   4 D H                    for each frame token that some window sees (its key and value)
                 K (12 H^2 + 4 H I)       for each window (self-attention, query and output of cross-attention, FFN)

@@ -3,8 +3,8 @@
 Threads or worker processes decode and measure clips while the model works. FFmpeg and MediaPipe release the
 interpreter's lock, so a few threads keep a few cores busy, and they cost no start; a process costs seconds of imports
 first, but never waits for the lock. Processes are spawned, since MediaPipe's graphs do not survive a fork, and stay
-until the loader ends. Each thread or process reads one clip at a time and finds its faces in one thread. The command line
-may have a process that began to read before torch was imported (`early_clips`); threads then take the clips from it.
+until the loader ends. Each thread or process reads one clip at a time and finds its faces in one thread. The command
+line may have a process that began to read before torch was imported (`early_clips`); threads then take clips from it.
 """
 
 import copy
