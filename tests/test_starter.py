@@ -15,8 +15,8 @@ from hf_emotion.modeling.modeling_face_motion import face_motion
 from hf_emotion.processing.feature_extraction_voice import CUES as VOICE_CUES
 from hf_emotion.processing.feature_extraction_voice import VoiceCueExtractor
 from hf_emotion.starter import FOLDER, load
-from hf_emotion.starter.faces import ACTION_UNITS, EMOTIONS, FACE, MIRROR, Movement, action_units, intensities, render
-from hf_emotion.starter.scenes import draw_scene, draw_voices
+from hf_emotion.starter.faces import ACTION_UNITS, EMOTIONS, FACE, MIRROR, Movement, fields, intensities, people, render
+from hf_emotion.starter.scenes import draw_picture, draw_scene, draw_voices
 from hf_emotion.starter.sentences import (
     FACE_CLUES,
     GRAMMAR,
@@ -39,7 +39,7 @@ CLIPS = Path(os.environ.get("HF_EMOTION_TEST_DATA", Path(__file__).parents[2] / 
 
 
 def moved(unit, landmark):
-    return action_units()[ACTION_UNITS.index(unit), landmark]
+    return fields()["units"][ACTION_UNITS.index(unit), :, landmark].sum(0)
 
 
 @cache
@@ -51,22 +51,52 @@ def some_voices():
 
 
 def test_action_units_move_what_facs_says_they_move():
-    left_corner, inner_brow, outer_brow, chin, upper_lid, lower_lip = 291, 336, 300, 152, 386, 17
+    left_corner, inner_brow, outer_brow, upper_lid, lower_lip, upper_lip = 291, 336, 300, 386, 17, 0
     assert (moved("12", left_corner) > 0.5).all()  # out and up
-    assert moved("15", left_corner)[1] < -0.4
-    assert moved("1", inner_brow)[1] > 0.7 > moved("1", outer_brow)[1]
-    assert moved("2", outer_brow)[1] > 0.5 > moved("2", inner_brow)[1]
-    assert moved("4", inner_brow)[1] < -0.4
-    assert moved("4", inner_brow)[0] < -0.2  # towards the middle
-    assert moved("5", upper_lid)[1] > 0.2
-    assert moved("26", chin)[1] < -1.0
+    assert moved("15", left_corner)[1] < -0.2
+    assert moved("1", inner_brow)[1] > 0.3 > moved("1", outer_brow)[1]
+    assert moved("2", outer_brow)[1] > max(0.3, moved("2", inner_brow)[1])
+    assert moved("4", inner_brow)[1] < -0.1
+    assert moved("5", upper_lid)[1] > 0.1 > moved("7", upper_lid)[1]
+    assert moved("10", upper_lip)[1] > 0.2
+    assert moved("27", lower_lip)[1] < 1.5 * moved("26", lower_lip)[1] < -0.9
     assert moved("24", lower_lip)[1] > 0.2
 
 
-def test_action_units_are_mirror_images_and_leave_the_temples_and_the_bridge_of_the_nose():
-    units = action_units()
-    np.testing.assert_allclose(units, units[:, MIRROR] * [-1, 1], atol=0.02)
-    assert np.abs(units[:, [127, 356, 168, 6, 10]]).max() < 1e-3
+def test_a_unit_of_the_left_side_is_the_mirror_image_of_that_of_the_right():
+    units = fields()["units"]
+    np.testing.assert_allclose(units[:, 0], units[:, 1, MIRROR] * [-1, 1], atol=2e-3)
+    smile = np.linalg.norm(units[ACTION_UNITS.index("12")], axis=-1)
+    assert smile[0, 291] > 2 * smile[0, 61]  # the left one moves the left corner
+
+
+def test_fields_have_the_shapes_that_they_are_said_to_have():
+    model, count = fields(), len(ACTION_UNITS)
+    assert model["units"].shape == (count, 2, len(FACE), 2)
+    assert model["gap"].shape == (count, 2)
+    assert model["mean"].shape == model["closing"].shape == (len(FACE), 2)
+    for name in ("identity", "rest"):
+        assert model[name].shape[1:] == (len(FACE), 2)
+    assert model["closing"][17, 1] > model["closing"][0, 1]  # the lower lip comes up to the upper one
+
+
+def test_lips_that_are_lifted_stay_together_unless_another_unit_parts_them():
+    def opening(*names):
+        moved = np.zeros((200, 1, len(ACTION_UNITS), 2))
+        for name in names:
+            moved[:, :, ACTION_UNITS.index(name)] = 1.0
+        pixels = render(np.random.default_rng(0), moved)
+        motion, _ = face_motion(torch.from_numpy(pixels), torch.zeros((200, 1), dtype=torch.long), torch.tensor(FACE))
+        return float((motion[:, 0, 13, 1] - motion[:, 0, 14, 1]).median())
+
+    assert opening("10") < opening("10", "25") - 0.3
+    assert opening("10") - opening() < 0.5
+
+
+def test_people_differ_and_their_mean_is_the_average_face():
+    shapes = people(np.random.default_rng(0), 400)
+    np.testing.assert_allclose(shapes.mean(0), fields()["mean"], atol=0.1)
+    assert 0.1 < shapes.std(0).mean() < 0.6
 
 
 def test_every_emotion_is_spelled_in_action_units_that_exist():
@@ -151,6 +181,21 @@ def test_face_and_voice_are_told_apart_where_they_differ():
         "The face looks happy and the voice sounds sad."
     )
     assert describe(Facts(None, None)) == f"{NO_FACE} {NO_VOICE} {NO_SIGN}"
+
+
+def test_a_weak_expression_has_a_label_but_no_conclusion():
+    frown = expression(Movement("angry", {"4": (0.4, 0.4)}, -1.0, 9.0, 0.3), 5.0)
+    facts = Facts([frown], [Speech("sad", ["soft"], clear=False)])
+    assert describe(facts) == f"The face shows lowered brows. The voice is soft. {NO_SIGN}"
+    assert (label(facts, 0), label(facts, 1)) == ("angry", "sad")
+    assert expression(Movement("angry", {"4": (0.8, 0.8)}, -1.0, 9.0, 0.3), 5.0).clear
+
+
+def test_a_picture_is_a_scene_of_one_frame_without_sound():
+    scene = draw_picture(np.random.default_rng(0), calm=0.0)
+    assert (scene.times.tolist(), scene.cues, scene.spans, len(scene.units)) == ([0], None, [], 1)
+    assert scene.facts.face[0].emotion in EMOTIONS
+    assert NO_VOICE in describe(scene.facts)
 
 
 def test_times_are_rounded_outward_to_half_seconds_and_left_out_where_they_fill_the_clip():

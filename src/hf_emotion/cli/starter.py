@@ -14,14 +14,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--frames",
         type=positive_int,
-        default=12000,
+        default=30000,
         metavar="N",
         help="single frames that the landmark tower reads first",
     )
-    add("--steps", type=positive_int, default=350, metavar="N", help="steps of the first stage")
+    add("--steps", type=positive_int, default=700, metavar="N", help="steps of the first stage")
     add("--batch", type=positive_int, default=36, metavar="N", help="scenes per step of the first stage")
+    add("--pictures", type=positive_int, default=64, metavar="N", help="further pictures per step of the first stage")
     add("--rate", type=float, default=2e-3, help="learning rate of the first stage")
-    add("--scenes", type=positive_int, default=4000, metavar="N", help="scenes of the second stage")
+    add("--scenes", type=positive_int, default=5000, metavar="N", help="scenes of the second stage")
+    add("--text-pictures", type=positive_int, default=4000, metavar="N", help="further pictures of the second stage")
     add("--epochs", type=positive_int, default=2, metavar="N", help="epochs of the second stage")
     add("--text-batch", type=positive_int, default=32, metavar="N", help="questions per step of the second stage")
     add("--text-rate", type=float, default=3e-3, help="learning rate of the second stage")

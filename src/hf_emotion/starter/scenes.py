@@ -5,13 +5,13 @@ extractor's first step makes of a synthetic recording. Facts about a scene are e
 what is told about a voice is what its cues really measure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..processing.feature_extraction_voice import CUES, HOP_MS, STEP, VoiceCueExtractor
 from .faces import Movement, draw_movement, intensities
-from .sentences import FACE_EMOTIONS, MOST_UTTERANCES, Expression, Facts, Speech, expression, voice_clues
+from .sentences import CLEAR_VOICE, FACE_EMOTIONS, MOST_UTTERANCES, Facts, Speech, expression, voice_clues
 from .voices import CUES as PROSODY
 from .voices import RATE, Speaker, background, record, speak
 
@@ -25,7 +25,11 @@ STRAY = {
 # Contempt is one corner of the mouth; as often as the others it would be the answer to every face that is a little odd.
 FACE_SHARES = np.array([0.5 if emotion == "contemptuous" else 1.0 for emotion in FACE_EMOTIONS])
 FACE_SHARES = FACE_SHARES / FACE_SHARES.sum()
+# How far a scene's recording strays, as factors of `STRAY`.
+LEAST_STRAY, MOST_STRAY = 0.5, 1.75
 STRAY_BY_CUE = np.array([STRAY.get(name, 0.0) for name in CUES], np.float32)
+
+PICTURE_SECONDS = 0.04
 
 
 @dataclass
@@ -34,11 +38,13 @@ class Voice:
 
     Attributes:
         emotions: of each utterance.
+        strengths: of each utterance, as shares of the published change.
         analysed: of each utterance, (F, 5), see `VoiceCueExtractor.analyse`.
         silence: (F, 5), between them.
     """
 
     emotions: list[str]
+    strengths: list[float]
     analysed: list[np.ndarray]
     silence: np.ndarray
 
@@ -50,8 +56,9 @@ def draw_voices(rng, count: int, progress=lambda speakers: speakers) -> list[Voi
         speaker = Speaker.draw(rng)
         emotions = ["neutral", "neutral", *rng.permutation(list(PROSODY)[1:])[:5]]
         sounds, gap = [], np.zeros(RATE // 2, np.float32)
-        for emotion in emotions:
-            sound = speak(rng, speaker, str(emotion), rng.uniform(0.5, 1.2), rng.uniform(0.8, 3.5))
+        strengths = rng.uniform(0.5, 1.2, len(emotions)).tolist()
+        for emotion, strength in zip(emotions, strengths, strict=True):
+            sound = speak(rng, speaker, str(emotion), strength, rng.uniform(0.8, 3.5))
             sounds.append(sound / np.sqrt((sound**2).mean()) * 10 ** (rng.normal(0, 2) / 20))
         edges = np.cumsum([0, *(len(sound) + len(gap) for sound in sounds)])
         whole = record(rng, speaker, np.concatenate([part for sound in sounds for part in (sound, gap)]))
@@ -61,7 +68,7 @@ def draw_voices(rng, count: int, progress=lambda speakers: speakers) -> list[Voi
         quiet = np.concatenate(
             [rows[(end - len(gap) * 3 // 4) // hop : (end - len(gap) // 4) // hop] for end in edges[1:]]
         )
-        voices.append(Voice([str(emotion) for emotion in emotions], parts, quiet))
+        voices.append(Voice([str(emotion) for emotion in emotions], strengths, parts, quiet))
     return voices
 
 
@@ -95,7 +102,7 @@ def draw_speech(rng, voice: Voice, emotion: str | None, count: int, stray=1.0):
     """A sound of `count` utterances of a speaker, some of them with the emotion, the others neutral.
 
     Returns:
-        cues (channels, F), spans in s, and the emotion of each utterance.
+        cues (channels, F), spans in s, and each utterance's emotion and whether it is clear.
     """
     calm = [i for i, name in enumerate(voice.emotions) if name == "neutral"]
     moved = [i for i, name in enumerate(voice.emotions) if name == emotion]
@@ -120,7 +127,8 @@ def draw_speech(rng, voice: Voice, emotion: str | None, count: int, stray=1.0):
     audible = cues[-1:] > 0
     cues = (cues + audible * (rng.normal(size=(len(cues), 1)) * stray * STRAY_BY_CUE[:, None])).astype(np.float32)
     names = [voice.emotions[i] for i in choices]
-    return cues, spans, [None if name == "neutral" else name for name in names]
+    clear = [voice.strengths[i] >= CLEAR_VOICE for i in choices]
+    return cues, spans, [(None if name == "neutral" else name, sure) for name, sure in zip(names, clear, strict=True)]
 
 
 def measured(cues: np.ndarray, start: float, end: float) -> dict[str, float] | None:
@@ -131,34 +139,47 @@ def measured(cues: np.ndarray, start: float, end: float) -> dict[str, float] | N
     return dict(zip(CUES, part.mean(1), strict=True)) if part.shape[1] else None
 
 
-def speech_of(cues, start, end, emotion) -> Speech | None:
+def speech_of(cues, start, end, emotion, clear) -> Speech | None:
     values = measured(cues, start, end)
-    return None if values is None else Speech(emotion, voice_clues(values))
+    return None if values is None else Speech(emotion, voice_clues(values), clear)
 
 
-def draw_scene(rng, voices: list[Voice], still=0.2, stray=1.0) -> Scene:
+def draw_picture(rng, calm=0.25) -> Scene:
+    """A picture of a face."""
+    emotion = None if rng.random() < calm else str(rng.choice(FACE_EMOTIONS, p=FACE_SHARES))
+    times = np.zeros(1, np.int64)
+    movements = [draw_movement(rng, emotion, -2.0, 2.0)]
+    facts = Facts([expression(m, PICTURE_SECONDS) for m in movements], None)
+    return Scene(PICTURE_SECONDS, times, intensities(movements, times / 1000), True, movements, None, [], facts, [])
+
+
+def draw_scene(rng, voices: list[Voice], still=0.2, stray: float | None = None, calm=0.25) -> Scene:
     """A random scene; `still` is the share of pictures among those with a face and no sound.
 
-    `stray` is the factor of how far recordings differ from the teacher's (`STRAY`).
+    `stray` is the factor of how far recordings differ from the teacher's (`STRAY`); `None` draws it. `calm` is the
+    share of faces and of voices without an emotion.
     """
     kind = rng.choice(["face", "voice", "both", "neither"], p=[0.36, 0.26, 0.34, 0.04])
     with_face, with_voice = kind in ("face", "both"), kind in ("voice", "both")
     picture = with_face or rng.random() < 0.3 or kind == "neither"
     sound = with_voice or rng.random() < 0.35
     is_still = kind == "face" and not sound and rng.random() < still / 0.3
-    face_emotion = None if rng.random() < 0.25 else str(rng.choice(FACE_EMOTIONS, p=FACE_SHARES))
+    if is_still:
+        return draw_picture(rng, calm)
+    face_emotion = None if rng.random() < calm else str(rng.choice(FACE_EMOTIONS, p=FACE_SHARES))
     voice = voices[rng.integers(len(voices))] if with_voice else None
     voice_emotion = None
     if voice is not None:
         moved = [name for name in voice.emotions if name != "neutral"]
         agree = face_emotion in moved and rng.random() < 0.6
-        voice_emotion = face_emotion if agree else (None if rng.random() < 0.25 else str(rng.choice(moved)))
+        voice_emotion = face_emotion if agree else (None if rng.random() < calm else str(rng.choice(moved)))
 
     cues, spans, spoken = None, [], []
     duration = float(np.exp(rng.uniform(np.log(1.0), np.log(25.0))))
     if voice is not None:
         count = int(rng.choice([1, 1, 1, 2, 3, 4, 5, MOST_UTTERANCES]))
-        cues, spans, spoken = draw_speech(rng, voice, voice_emotion, count, stray)
+        strayed = rng.uniform(LEAST_STRAY, MOST_STRAY) if stray is None else stray
+        cues, spans, spoken = draw_speech(rng, voice, voice_emotion, count, strayed)
         duration = cues.shape[1] * HOP_MS * STEP / 1000
     elif sound:
         cues = np.zeros((len(CUES), max(int(duration * 1000 / (HOP_MS * STEP)), 1)), np.float32)
@@ -166,10 +187,8 @@ def draw_scene(rng, voices: list[Voice], still=0.2, stray=1.0) -> Scene:
     times = np.zeros(0, np.int64)
     movements: list[Movement] = []
     if picture:
-        frames = 1 if is_still else int(rng.choice([4, 6, 8, 12]))
+        frames = int(rng.choice([4, 6, 8, 12]))
         times = ((np.arange(frames) + 0.5) * duration * 1000 / frames).astype(np.int64)
-        if is_still:
-            duration, times = 0.04, np.zeros(1, np.int64)
     if with_face:
         movements = draw_expressions(rng, face_emotion, duration, len(times))
     units = intensities(movements, times / 1000)
@@ -179,10 +198,11 @@ def draw_scene(rng, voices: list[Voice], still=0.2, stray=1.0) -> Scene:
     speech = None
     if voice is not None:
         if numbered:
-            speech = [speech_of(cues, *span, name) for span, name in zip(spans, spoken, strict=True)]
+            speech = [speech_of(cues, *span, *how) for span, how in zip(spans, spoken, strict=True)]
             speech = [part or Speech(None, []) for part in speech]
         else:
-            whole = speech_of(cues, 0.0, duration, spoken[0] if len(set(spoken)) == 1 else voice_emotion)
+            clear = any(sure for name, sure in spoken if name == voice_emotion)
+            whole = speech_of(cues, 0.0, duration, voice_emotion, clear)
             speech = None if whole is None else [whole]
     facts = Facts(face, speech, numbered=numbered)
     parts = []
@@ -192,7 +212,7 @@ def draw_scene(rng, voices: list[Voice], still=0.2, stray=1.0) -> Scene:
             shown = [m for m in movements if m.start < end and m.end > start]
             # A glimpse at the edge of an utterance is neither seen nor told.
             shown = [m for m in shown if sees(m, times / 1000, start, end)]
-            during = [Expression(m.emotion, e.clues) for m, e in zip(movements, face, strict=True) if m in shown]
+            during = [replace(e, start=None, end=None) for m, e in zip(movements, face, strict=True) if m in shown]
             during = during[:1]
         parts.append(Facts(during, [speech[i]] if speech else None))
     return Scene(duration, times, units, with_face, movements, cues, spans if numbered else [], facts, parts)

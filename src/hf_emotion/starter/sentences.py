@@ -37,6 +37,10 @@ FACE_CLUES = {
 }
 MOST_FACE_CLUES = 4
 VISIBLE = 0.35  # of an action unit's strongest movement
+# From here on the conclusion of a description names the emotion; below, there is "no clear sign" of one. Real people's
+# neutral faces and voices differ from the teacher's as much as weak expressions do. Labels name weak expressions, too.
+CLEAR_FACE = 0.55  # strongest action unit of an expression
+CLEAR_VOICE = 0.72  # share of the published change of a voice
 
 # What a voice does: a cue of the feature extractor and from where on, in the extractor's units, it is told.
 VOICE_CLUES = {
@@ -70,20 +74,28 @@ NAME_IT = (
 
 @dataclass
 class Expression:
-    """What the face shows for a while: phrases of `FACE_CLUES`, and times in s, `None` for the whole clip."""
+    """What the face shows for a while: phrases of `FACE_CLUES`, and times in s, `None` for the whole clip.
+
+    `clear`: strong enough for a conclusion.
+    """
 
     emotion: str | None
     clues: list[str]
     start: float | None = None
     end: float | None = None
+    clear: bool = True
 
 
 @dataclass
 class Speech:
-    """One utterance (or a clip's sound): words of `VOICE_CLUES` and the emotion it was spoken with."""
+    """One utterance (or a clip's sound): words of `VOICE_CLUES` and the emotion it was spoken with.
+
+    `clear`: strongly enough for a conclusion.
+    """
 
     emotion: str | None
     clues: list[str]
+    clear: bool = True
 
 
 @dataclass
@@ -118,10 +130,11 @@ def face_clues(movement: Movement) -> list[str]:
 def expression(movement: Movement, duration: float) -> Expression:
     """A movement with its times rounded outward to half seconds; without times where it fills the clip."""
     start, end = max(movement.start, 0.0), min(movement.end, duration)
+    clear = max((max(sizes) for sizes in movement.units.values()), default=0.0) >= CLEAR_FACE
     if start <= 0.05 * duration and end >= 0.95 * duration:
-        return Expression(movement.emotion, face_clues(movement))
+        return Expression(movement.emotion, face_clues(movement), clear=clear)
     start, end = math.floor(start / STEP) * STEP, math.ceil(end / STEP) * STEP
-    return Expression(movement.emotion, face_clues(movement), start, max(end, start + STEP))
+    return Expression(movement.emotion, face_clues(movement), start, max(end, start + STEP), clear)
 
 
 def voice_clues(cues: dict[str, float]) -> list[str]:
@@ -176,8 +189,8 @@ def looks(names: list[str]) -> str:
 
 
 def conclusion(facts: Facts) -> str:
-    seen = in_order(item.emotion if item.clues else None for item in facts.face or [])
-    voices = in_order(item.emotion for item in facts.voice or [])
+    seen = in_order(item.emotion if item.clues and item.clear else None for item in facts.face or [])
+    voices = in_order(item.emotion if item.clear else None for item in facts.voice or [])
     if not seen and not voices:
         return NO_SIGN
     if not voices:

@@ -3,9 +3,9 @@
     hf-emotion starter --output FOLDER
 
 1. Voices are synthesised once; scenes are drawn from them without end.
-2. The landmark tower learns from single frames, then both branches learn from scenes: linear heads, discarded
-   afterwards, read from each frame which action units have moved, and from the tokens of each window which clues,
-   times and emotions are there. This replaces the published towers and Q-Formers that the papers start from.
+2. The landmark tower learns from single frames, then both branches learn from scenes and pictures: linear heads,
+   discarded afterwards, read from each frame which action units have moved, and from the tokens of each window which
+   clues, times and emotions are there. This replaces the published towers and Q-Formers that the papers start from.
 3. These parts are frozen, and a small LLaMA learns from nothing to put their tokens into sentences.
 4. The weights are stored as 16-bit floats, and temperatures for the scores of labels are fitted to further scenes.
 
@@ -45,7 +45,7 @@ from ..processing.feature_extraction_voice import CUES, VoiceCueExtractor, pad_c
 from ..processing.image_processing_emotion import EmotionImageProcessor
 from ..processing.processing_microemo import MicroEmoProcessor
 from .faces import ACTION_UNITS, EMOTIONS, draw_movement, intensities, render
-from .scenes import FACE_SHARES, Scene, draw_scene, draw_voices
+from .scenes import FACE_SHARES, Scene, draw_picture, draw_scene, draw_voices
 from .sentences import (
     DESCRIBE,
     FACE_CLUES,
@@ -83,16 +83,22 @@ UTTERANCE_QUESTION = (
 )
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<video>", "<audio>", "[INST]", "[/INST]"]
 VOCABULARY = 640
-VIDEO_QUERIES, AUDIO_QUERIES, FRAME_QUERIES = 6, 3, 4
+VIDEO_QUERIES, AUDIO_QUERIES, FRAME_QUERIES = 6, 3, 8
 WIDTH, TEXT_WIDTH = 64, 128
 LONGEST_SECONDS = 30
-FRAME_EPOCHS = 8
-SETTINGS = ("speakers", "frames", "steps", "batch", "rate", "scenes", "epochs", "text_batch", "text_rate", "bfloat16")
+FRAME_EPOCHS = 6
+SETTINGS = (
+    *("speakers", "frames", "steps", "batch", "pictures", "rate"),
+    *("scenes", "text_pictures", "epochs", "text_batch", "text_rate", "bfloat16"),
+)
 INITIAL_RANGE = 0.08
 # Real faces are not the teacher's: what reads many weak signs carries over to them better than what reads a few.
 DROPOUT, TOWER_DROPOUT = 0.1, 0.2
 # A label is a few tokens, a description sixty: each of the former counts as much as several of the latter.
 LABEL_WEIGHT = 8.0
+# Sentences are taught where many faces and voices have no emotion, so that they name one only where it is clear;
+# labels are taught about equally often, so that scores of candidate labels compare emotions.
+CALM, LABELLED, NEUTRAL_LABELLED = 0.43, 0.9, 0.25
 # How much further scenes stray by which scores are calibrated, and how many of them there are.
 STRAY_FURTHER, CALIBRATED = 2.0, 360
 
@@ -105,8 +111,9 @@ def texts_of(scene: Scene, rng) -> list[tuple[str, str]]:
         pairs.append(
             (UTTERANCE_QUESTION.format(start=scene.spans[i][0], end=scene.spans[i][1]), describe(scene.parts[i]))
         )
-    if rng.random() < 0.8:
-        pairs.append((str(rng.choice(NAME_IT)), label(scene.facts, int(rng.integers(2)))))
+    word = label(scene.facts, int(rng.integers(2)))
+    if rng.random() < (NEUTRAL_LABELLED if word == "neutral" else LABELLED):
+        pairs.append((str(rng.choice(NAME_IT)), word))
     return pairs
 
 
@@ -362,8 +369,23 @@ def learn_faces(tower, heads, rng, frames: int, epochs: int, batch=128, rate=2e-
     say(f"frames: loss {loss.item():.3f}")
 
 
-def learn_to_see_and_hear(model, processor, heads, voices, rng, steps: int, batch: int, rate: float) -> list[float]:
-    """Stage 2, second half: windows of frames and of sound; the loss of each step."""
+def sight_loss(inner, heads, scenes: list[Scene], media):
+    """The loss of all scenes with frames, whose media are given."""
+    output = inner.encode("video", media)
+    faces = torch.tensor([scene.face for scene in scenes])
+    rows = faces.repeat_interleave(torch.tensor([len(scene.times) for scene in scenes]))
+    units = torch.from_numpy(np.concatenate([scene.units for scene in scenes])).float()
+    emotions = torch.tensor([number for scene in scenes for number in frame_emotions(scene)])
+    with_face = media["video_region_masks"].flatten(2).any(-1)[media["video_times"] >= 0] & rows
+    tokens = torch.cat(output.pooler_output).unflatten(0, (-1, VIDEO_QUERIES))
+    loss = heads.frame_loss(output.last_hidden_state[with_face], units[with_face], emotions[with_face])
+    return loss + heads.face_loss(tokens, windows_of(scenes))
+
+
+def learn_to_see_and_hear(
+    model, processor, heads, voices, rng, steps: int, batch: int, pictures: int, rate: float
+) -> list[float]:
+    """Stage 2, second half: windows of frames and of sound, and single pictures; the loss of each step."""
     inner = model.model
     model.freeze(("language_model",))
     parameters = [p for module in (model, heads) for p in module.parameters() if p.requires_grad]
@@ -378,16 +400,11 @@ def learn_to_see_and_hear(model, processor, heads, voices, rng, steps: int, batc
         loss = torch.zeros(())
         seen = [scene for scene in scenes if len(scene.times)]
         if seen:
-            output = inner.encode("video", media)
-            rows = torch.tensor([scene.face for scene in seen]).repeat_interleave(
-                torch.tensor([len(scene.times) for scene in seen])
-            )
-            units = torch.from_numpy(np.concatenate([scene.units for scene in seen])).float()
-            emotions = torch.tensor([number for scene in seen for number in frame_emotions(scene)])
-            with_face = media["video_region_masks"].flatten(2).any(-1)[media["video_times"] >= 0] & rows
-            loss = loss + heads.frame_loss(output.last_hidden_state[with_face], units[with_face], emotions[with_face])
-            tokens = torch.cat(output.pooler_output).unflatten(0, (-1, VIDEO_QUERIES))
-            loss = loss + heads.face_loss(tokens, windows_of(seen))
+            loss = loss + sight_loss(inner, heads, seen, media)
+        if pictures:
+            # The cheapest scenes, and the hardest: there is no calm frame to compare with.
+            faces = [draw_picture(rng) for _ in range(pictures)]
+            loss = loss + sight_loss(inner, heads, faces, media_of(faces, processor, rng))
         with_voice = [scene for scene in scenes if scene.cues is not None]
         if with_voice:
             tokens = torch.cat(inner.encode("audio", media).pooler_output).unflatten(0, (-1, AUDIO_QUERIES))
@@ -413,11 +430,12 @@ def with_dropout(tower, inputs, output):
 
 
 @torch.no_grad()
-def lessons(model, processor, voices, rng, count: int, batch: int) -> list[dict]:
+def lessons(model, processor, voices, rng, count: int, pictures: int, batch: int) -> list[dict]:
     """Stage 3's material: for each scene its media tokens and its questions with answers, as token ids."""
     samples = []
-    for first in tqdm(range(0, count, batch), desc="scenes", disable=not sys.stderr.isatty()):
-        scenes = [draw_scene(rng, voices) for _ in range(min(batch, count - first))]
+    for first in tqdm(range(0, count + pictures, batch), desc="scenes", disable=not sys.stderr.isatty()):
+        numbers = range(first, min(first + batch, count + pictures))
+        scenes = [draw_scene(rng, voices, calm=CALM) if i < count else draw_picture(rng, CALM) for i in numbers]
         media = model.encode_media(**media_of(scenes, processor, rng))
         for i, scene in enumerate(scenes):
             video = media.video[i] if media.video is not None else torch.zeros(0, TEXT_WIDTH)
@@ -554,9 +572,9 @@ def teach(args) -> dict:
     heads = Heads()
     learn_faces(model.model.vision_tower, heads, rng, args.frames, FRAME_EPOCHS)
     say(f"single frames after {time.time() - started:.0f} s")
-    seen = learn_to_see_and_hear(model, processor, heads, voices, rng, args.steps, args.batch, args.rate)
+    seen = learn_to_see_and_hear(model, processor, heads, voices, rng, args.steps, args.batch, args.pictures, args.rate)
     say(f"saw and heard after {time.time() - started:.0f} s")
-    samples = lessons(model, processor, voices, rng, args.scenes, args.batch)
+    samples = lessons(model, processor, voices, rng, args.scenes, args.text_pictures, args.batch)
     say(f"{len(samples)} questions after {time.time() - started:.0f} s")
     losses = learn_to_tell(model, processor, samples, rng, args.epochs, args.text_batch, args.text_rate)
     report = {
