@@ -32,6 +32,7 @@ from hf_emotion.starter.sentences import (
     is_whole,
     label,
 )
+from hf_emotion.starter.train import repetitions
 from hf_emotion.starter.voices import CUES as PROSODY
 from hf_emotion.starter.voices import Speaker, speak
 
@@ -221,6 +222,17 @@ def test_the_weights_are_small_and_say_how_they_were_made():
     assert (FOLDER / "model.safetensors").stat().st_size < 10e6
     assert (FOLDER / "training.json").is_file()
     assert not list(FOLDER.glob("*.py")), "the code is the package's own"
+
+
+@shipped
+def test_a_voice_is_not_called_varied_and_varied():
+    model, tokenizer = starter().model, starter().processor.tokenizer
+    refused = model.generation_config.bad_words_ids
+    assert refused == repetitions(tokenizer)
+    texts = {tokenizer.decode(ids).strip() for ids in refused}
+    assert {"varied and varied", "varied, varied"} <= texts
+    for text in texts:
+        assert not is_whole(f"No face is visible. The voice is {text}. {NO_SIGN}")
 
 
 @shipped

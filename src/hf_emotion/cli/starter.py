@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--output", type=Path, required=True, metavar="FOLDER", help="folder of the model")
     add("--seed", type=int, default=0, help="seed of scenes, weights and training")
-    add("--speakers", type=positive_int, default=80, metavar="N", help="synthetic voices")
+    add("--speakers", type=positive_int, default=120, metavar="N", help="synthetic voices")
     add(
         "--frames",
         type=positive_int,
@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=positive_int, default=36, metavar="N", help="scenes per step of the first stage")
     add("--pictures", type=positive_int, default=64, metavar="N", help="further pictures per step of the first stage")
     add("--rate", type=float, default=2e-3, help="learning rate of the first stage")
-    add("--scenes", type=positive_int, default=5000, metavar="N", help="scenes of the second stage")
+    add("--scenes", type=positive_int, default=6000, metavar="N", help="scenes of the second stage")
     add("--text-pictures", type=positive_int, default=4000, metavar="N", help="further pictures of the second stage")
-    add("--epochs", type=positive_int, default=2, metavar="N", help="epochs of the second stage")
+    add("--epochs", type=positive_int, default=3, metavar="N", help="epochs of the second stage")
     add("--text-batch", type=positive_int, default=32, metavar="N", help="questions per step of the second stage")
     add("--text-rate", type=float, default=3e-3, help="learning rate of the second stage")
     add("--bfloat16", action="store_true", help="store bfloat16 instead of float16")

@@ -26,7 +26,7 @@ STRAY = {
 FACE_SHARES = np.array([0.5 if emotion == "contemptuous" else 1.0 for emotion in FACE_EMOTIONS])
 FACE_SHARES = FACE_SHARES / FACE_SHARES.sum()
 # How far a scene's recording strays, as factors of `STRAY`.
-LEAST_STRAY, MOST_STRAY = 0.5, 1.75
+LEAST_STRAY, MOST_STRAY = 0.5, 2.0
 STRAY_BY_CUE = np.array([STRAY.get(name, 0.0) for name in CUES], np.float32)
 
 PICTURE_SECONDS = 0.04

@@ -39,8 +39,8 @@ MOST_FACE_CLUES = 4
 VISIBLE = 0.35  # of an action unit's strongest movement
 # From here on the conclusion of a description names the emotion; below, there is "no clear sign" of one. Real people's
 # neutral faces and voices differ from the teacher's as much as weak expressions do. Labels name weak expressions, too.
-CLEAR_FACE = 0.55  # strongest action unit of an expression
-CLEAR_VOICE = 0.72  # share of the published change of a voice
+CLEAR_FACE = 0.62  # strongest action unit of an expression
+CLEAR_VOICE = 0.75  # share of the published change of a voice
 
 # What a voice does: a cue of the feature extractor and from where on, in the extractor's units, it is told.
 VOICE_CLUES = {

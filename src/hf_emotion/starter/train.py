@@ -98,7 +98,7 @@ DROPOUT, TOWER_DROPOUT = 0.1, 0.2
 LABEL_WEIGHT = 8.0
 # Sentences are taught where many faces and voices have no emotion, so that they name one only where it is clear;
 # labels are taught about equally often, so that scores of candidate labels compare emotions.
-CALM, LABELLED, NEUTRAL_LABELLED = 0.43, 0.9, 0.25
+CALM, CALM_PICTURES, LABELLED, NEUTRAL_LABELLED = 0.5, 0.6, 0.9, 0.25
 # How much further scenes stray by which scores are calibrated, and how many of them there are.
 STRAY_FURTHER, CALIBRATED = 2.0, 360
 
@@ -205,7 +205,23 @@ def new_model(tokenizer, seed: int):
     model = MicroEmoForConditionalGeneration(config)
     for kind in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(model.generation_config, kind, getattr(tokenizer, kind))
+    model.generation_config.bad_words_ids = repetitions(tokenizer)
     return model, processor
+
+
+def repetitions(tokenizer) -> list[list[int]]:
+    """Token ids of "high and high", "high, high" and so on: what a list of a voice's clues never says.
+
+    On a voice unlike the teacher's, a small model promises one more word than it then finds.
+    """
+    pairs = []
+    for word in VOICE_CLUES:
+        for text in (f"The voice is {word} and {word}", f"The voice is {word}, {word}"):
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            if ids[-1] != ids[-3]:
+                raise ValueError(f"the tokenizer splits {word!r}; a voice's clue has to be one token")
+            pairs.append(ids[-3:])
+    return pairs
 
 
 def media_of(scenes: list[Scene], processor, rng, spread=1.0) -> dict[str, torch.Tensor]:
@@ -435,7 +451,9 @@ def lessons(model, processor, voices, rng, count: int, pictures: int, batch: int
     samples = []
     for first in tqdm(range(0, count + pictures, batch), desc="scenes", disable=not sys.stderr.isatty()):
         numbers = range(first, min(first + batch, count + pictures))
-        scenes = [draw_scene(rng, voices, calm=CALM) if i < count else draw_picture(rng, CALM) for i in numbers]
+        scenes = [
+            draw_scene(rng, voices, calm=CALM) if i < count else draw_picture(rng, CALM_PICTURES) for i in numbers
+        ]
         media = model.encode_media(**media_of(scenes, processor, rng))
         for i, scene in enumerate(scenes):
             video = media.video[i] if media.video is not None else torch.zeros(0, TEXT_WIDTH)
