@@ -44,7 +44,7 @@ PYTHONS ?= python3.11 python3.12 python3.13
 wheel-check: ## build the wheel, install it clean on each of PYTHONS, try it on CLIP
 	$(PYTHON) benchmarks/clean_installs.py --clip $(CLIP) --python $(PYTHONS)
 
-starter: $(VENV)/.run ## train the model in the box from nothing, on synthetic faces and voices
+starter: $(VENV)/.run ## train the model in the box from nothing, on synthetic faces and voices (15 minutes)
 	$(BIN)/hf-emotion starter --output src/hf_emotion/starter/weights
 
 clean: ## remove the virtual environment and what quickstart wrote
