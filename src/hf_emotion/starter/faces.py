@@ -90,7 +90,8 @@ def smooth_basis(reach: float, size: int) -> np.ndarray:
     return vectors[:, first] * np.sqrt(values[first].clip(0))
 
 
-BEND = 0.2  # standard deviation of those fields, a share of the displacement
+# People do not move as the fitted model says: standard deviation, as a share of a displacement, of what bends it.
+BEND = 0.2
 # Resting faces differ along action units, too: standard deviations as shares of the strongest movement.
 RESTING = {
     **{"1": 0.2, "2": 0.2, "4": 0.2, "5": 0.25, "7": 0.25, "10": 0.12, "12": 0.1, "15": 0.15, "17": 0.15},
@@ -99,7 +100,11 @@ RESTING = {
 
 
 def people(rng, count: int, spread=1.0) -> np.ndarray:
-    """Neutral faces of `count` people as the mesh sees them: displacements from the canonical face (N, P, 2), cm."""
+    """Neutral faces of `count` people as the mesh sees them: displacements from the canonical face (N, P, 2), cm.
+
+    Args:
+        spread: factor of how far they differ from the average person.
+    """
     model = fields()
     shapes = np.repeat(model["mean"][None], count, 0)
     for part in ("identity", "rest"):

@@ -9,7 +9,8 @@
 3. These parts are frozen, and a small LLaMA learns from nothing to put their tokens into sentences.
 4. The weights are stored as 16-bit floats, and temperatures for the scores of labels are fitted to further scenes.
 
-The same seed on the same machine gives the same weights. No photograph, recording or published weight takes part.
+The same seed on the same machine gives the same weights. No photograph, recording or published weight takes part, but
+for those of the face mesh, with which the fields of `faces.py` were measured.
 """
 
 import copy
