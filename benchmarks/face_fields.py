@@ -28,6 +28,7 @@ import torch
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from hf_emotion.modeling.canonical_face import NUM_MESH_LANDMARKS
 from hf_emotion.modeling.modeling_face_motion import remove_pose
 from hf_emotion.processing.faces import FaceFinder
 from hf_emotion.starter.faces import ACTION_UNITS, EMOTIONS, FACE, FIELDS, MIRROR, PARTING, draw_movement
@@ -36,7 +37,6 @@ RESULTS = Path(__file__).parent / "results" / "face_fields.json"
 IDENTITIES, REST = 60, 60
 SIZE = 256  # pixels of a picture
 BATCH = 50  # pictures that share a random generator
-LANDMARKS = 468
 
 # Movements of the model behind each action unit; names without a side have a left and a right form.
 SHAPES = {
@@ -340,7 +340,7 @@ def measured(task: tuple[int, bool]) -> list[dict]:
         image, sample = drawn(rng, HEAD, with_emotion)
         track = FINDER(image[None])
         if track.found[0]:
-            samples.append({**sample, "landmarks": track.landmarks[0, :LANDMARKS] * SIZE})
+            samples.append({**sample, "landmarks": track.landmarks[0, :NUM_MESH_LANDMARKS] * SIZE})
     return samples
 
 
@@ -370,8 +370,8 @@ def least_squares(inputs, outputs, ridge=3.0):
     return np.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ flat).reshape(-1, *outputs.shape[1:])
 
 
-def fitted(head: Head, samples) -> dict[str, np.ndarray]:
-    """The tensors of `hf_emotion.starter.faces.fields`."""
+def fitted(head: Head, samples) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The tensors of `hf_emotion.starter.faces.fields`, and the weights of the linear model, of `least_squares`."""
     inputs, outputs = design(samples), displacements(samples["landmarks"])
     weights = least_squares(inputs, outputs)
     left_over = outputs - np.tensordot(inputs, weights, 1)
@@ -379,26 +379,26 @@ def fitted(head: Head, samples) -> dict[str, np.ndarray]:
     _, sizes, directions = np.linalg.svd(both, full_matrices=False)
     rest = directions[:REST] * sizes[:REST, None] / np.sqrt(len(both))
     identity, units, closing = np.split(weights[1:], [IDENTITIES, len(weights) - 2])
-    units = units.reshape(len(ACTION_UNITS), 2, LANDMARKS, 2)
+    units = units.reshape(len(ACTION_UNITS), 2, NUM_MESH_LANDMARKS, 2)
     sides = ((1.0, 0.0), (0.0, 1.0))
     gap = [[head.gap(head.displacement(SHAPES[name], *side)) for side in sides] for name in ACTION_UNITS]
-    return {
+    tensors = {
         "mean": (weights[0] + mirrored(weights[0])) / 2,
         "identity": identity,
         "units": (units + mirrored(units[:, ::-1])) / 2,
         "gap": np.array(gap),
         "closing": (closing[0] + mirrored(closing[0])) / 2,
-        "rest": rest.reshape(REST, LANDMARKS, 2),
+        "rest": rest.reshape(REST, NUM_MESH_LANDMARKS, 2),
     }
+    return tensors, weights
 
 
 def rms(values) -> float:
     return round(float(np.sqrt((values**2).mean())), 4)
 
 
-def check(samples, held_out) -> dict:
+def check(weights, held_out) -> dict:
     """How much of landmarks that the fit has not seen it explains, cm."""
-    weights = least_squares(design(samples), displacements(samples["landmarks"]))
     outputs, inputs = displacements(held_out["landmarks"]), design(held_out)
     unmoved = inputs.copy()
     unmoved[:, 1 + IDENTITIES :] = 0
@@ -411,7 +411,7 @@ def check(samples, held_out) -> dict:
 
 
 def montage(head: Head, path: Path) -> None:
-    """Four pictures of each emotion and of none, with the landmarks that the mesh finds on every second."""
+    """Six pictures of each emotion and of none, with the landmarks that the mesh finds on every second."""
     rng, finder, rows = np.random.default_rng(0), FaceFinder(threads=1), []
     for name in (*EMOTIONS, None):
         row = []
@@ -421,7 +421,7 @@ def montage(head: Head, path: Path) -> None:
             track = finder(image[None])
             if number % 2 and track.found[0]:
                 image = np.ascontiguousarray(image)
-                for x, y in (track.landmarks[0, :LANDMARKS] * SIZE).round().astype(int).tolist():
+                for x, y in (track.landmarks[0, :NUM_MESH_LANDMARKS] * SIZE).round().astype(int).tolist():
                     cv2.circle(image, (x, y), 1, (0, 255, 0), -1)
             row.append(image)
         strip = np.concatenate(row, 1)
@@ -458,7 +458,8 @@ def main() -> None:
     samples, held_out = stacked(parts[: len(parts) - last]), stacked(parts[len(parts) - last :])
     if args.samples:
         np.savez_compressed(args.samples, **samples, **{f"held_out_{name}": v for name, v in held_out.items()})
-    tensors = {name: np.ascontiguousarray(values, np.float16) for name, values in fitted(head, samples).items()}
+    tensors, weights = fitted(head, samples)
+    tensors = {name: np.ascontiguousarray(values, np.float16) for name, values in tensors.items()}
     notice = (args.folder.parent / "LICENSE").read_text(encoding="utf-8")
     unfinished = args.output.with_name(f".{args.output.name}.{os.getpid()}")
     save_file(tensors, unfinished, metadata={"derived_from": "ICT-FaceKit", "license": notice})
@@ -467,7 +468,7 @@ def main() -> None:
         "pictures": len(tasks) * BATCH,
         "faces_found": found,
         "fitted_to": len(samples["closed"]),
-        **check(samples, held_out),
+        **check(weights, held_out),
         "seconds": round(time.time() - started, 1),
         "processes": args.processes,
     }

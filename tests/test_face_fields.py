@@ -89,7 +89,7 @@ def test_the_fit_finds_the_fields_that_made_the_landmarks(head):
     frontal = np.concatenate([FACE[None, :, :2]] * 2) * [7.0, -7.0] + 130.0
     np.testing.assert_allclose(face_fields.displacements(frontal), 0.0, atol=1e-3)
     samples["landmarks"] = (FACE[:, :2] + 0 * outputs) * [7.0, -7.0] + 130.0
-    model = face_fields.fitted(head, samples)
+    model, _ = face_fields.fitted(head, samples)
     assert model["units"].shape == (len(ACTION_UNITS), 2, len(FACE), 2)
     np.testing.assert_allclose(model["mean"], 0.0, atol=1e-3)
     np.testing.assert_allclose(model["units"][:, 0], face_fields.mirrored(model["units"][:, 1]), atol=1e-6)

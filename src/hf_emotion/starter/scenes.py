@@ -163,8 +163,7 @@ def draw_scene(rng, voices: list[Voice], still=0.2, stray: float | None = None, 
     with_face, with_voice = kind in ("face", "both"), kind in ("voice", "both")
     picture = with_face or rng.random() < 0.3 or kind == "neither"
     sound = with_voice or rng.random() < 0.35
-    is_still = kind == "face" and not sound and rng.random() < still / 0.3
-    if is_still:
+    if kind == "face" and not sound and rng.random() < still / 0.3:
         return draw_picture(rng, calm)
     face_emotion = None if rng.random() < calm else str(rng.choice(FACE_EMOTIONS, p=FACE_SHARES))
     voice = voices[rng.integers(len(voices))] if with_voice else None
