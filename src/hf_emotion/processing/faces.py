@@ -577,7 +577,7 @@ class _Solutions:
 def _in_callers_thread(solution):
     """A class of `mediapipe.solutions` whose graph runs in the thread that calls it.
 
-    Usually it runs in threads of its own, and every frame pays for handing it over, about a dozen times.
+    Usually it runs in threads of its own, and every frame pays for being handed from thread to thread.
     """
     base = importlib.import_module("mediapipe.python.solution_base").SolutionBase
     configuration = importlib.import_module("mediapipe.framework.calculator_pb2").CalculatorGraphConfig

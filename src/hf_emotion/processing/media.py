@@ -51,8 +51,8 @@ MAX_PIXELS = 2**26  # of one frame; 8192 x 8192
 MAX_DECODED_PIXELS = 2**37  # of all frames that have to be decoded: 30 minutes of 1920 x 1080 at 36 frames a second
 MAX_FPS = 1000.0  # frames a second
 PLANAR_420 = ("yuv420p", "yuvj420p")
-# Pixels of a frame up to which one thread decodes: to hand such a frame from thread to thread takes up to a fifth more
-# of the cores' time than to decode it, and saves little or nothing by the clock.
+# Pixels of a frame up to which one thread decodes: to hand so small a frame from thread to thread costs the cores time
+# and saves little or nothing by the clock.
 SMALL_PIXELS = 960 * 540
 MIN_RATE, MAX_RATE = 1000, 768_000  # Hz of a sound; outside of it a header is wrong
 MAX_SAMPLES = 2**31  # of all channels together: 30 minutes of 8 channels at 149 kHz
